@@ -1,0 +1,1 @@
+//! Generates text with continuous batching over an f-gram table.

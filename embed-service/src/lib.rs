@@ -1,0 +1,1 @@
+//! Serves the f-gram table over gRPC streams.

@@ -1,0 +1,1 @@
+//! f-grams: sets, longest-match, row codec, tables and their stores.

@@ -1,0 +1,1 @@
+//! The SCONE transformer: main model, f-gram model, KV cache, sampling, checkpoints.

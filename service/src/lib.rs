@@ -1,0 +1,1 @@
+//! What both services share: logs, shutdown, metrics endpoint, gRPC server settings.

@@ -1,0 +1,1 @@
+//! The batch jobs: tokenizer, mining, joint training, precomputation, evaluation.
