@@ -1,1 +1,8 @@
-//! The batch jobs: tokenizer, mining, joint training, precomputation, evaluation.
+//! The batch jobs of SCONE: tokenizer, mining, joint training, precomputation, evaluation.
+//!
+//! Text goes in, a model directory and a table directory come out. Everything here runs offline;
+//! nothing in this crate serves requests. The f-gram rule itself lives in `scone_fgram` and the
+//! transformer in `scone_model`, so that training and serving cannot drift apart.
+
+pub mod commands;
+pub mod progress;

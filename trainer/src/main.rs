@@ -1,1 +1,47 @@
-fn main() {}
+//! The `trainer` binary: parse, start logging, run one subcommand.
+
+use clap::Parser;
+use trainer::commands::Command;
+use trainer::progress;
+
+/// Batch jobs for SCONE models: text in, model directory and f-gram table out.
+#[derive(Debug, Parser)]
+#[command(name = "trainer", version, max_term_width = 100)]
+struct Args {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every subcommand.
+#[derive(Debug, clap::Args)]
+struct GlobalArgs {
+    /// Log filter, as in `info` or `trainer=debug,warn`; logs go to stderr.
+    #[arg(
+        long,
+        env = "SCONE_LOG",
+        default_value = "info",
+        global = true,
+        help_heading = "General"
+    )]
+    log: String,
+    /// Worker threads; 0 takes one per core.
+    #[arg(
+        long,
+        env = "SCONE_THREADS",
+        default_value_t = 0,
+        global = true,
+        help_heading = "General"
+    )]
+    threads: usize,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    progress::init_logging(&args.global.log)?;
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(args.global.threads)
+        .build_global()?;
+    args.command.run()
+}

@@ -1,0 +1,30 @@
+//! One module per subcommand: its flags (`Args`) and its `run`.
+
+pub mod evaluate;
+pub mod precompute;
+pub mod train;
+
+/// What the binary can do.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Train a model and its f-gram model together on a corpus.
+    Train(train::Args),
+    /// Compute the f-gram table of a trained model.
+    Precompute(precompute::Args),
+    /// Measure a model on held-out text.
+    Evaluate(evaluate::Args),
+}
+
+impl Command {
+    /// Runs the subcommand.
+    ///
+    /// # Errors
+    /// Whatever stopped it, with the file or flag named.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self {
+            Command::Train(args) => train::run(args),
+            Command::Precompute(args) => precompute::run(args),
+            Command::Evaluate(args) => evaluate::run(args),
+        }
+    }
+}
