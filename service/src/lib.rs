@@ -1,1 +1,33 @@
 //! What both services share: logs, shutdown, metrics endpoint, gRPC server settings.
+//!
+//! A service is put together like this:
+//!
+//! ```no_run
+//! # async fn example(router: tonic::transport::server::Router) -> Result<(), scone_service::Error> {
+//! use scone_service::{grpc, health::Health, shutdown::shutdown_signal};
+//! use std::time::Duration;
+//! use tokio_util::sync::CancellationToken;
+//!
+//! let listener = grpc::bind("127.0.0.1:0".parse().expect("an address")).await?;
+//! let (health, health_service) = Health::register(&["scone.embed.v1.EmbedService"]).await;
+//! let draining = CancellationToken::new(); // handlers with long streams watch it
+//! health.set_serving().await; // when the table or model is loaded
+//! let router = router.add_service(health_service);
+//! let timeout = Duration::from_secs(25);
+//! grpc::serve_until(router, listener, shutdown_signal(), &health, draining, timeout).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It holds nothing that only one service needs, and no knowledge of tables or models.
+
+pub mod announce;
+pub mod args;
+mod error;
+pub mod grpc;
+pub mod health;
+pub mod metrics;
+pub mod shutdown;
+pub mod telemetry;
+
+pub use error::Error;

@@ -1,0 +1,40 @@
+use std::{io, net::SocketAddr};
+
+/// Why a service cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A port could not be bound.
+    #[error("cannot listen on {address} for {purpose}: {source}", source = describe(.source))]
+    Bind {
+        /// What the port is for: "gRPC" or "metrics".
+        purpose: &'static str,
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The gRPC server stopped for another reason than shutdown.
+    #[error("gRPC server failed")]
+    Serve(#[from] tonic::transport::Error),
+    /// `--log` is not a filter.
+    #[error("--log {filter:?} is not a filter such as \"info\" or \"warn,embed_service=debug\"")]
+    LogFilter {
+        /// What was given.
+        filter: String,
+        /// What the parser said.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// Logging was set up twice in one process.
+    #[error("logging is already set up in this process")]
+    LogInit(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The operating system's words, and what to do about the usual one.
+fn describe(source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            "the port is in use; stop the other process or choose another port".to_owned()
+        }
+        _ => source.to_string(),
+    }
+}

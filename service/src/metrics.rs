@@ -1,0 +1,69 @@
+//! The Prometheus endpoint: `GET /metrics` on a port of its own.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing,
+};
+use prometheus_client::{encoding::text, registry::Registry};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tracing::{error, info};
+
+use crate::Error;
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A running metrics endpoint. It stops when this value is dropped, so keep it until the drain
+/// is over.
+#[derive(Debug)]
+pub struct MetricsEndpoint {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl MetricsEndpoint {
+    /// Binds the port and starts to answer.
+    ///
+    /// # Errors
+    /// When the port cannot be bound: a service without the metrics it was asked for must not
+    /// start.
+    pub async fn start(address: SocketAddr, registry: Registry) -> Result<Self, Error> {
+        let bind_error = |source| Error::Bind {
+            purpose: "metrics",
+            address,
+            source,
+        };
+        let listener = TcpListener::bind(address).await.map_err(bind_error)?;
+        let address = listener.local_addr().map_err(bind_error)?;
+        info!(%address, "metrics endpoint listening");
+        let app = Router::new()
+            .route("/metrics", routing::get(scrape))
+            .with_state(Arc::new(registry));
+        let task = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, app).await {
+                error!(%error, "metrics endpoint failed");
+            }
+        });
+        Ok(Self { address, task })
+    }
+
+    /// Where it listens; the real port when port 0 was asked for.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for MetricsEndpoint {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn scrape(State(registry): State<Arc<Registry>>) -> impl IntoResponse {
+    let mut body = String::new();
+    match text::encode(&mut body, &registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
