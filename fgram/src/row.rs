@@ -1,0 +1,257 @@
+//! How the numbers of a row are stored. Layouts are those of `RowDtype` in
+//! `scone/embed/v1/embed.proto`; all little-endian, scales before the values they scale.
+
+use std::fmt;
+use std::str::FromStr;
+
+use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Elements that share one scale in [`RowDtype::Int4`].
+pub const INT4_GROUP: usize = 32;
+
+/// Stored type of the elements of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RowDtype {
+    /// IEEE 754 single precision: exact.
+    F32,
+    /// IEEE 754 half precision, rounded to nearest even.
+    F16,
+    /// The upper half of an f32, rounded to nearest even.
+    Bf16,
+    /// One f32 scale for the row, then a signed byte for each element.
+    Int8,
+    /// One f16 scale for each [`INT4_GROUP`] elements, then a signed nibble for each element,
+    /// low nibble first.
+    Int4,
+}
+
+impl RowDtype {
+    /// Every dtype, in the order of the proto.
+    pub const ALL: [RowDtype; 5] = [
+        RowDtype::F32,
+        RowDtype::F16,
+        RowDtype::Bf16,
+        RowDtype::Int8,
+        RowDtype::Int4,
+    ];
+
+    /// The name used in flags, files and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            RowDtype::F32 => "f32",
+            RowDtype::F16 => "f16",
+            RowDtype::Bf16 => "bf16",
+            RowDtype::Int8 => "int8",
+            RowDtype::Int4 => "int4",
+        }
+    }
+
+    /// Bytes of one encoded row of `dim` elements, scales included.
+    pub fn row_bytes(self, dim: usize) -> usize {
+        match self {
+            RowDtype::F32 => 4 * dim,
+            RowDtype::F16 | RowDtype::Bf16 => 2 * dim,
+            RowDtype::Int8 => 4 + dim,
+            RowDtype::Int4 => 2 * dim.div_ceil(INT4_GROUP) + dim.div_ceil(2),
+        }
+    }
+
+    /// Appends the encoded row to `out`: exactly `row_bytes(row.len())` bytes.
+    ///
+    /// The largest error of an element is 0 for `F32`, half a unit in the last place for `F16`
+    /// and `Bf16`, and half a scale for the integers (plus f32 rounding), where the scale is the
+    /// largest magnitude of the row (or group) over 127 (or 7, rounded up to an f16).
+    ///
+    /// # Errors
+    /// When an element is not finite, or too large for the stored type; `out` is then as before.
+    pub fn encode(self, row: &[f32], out: &mut Vec<u8>) -> Result<()> {
+        let start = out.len();
+        out.reserve(self.row_bytes(row.len()));
+        let encoded = match row.iter().position(|x| !x.is_finite()) {
+            Some(i) => Err((i, row[i])),
+            None => match self {
+                RowDtype::F32 => {
+                    row.iter()
+                        .for_each(|x| out.extend_from_slice(&x.to_le_bytes()));
+                    Ok(())
+                }
+                RowDtype::F16 => encode_f16(row, out),
+                RowDtype::Bf16 => encode_bf16(row, out),
+                RowDtype::Int8 => {
+                    encode_int8(row, out);
+                    Ok(())
+                }
+                RowDtype::Int4 => encode_int4(row, out),
+            },
+        };
+        encoded.map_err(|(i, value)| {
+            out.truncate(start);
+            let problem = format!("element {i} is {value}, which {self} cannot hold");
+            Error::argument("row", problem)
+        })
+    }
+
+    /// Fills `out` with the elements of one encoded row.
+    ///
+    /// # Errors
+    /// When `bytes` is not `row_bytes(out.len())` long.
+    pub fn decode(self, bytes: &[u8], out: &mut [f32]) -> Result<()> {
+        let expected = self.row_bytes(out.len());
+        if bytes.len() != expected {
+            let dim = out.len();
+            let got = bytes.len();
+            let problem = format!("{got} bytes, but {dim} elements of {self} take {expected}");
+            return Err(Error::argument("row", problem));
+        }
+        match self {
+            RowDtype::F32 => decode_each(bytes, out, f32::from_le_bytes),
+            RowDtype::F16 => decode_each(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+            RowDtype::Bf16 => decode_each(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+            RowDtype::Int8 => decode_int8(bytes, out),
+            RowDtype::Int4 => decode_int4(bytes, out),
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for RowDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for RowDtype {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let named = RowDtype::ALL.into_iter().find(|dtype| dtype.name() == text);
+        named.ok_or_else(|| {
+            let problem = format!("{text:?} is none of f32, f16, bf16, int8, int4");
+            Error::argument("dtype", problem)
+        })
+    }
+}
+
+/// Index and value of an element that does not fit.
+type Misfit = (usize, f32);
+
+fn encode_f16(row: &[f32], out: &mut Vec<u8>) -> std::result::Result<(), Misfit> {
+    for (i, &x) in row.iter().enumerate() {
+        let stored = f16::from_f32(x);
+        if stored.is_infinite() {
+            return Err((i, x));
+        }
+        out.extend_from_slice(&stored.to_le_bytes());
+    }
+    Ok(())
+}
+
+fn encode_bf16(row: &[f32], out: &mut Vec<u8>) -> std::result::Result<(), Misfit> {
+    for (i, &x) in row.iter().enumerate() {
+        let stored = bf16::from_f32(x);
+        if stored.is_infinite() {
+            return Err((i, x));
+        }
+        out.extend_from_slice(&stored.to_le_bytes());
+    }
+    Ok(())
+}
+
+/// Index and magnitude of the largest element.
+fn largest(row: &[f32]) -> Misfit {
+    let mut best = (0, 0.0);
+    for (i, x) in row.iter().enumerate() {
+        if x.abs() > best.1 {
+            best = (i, x.abs());
+        }
+    }
+    best
+}
+
+/// The nearest multiple of `scale`, as a number of scales within `-limit..=limit`.
+fn quantise(x: f32, scale: f32, limit: f32) -> i8 {
+    if scale == 0.0 {
+        0
+    } else {
+        (x / scale).round().clamp(-limit, limit) as i8
+    }
+}
+
+fn encode_int8(row: &[f32], out: &mut Vec<u8>) {
+    let scale = largest(row).1 / 127.0;
+    out.extend_from_slice(&scale.to_le_bytes());
+    out.extend(row.iter().map(|&x| quantise(x, scale, 127.0) as u8));
+}
+
+fn encode_int4(row: &[f32], out: &mut Vec<u8>) -> std::result::Result<(), Misfit> {
+    let mut scales = Vec::with_capacity(row.len().div_ceil(INT4_GROUP));
+    for (g, group) in row.chunks(INT4_GROUP).enumerate() {
+        let (i, magnitude) = largest(group);
+        let scale = round_up_f16(magnitude / 7.0);
+        if scale.is_infinite() {
+            return Err((g * INT4_GROUP + i, group[i]));
+        }
+        out.extend_from_slice(&scale.to_le_bytes());
+        scales.push(scale.to_f32());
+    }
+    let nibble = |i: usize| match row.get(i) {
+        Some(&x) => quantise(x, scales[i / INT4_GROUP], 7.0) as u8 & 0x0f,
+        None => 0,
+    };
+    out.extend(
+        (0..row.len())
+            .step_by(2)
+            .map(|i| nibble(i) | nibble(i + 1) << 4),
+    );
+    Ok(())
+}
+
+/// The smallest f16 that is not below `x >= 0`, so that no element needs more than 7 scales.
+fn round_up_f16(x: f32) -> f16 {
+    let nearest = f16::from_f32(x);
+    if nearest.to_f32() < x {
+        f16::from_bits(nearest.to_bits() + 1)
+    } else {
+        nearest
+    }
+}
+
+fn decode_each<const N: usize>(bytes: &[u8], out: &mut [f32], element: impl Fn([u8; N]) -> f32) {
+    let (elements, _) = bytes.as_chunks::<N>();
+    for (x, &stored) in out.iter_mut().zip(elements) {
+        *x = element(stored);
+    }
+}
+
+fn decode_int8(bytes: &[u8], out: &mut [f32]) {
+    let Some((scale, values)) = bytes.split_first_chunk() else {
+        return;
+    };
+    let scale = f32::from_le_bytes(*scale);
+    for (x, &value) in out.iter_mut().zip(values) {
+        *x = scale * f32::from(value as i8);
+    }
+}
+
+fn decode_int4(bytes: &[u8], out: &mut [f32]) {
+    let groups = out.len().div_ceil(INT4_GROUP);
+    let (scales, nibbles) = bytes.split_at(2 * groups);
+    for (g, group) in out.chunks_mut(INT4_GROUP).enumerate() {
+        let scale = f16::from_le_bytes([scales[2 * g], scales[2 * g + 1]]).to_f32();
+        for (j, x) in group.iter_mut().enumerate() {
+            let i = g * INT4_GROUP + j;
+            let byte = nibbles[i / 2];
+            // Shifting a nibble to the top and back down again extends its sign.
+            let nibble = if i % 2 == 0 {
+                (byte << 4) as i8 >> 4
+            } else {
+                byte as i8 >> 4
+            };
+            *x = scale * f32::from(nibble);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The f-gram set: which n-grams own a row, in rank order, with their counts.
+
+mod encoding;
+
+use std::fmt;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::files;
+use crate::matcher::{ID_LIMIT, Matcher, check_max_n};
+use crate::ngram::{MAX_N, NGram, TokenId};
+
+/// What a set was mined from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetHeader {
+    /// Number of token ids; every id is below it.
+    pub vocab_size: u32,
+    /// K: the longest f-gram allowed, 2 to [`MAX_N`].
+    pub max_n: u8,
+    /// SHA-256 of the bytes of tokenizer.json.
+    pub tokenizer_hash: [u8; 32],
+    /// Counts under this were dropped while mining.
+    pub min_count: u64,
+}
+
+/// One f-gram of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fgram<'a> {
+    /// Its token ids, 2 to K.
+    pub ids: &'a [TokenId],
+    /// How often it occurs in the training corpus, overlaps included.
+    pub count: u64,
+    /// How often it is the longest match in the training corpus; 0 while unknown.
+    pub match_count: u64,
+}
+
+/// f-grams in rank order: count descending, shorter first, then by ids. Closed under prefix and
+/// suffix, which is what lets a [`Matcher`] stop at its first miss.
+#[derive(Clone)]
+pub struct FgramSet {
+    header: SetHeader,
+    /// All ids, end to end in rank order.
+    ids: Vec<TokenId>,
+    /// Where the ids of each rank end.
+    ends: Vec<u32>,
+    counts: Vec<u64>,
+    match_counts: Vec<u64>,
+    matcher: Matcher,
+}
+
+impl FgramSet {
+    /// Checks the f-grams and sorts them into rank order. Match counts start at 0.
+    ///
+    /// # Errors
+    /// When the header is impossible, an f-gram has fewer than 2 or more than K ids, an id is not
+    /// in the vocabulary, an f-gram comes twice, or one of its parts of length n-1 is missing.
+    pub fn new(header: SetHeader, mut fgrams: Vec<(NGram, u64)>) -> Result<Self> {
+        fgrams.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        let mut ids =
+            Vec::with_capacity(fgrams.iter().map(|(gram, _)| gram.as_slice().len()).sum());
+        let mut ends = Vec::with_capacity(fgrams.len());
+        for (gram, _) in &fgrams {
+            ids.extend_from_slice(gram.as_slice());
+            ends.push(end_of(&ids)?);
+        }
+        let counts: Vec<u64> = fgrams.iter().map(|&(_, count)| count).collect();
+        drop(fgrams);
+        let match_counts = vec![0; counts.len()];
+        Self::from_ranked(header, ids, ends, counts, match_counts)
+    }
+
+    /// From parts in rank order, as a file holds them; checks all but the order.
+    fn from_ranked(
+        header: SetHeader,
+        ids: Vec<TokenId>,
+        ends: Vec<u32>,
+        counts: Vec<u64>,
+        match_counts: Vec<u64>,
+    ) -> Result<Self> {
+        check_header(&header)?;
+        for key in slices(&ids, &ends) {
+            if let Some(id) = key.iter().find(|&&id| id >= header.vocab_size) {
+                let problem = format!("id {id} is not below vocab_size {}", header.vocab_size);
+                return Err(Error::fgram(key, problem));
+            }
+        }
+        let matcher = Matcher::build(slices(&ids, &ends), header.max_n)?;
+        for key in slices(&ids, &ends).filter(|key| key.len() > 2) {
+            if matcher.row(&key[..key.len() - 1]).is_none() {
+                return Err(Error::fgram(key, "its prefix is not in the set"));
+            }
+        }
+        Ok(Self {
+            header,
+            ids,
+            ends,
+            counts,
+            match_counts,
+            matcher,
+        })
+    }
+
+    /// Records how often each f-gram, by rank, is the longest match in the training corpus.
+    ///
+    /// # Errors
+    /// When there is not one count for each f-gram.
+    pub fn set_match_counts(&mut self, counts: Vec<u64>) -> Result<()> {
+        if counts.len() != self.len() {
+            let problem = format!("{} counts for {} f-grams", counts.len(), self.len());
+            return Err(Error::argument("match_counts", problem));
+        }
+        self.match_counts = counts;
+        Ok(())
+    }
+
+    /// What the set was mined from.
+    pub fn header(&self) -> &SetHeader {
+        &self.header
+    }
+
+    /// S: the number of f-grams.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there are no f-grams.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The f-gram of a rank, 0-based.
+    ///
+    /// # Panics
+    /// When `rank` is not below [`FgramSet::len`].
+    pub fn get(&self, rank: usize) -> Fgram<'_> {
+        let start = if rank == 0 {
+            0
+        } else {
+            self.ends[rank - 1] as usize
+        };
+        Fgram {
+            ids: &self.ids[start..self.ends[rank] as usize],
+            count: self.counts[rank],
+            match_count: self.match_counts[rank],
+        }
+    }
+
+    /// All f-grams in rank order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Fgram<'_>> + Clone {
+        (0..self.len()).map(|rank| self.get(rank))
+    }
+
+    /// How many f-grams there are of each length; index n is length n.
+    pub fn count_by_length(&self) -> [u64; MAX_N + 1] {
+        let mut totals = [0; MAX_N + 1];
+        self.iter().for_each(|fgram| totals[fgram.ids.len()] += 1);
+        totals
+    }
+
+    /// Ranks in the order tables keep their rows: most often served first, then by rank.
+    pub fn served_order(&self) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.len() as u32).collect();
+        // A stable sort keeps equal ones by rank.
+        order.sort_by_key(|&rank| std::cmp::Reverse(self.match_counts[rank as usize]));
+        order
+    }
+
+    /// A matcher whose row ids are ranks. It shares its memory with the set.
+    pub fn matcher(&self) -> Matcher {
+        self.matcher.clone()
+    }
+
+    /// Reads a set file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is damaged in any way.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        encoding::decode(&path.display().to_string(), &files::read(path)?)
+    }
+
+    /// Reads the bytes of a set file. Survives any bytes at all.
+    ///
+    /// # Errors
+    /// When they are not exactly what [`FgramSet::to_bytes`] writes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        encoding::decode("f-gram set", bytes)
+    }
+
+    /// Writes a set file beside `path`, syncs it and renames it into place.
+    ///
+    /// # Errors
+    /// When the file cannot be written; `path` is then as before.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        files::write_atomic(path.as_ref(), &self.to_bytes())
+    }
+
+    /// The bytes of the set file; equal sets give equal bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        encoding::encode(self)
+    }
+
+    /// SHA-256 of the set file in lower-case hexadecimal. Encodes the whole set: keep the result.
+    pub fn hash(&self) -> String {
+        files::sha256_hex(&self.to_bytes())
+    }
+}
+
+impl fmt::Debug for FgramSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("FgramSet");
+        shown
+            .field("header", &self.header)
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn check_header(header: &SetHeader) -> Result<()> {
+    check_max_n(header.max_n)?;
+    if header.vocab_size == 0 || header.vocab_size > ID_LIMIT {
+        let problem = format!("{} is not 1 to {ID_LIMIT}", header.vocab_size);
+        return Err(Error::argument("vocab_size", problem));
+    }
+    Ok(())
+}
+
+/// Where the ids so far end, as stored.
+fn end_of(ids: &[TokenId]) -> Result<u32> {
+    u32::try_from(ids.len())
+        .map_err(|_| Error::argument("fgrams", "more than 2^32 token ids in all"))
+}
+
+/// The runs of `ids` that end at `ends`.
+fn slices<'a>(ids: &'a [TokenId], ends: &'a [u32]) -> impl Iterator<Item = &'a [TokenId]> {
+    let starts = std::iter::once(&0).chain(ends);
+    starts
+        .zip(ends)
+        .map(|(&start, &end)| &ids[start as usize..end as usize])
+}
