@@ -5,4 +5,6 @@
 //! transformer in `scone_model`, so that training and serving cannot drift apart.
 
 pub mod commands;
+pub mod corpus;
 pub mod progress;
+pub mod tokenizer;

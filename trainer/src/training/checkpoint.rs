@@ -1,0 +1,345 @@
+//! Training checkpoints: everything a run needs to go on as if it had never stopped.
+//!
+//! `DIR/checkpoints/step-N/` holds `parameters.safetensors`, `optimizer.safetensors` (both moments
+//! of every parameter) and `state.json`. It is written under another name, synced and renamed, so a
+//! directory of that name is whole. The last [`KEEP`] are kept.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use candle_core::{Device, Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+use super::config::TrainConfig;
+use super::optimizer::{AdamW, Moments};
+
+/// Checkpoints kept; the one before the newest is for the day the newest turns out to be bad.
+const KEEP: usize = 2;
+const FORMAT_VERSION: u32 = 1;
+const PARAMETERS: &str = "parameters.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+
+/// Hashes of what a run reads; a continuation must read the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputHashes {
+    /// SHA-256 of tokenizer.json.
+    pub tokenizer: String,
+    /// SHA-256 of the f-gram set; empty without one.
+    pub fgram_set: String,
+    /// SHA-256 over the token stream in training order.
+    pub token_stream: String,
+}
+
+/// `state.json`: all of a checkpoint that is not a tensor. The place in the data needs no entry:
+/// it is a function of seed and step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Layout of the checkpoint.
+    pub format_version: u32,
+    /// Steps done.
+    pub step: u64,
+    /// Seconds of training so far, over all runs.
+    pub seconds: f64,
+    /// Training loss of every step so far, in nats a token.
+    pub losses: Vec<f32>,
+    /// The effective config.
+    pub config: TrainConfig,
+    /// What was read.
+    pub inputs: InputHashes,
+}
+
+impl State {
+    /// The state before the first step.
+    pub fn new(config: TrainConfig, inputs: InputHashes) -> Self {
+        Self {
+            format_version: FORMAT_VERSION,
+            step: 0,
+            seconds: 0.0,
+            losses: Vec::new(),
+            config,
+            inputs,
+        }
+    }
+}
+
+/// A checkpoint read back.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Where it came from.
+    pub path: PathBuf,
+    /// state.json.
+    pub state: State,
+    parameters: HashMap<String, Tensor>,
+    moments: BTreeMap<String, Moments>,
+}
+
+/// The checkpoints of one run.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    dir: PathBuf,
+}
+
+impl Checkpoints {
+    /// Those under `out`, which need not exist yet.
+    pub fn new(out: &Path) -> Self {
+        Self { dir: out.join("checkpoints") }
+    }
+
+    /// The newest one that reads back whole; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed, or there are checkpoints but none is readable: going
+    /// on from the start would overwrite a run somebody may want to save.
+    pub fn newest(&self) -> Result<Option<Checkpoint>> {
+        let steps = self.steps()?;
+        let mut last_error = None;
+        for &step in steps.iter().rev() {
+            match self.read(step) {
+                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Err(error) => {
+                    tracing::warn!(step, error = format!("{error:#}"), "checkpoint not readable");
+                    last_error = Some(error);
+                }
+            }
+        }
+        match last_error {
+            None => Ok(None),
+            Some(error) => Err(error.context(format!(
+                "no checkpoint in {} is readable; move the directory away to start anew",
+                self.dir.display()
+            ))),
+        }
+    }
+
+    /// Writes the checkpoint of `state.step` and drops those before the last [`KEEP`].
+    ///
+    /// # Errors
+    /// Names the file that could not be written.
+    pub fn write(&self, state: &State, optimizer: &AdamW) -> Result<PathBuf> {
+        let target = self.path(state.step);
+        let partial = self.dir.join(format!(".step-{}.partial", state.step));
+        write_files(&partial, state, optimizer)
+            .with_context(|| format!("cannot write the checkpoint {}", partial.display()))?;
+        if target.exists() {
+            fs::remove_dir_all(&target)?;
+        }
+        fs::rename(&partial, &target)
+            .with_context(|| format!("cannot rename to {}", target.display()))?;
+        sync(&self.dir)?;
+        self.prune()?;
+        Ok(target)
+    }
+
+    fn path(&self, step: u64) -> PathBuf {
+        self.dir.join(format!("step-{step}"))
+    }
+
+    /// Steps with a checkpoint, ascending.
+    fn steps(&self) -> Result<Vec<u64>> {
+        let mut steps = Vec::new();
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(steps),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot list {}", self.dir.display()));
+            }
+        };
+        for entry in entries {
+            let name = entry?.file_name();
+            let step = name.to_str().and_then(|n| n.strip_prefix("step-")?.parse().ok());
+            steps.extend(step);
+        }
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    fn prune(&self) -> Result<()> {
+        let steps = self.steps()?;
+        for &step in &steps[..steps.len().saturating_sub(KEEP)] {
+            fs::remove_dir_all(self.path(step))?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, step: u64) -> Result<Checkpoint> {
+        let path = self.path(step);
+        let text = fs::read_to_string(path.join(STATE))
+            .with_context(|| format!("cannot read {}", path.join(STATE).display()))?;
+        let state: State = serde_json::from_str(&text)
+            .with_context(|| format!("{} is damaged", path.join(STATE).display()))?;
+        ensure!(
+            state.format_version == FORMAT_VERSION,
+            "checkpoint {} has format version {}, this trainer reads {FORMAT_VERSION}",
+            path.display(),
+            state.format_version
+        );
+        ensure!(state.step == step, "{} says it is of step {}", path.display(), state.step);
+        let parameters = read_tensors(&path.join(PARAMETERS))?;
+        let moments = read_moments(&path.join(OPTIMIZER))?;
+        Ok(Checkpoint { path, state, parameters, moments })
+    }
+}
+
+impl Checkpoint {
+    /// Puts parameters and moments back.
+    ///
+    /// # Errors
+    /// When a parameter is missing or has another shape.
+    pub fn restore(mut self, optimizer: &mut AdamW) -> Result<State> {
+        for (name, var) in optimizer.vars() {
+            let saved = self
+                .parameters
+                .remove(name)
+                .with_context(|| format!("{} lacks the parameter {name}", self.path.display()))?;
+            restore_one(name, var, &saved)?;
+        }
+        if let Some(name) = self.parameters.keys().min() {
+            bail!("{} has an unknown parameter {name}", self.path.display());
+        }
+        optimizer.restore(self.state.step, self.moments)?;
+        Ok(self.state)
+    }
+}
+
+fn restore_one(name: &str, var: &Var, saved: &Tensor) -> Result<()> {
+    ensure!(
+        saved.shape() == var.shape() && saved.dtype() == var.dtype(),
+        "parameter {name} is {:?} in the checkpoint and {:?} in the model",
+        saved.shape(),
+        var.shape()
+    );
+    Ok(var.set(saved)?)
+}
+
+fn write_files(dir: &Path, state: &State, optimizer: &AdamW) -> Result<()> {
+    if dir.exists() {
+        fs::remove_dir_all(dir)?;
+    }
+    fs::create_dir_all(dir)?;
+    let parameters = optimizer.vars().iter();
+    let parameters: HashMap<String, Tensor> =
+        parameters.map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
+    write_tensors(&dir.join(PARAMETERS), &parameters)?;
+    let mut moments = HashMap::new();
+    for (name, own) in optimizer.moments() {
+        for (kind, values) in [("first", &own.first), ("second", &own.second)] {
+            let tensor = Tensor::from_slice(values, values.len(), &Device::Cpu)?;
+            moments.insert(format!("{kind}.{name}"), tensor);
+        }
+    }
+    write_tensors(&dir.join(OPTIMIZER), &moments)?;
+    let mut file = File::create(dir.join(STATE))?;
+    file.write_all(&serde_json::to_vec(state)?)?;
+    file.sync_all()?;
+    sync(dir)
+}
+
+fn write_tensors(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<()> {
+    candle_core::safetensors::save(tensors, path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    sync(path)
+}
+
+fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>> {
+    candle_core::safetensors::load(path, &Device::Cpu)
+        .with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn read_moments(path: &Path) -> Result<BTreeMap<String, Moments>> {
+    let mut tensors = read_tensors(path)?;
+    let names: Vec<String> =
+        tensors.keys().filter_map(|key| key.strip_prefix("first.")).map(str::to_owned).collect();
+    let mut moments = BTreeMap::new();
+    for name in names {
+        let mut take = |kind: &str| -> Result<Vec<f32>> {
+            let tensor = tensors
+                .remove(&format!("{kind}.{name}"))
+                .with_context(|| format!("{} lacks {kind}.{name}", path.display()))?;
+            Ok(tensor.flatten_all()?.to_vec1()?)
+        };
+        let own = Moments { first: take("first")?, second: take("second")? };
+        moments.insert(name, own);
+    }
+    Ok(moments)
+}
+
+/// Makes a file's content, or a directory's entries, durable.
+pub(super) fn sync(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .with_context(|| format!("cannot sync {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::training::config::OptimizerConfig;
+
+    fn optimizer(value: f32) -> AdamW {
+        let var = Var::from_slice(&[value, -value], 2, &Device::Cpu).unwrap();
+        AdamW::new(BTreeMap::from([("w".to_owned(), var)]), OptimizerConfig::default()).unwrap()
+    }
+
+    fn state(step: u64) -> State {
+        let text = "{data: {train: [a]}, tokenizer: t, \
+            model: {family: llama, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 8}, \
+            training: {sequence_length: 8, batch_tokens: 8, steps: 9}}";
+        let hashes = InputHashes {
+            tokenizer: "a".to_owned(),
+            fgram_set: String::new(),
+            token_stream: "b".to_owned(),
+        };
+        let mut state = State::new(TrainConfig::parse(text, &[]).unwrap(), hashes);
+        state.step = step;
+        state.losses = vec![0.1 + 0.2, 1.0 / 3.0];
+        state
+    }
+
+    fn weights(optimizer: &AdamW) -> Vec<f32> {
+        optimizer.vars()["w"].to_vec1().unwrap()
+    }
+
+    #[test]
+    fn what_is_written_reads_back_and_old_ones_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(dir.path());
+        assert!(checkpoints.newest().unwrap().is_none());
+        for step in [2, 10, 4] {
+            checkpoints.write(&state(step), &optimizer(step as f32)).unwrap();
+        }
+        assert_eq!(checkpoints.steps().unwrap(), [4, 10]);
+        let mut fresh = optimizer(0.0);
+        let read = checkpoints.newest().unwrap().unwrap().restore(&mut fresh).unwrap();
+        assert_eq!(read, state(10));
+        assert_eq!(weights(&fresh), [10.0, -10.0]);
+        assert_eq!(fresh.step(), 10);
+    }
+
+    #[test]
+    fn a_damaged_newest_falls_back_to_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(dir.path());
+        checkpoints.write(&state(1), &optimizer(1.0)).unwrap();
+        checkpoints.write(&state(2), &optimizer(2.0)).unwrap();
+        let damaged = checkpoints.path(2).join(PARAMETERS);
+        let bytes = fs::read(&damaged).unwrap();
+        fs::write(&damaged, &bytes[..bytes.len() / 2]).unwrap();
+        assert_eq!(checkpoints.newest().unwrap().unwrap().state.step, 1);
+        fs::write(checkpoints.path(1).join(STATE), "{").unwrap();
+        let text = format!("{:#}", checkpoints.newest().unwrap_err());
+        assert!(text.contains("no checkpoint") && text.contains("move the directory"), "{text}");
+    }
+
+    #[test]
+    fn a_partial_checkpoint_is_not_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(dir.path());
+        fs::create_dir_all(checkpoints.dir.join(".step-7.partial")).unwrap();
+        assert!(checkpoints.newest().unwrap().is_none());
+    }
+}

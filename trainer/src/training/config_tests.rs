@@ -1,0 +1,95 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+use super::*;
+
+const TEXT: &str = "
+data: {train: [a.jsonl], valid: [b.txt]}
+tokenizer: tokenizer.json
+fgrams: fgrams.bin
+model: {family: llama, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, max_position_embeddings: 64}
+training: {sequence_length: 16, batch_tokens: 64, tokens: 1000}
+";
+
+fn parse(overrides: &[&str]) -> Result<TrainConfig> {
+    let overrides: Vec<String> = overrides.iter().map(|&s| s.to_owned()).collect();
+    TrainConfig::parse(TEXT, &overrides)
+}
+
+fn error(overrides: &[&str]) -> String {
+    format!("{:#}", parse(overrides).unwrap_err())
+}
+
+#[test]
+fn defaults_are_filled_and_tokens_round_up_to_steps() {
+    let config = parse(&[]).unwrap();
+    assert_eq!(config.training.total_steps(), 16);
+    assert_eq!(config.model.intermediate_size(), 128);
+    assert_eq!(config.optimizer.beta2, 0.95);
+    assert!(config.model.tie_word_embeddings);
+}
+
+#[test]
+fn overrides_reach_nested_and_absent_sections() {
+    let config = parse(&[
+        "optimizer.lr=3e-3",
+        "fgram_model.num_hidden_layers=1",
+        "data.valid=[x, y]",
+        "fgrams=null",
+        "training.seed=7",
+        "output.dtype=bf16",
+    ])
+    .unwrap();
+    assert_eq!(config.optimizer.lr, 3e-3);
+    assert_eq!(config.fgram_model.num_hidden_layers, 1);
+    assert_eq!(config.data.valid.len(), 2);
+    assert_eq!(config.fgrams, None);
+    assert_eq!(config.training.seed, 7);
+    assert_eq!(config.output.dtype, OutputDtype::Bf16);
+}
+
+#[test]
+fn unknown_keys_are_named() {
+    let text = error(&["optimizer.learning_rate=1"]);
+    assert!(text.contains("optimizer") && text.contains("learning_rate"), "{text}");
+    let text = error(&["optimiser.lr=1"]);
+    assert!(text.contains("optimiser"), "{text}");
+    let text = error(&["model.hidden_size.x=1"]);
+    assert!(text.contains("hidden_size"), "{text}");
+    assert!(error(&["lr"]).contains("key=value"));
+}
+
+#[test]
+fn values_out_of_range_are_named_with_the_limit() {
+    for (change, key) in [
+        ("training.batch_tokens=65", "training.batch_tokens = 65"),
+        ("model.num_attention_heads=5", "model.num_attention_heads = 5"),
+        ("training.sequence_length=128", "training.sequence_length = 128"),
+        ("training.steps=5", "training.steps"),
+        ("optimizer.beta1=1.0", "optimizer.beta1"),
+        ("optimizer.lr=-1", "optimizer.lr"),
+        ("training.tokens=many", "training"),
+        ("data.train=[]", "data.train"),
+        ("training.threads=0", "training.threads"),
+        ("model.family=bert", "model"),
+    ] {
+        let text = error(&[change]);
+        assert!(text.contains(key), "{change}: {text}");
+    }
+}
+
+#[test]
+fn the_effective_config_reads_back_as_itself() {
+    let config = parse(&["optimizer.lr=0.002"]).unwrap();
+    let again = TrainConfig::parse(&config.to_yaml().unwrap(), &[]).unwrap();
+    assert_eq!(config, again);
+}
+
+#[test]
+fn only_harmless_keys_may_change_on_resume() {
+    let old = parse(&[]).unwrap();
+    check_resumable(&old, &parse(&["training.eval_every=5", "data.valid=[]"]).unwrap()).unwrap();
+    let text = check_resumable(&old, &parse(&["optimizer.lr=0.5", "fgrams=null"]).unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("optimizer.lr was 0.001 and is now 0.5"), "{text}");
+    assert!(text.contains("fgrams"), "{text}");
+}

@@ -1,0 +1,143 @@
+//! Main model and f-gram model as one trainable network.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::{Context as _, Result};
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::VarBuilder;
+use scone_model::{Decoder, FgramModel, FgramModelConfig, ModelConfig, Parameters};
+
+use super::batch::{Batch, Inputs};
+
+/// f-grams of one length are computed together; fewer than this many join the next longer ones.
+const MIN_BUCKET: usize = 64;
+
+/// Decoder and A over variables.
+#[derive(Debug)]
+pub struct Network {
+    decoder: Decoder,
+    fgram_model: Option<FgramModel>,
+    main: BTreeMap<String, Var>,
+    fgram: BTreeMap<String, Var>,
+}
+
+impl Network {
+    /// Builds the network from initial weights; `fgram` absent: a plain model.
+    ///
+    /// # Errors
+    /// When weights and config do not fit.
+    pub fn new(
+        config: &ModelConfig,
+        main: &Parameters,
+        fgram: Option<(&FgramModelConfig, &Parameters)>,
+    ) -> Result<Self> {
+        let main = variables(main)?;
+        let decoder = Decoder::load(config, builder(&main)).context("main model")?;
+        let (fgram_model, fgram) = match fgram {
+            None => (None, BTreeMap::new()),
+            Some((shape, parameters)) => {
+                let vars = variables(parameters)?;
+                let model = FgramModel::load(shape, config, builder(&vars)).context("f-gram model")?;
+                (Some(model), vars)
+            }
+        };
+        Ok(Self { decoder, fgram_model, main, fgram })
+    }
+
+    /// The main model.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// All parameters; names of the main model start with `model/`, of A with `fgram_model/`.
+    pub fn vars(&self) -> BTreeMap<String, Var> {
+        let main = self.main.iter().map(|(name, var)| (format!("model/{name}"), var.clone()));
+        let fgram = self.fgram.iter().map(|(name, var)| (format!("fgram_model/{name}"), var.clone()));
+        main.chain(fgram).collect()
+    }
+
+    /// The weights of the main model and of A as they are now.
+    pub fn parameters(&self) -> (Parameters, Parameters) {
+        let detached = |vars: &BTreeMap<String, Var>| {
+            vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
+        };
+        (detached(&self.main), detached(&self.fgram))
+    }
+
+    /// Input embeddings `(N, D)`; gradients reach T, also through A, and A.
+    ///
+    /// # Errors
+    /// When there are f-grams but no A, or a tensor operation fails.
+    pub fn embed(&self, inputs: &Inputs<'_>) -> Result<Tensor> {
+        let rows = self.fgram_rows(&inputs.fgrams)?;
+        Ok(self.decoder.input_embeddings(rows.as_ref(), &inputs.index)?)
+    }
+
+    /// A of each f-gram, `(F, D)`; `None` without f-grams. `fgrams` are sorted by length.
+    ///
+    /// # Errors
+    /// As [`Network::embed`].
+    pub fn fgram_rows(&self, fgrams: &[&[u32]]) -> Result<Option<Tensor>> {
+        if fgrams.is_empty() {
+            return Ok(None);
+        }
+        let model = self.fgram_model.as_ref().context("f-grams in the batch but no f-gram model")?;
+        let mut outputs = Vec::new();
+        let mut rest = fgrams;
+        while !rest.is_empty() {
+            let (bucket, longer) = rest.split_at(bucket_len(rest));
+            outputs.push(self.bucket_rows(model, bucket)?);
+            rest = longer;
+        }
+        Ok(Some(Tensor::cat(&outputs, 0)?))
+    }
+
+    fn bucket_rows(&self, model: &FgramModel, bucket: &[&[u32]]) -> Result<Tensor> {
+        let longest = bucket.iter().map(|ids| ids.len()).max().unwrap_or(0);
+        let mut ids = Vec::with_capacity(bucket.len() * longest);
+        for fgram in bucket {
+            ids.extend_from_slice(fgram);
+            ids.resize(ids.len() + longest - fgram.len(), 0);
+        }
+        let tokens = self.decoder.input_embeddings(None, &ids)?;
+        let tokens = tokens.reshape((bucket.len(), longest, tokens.dim(1)?))?;
+        let lengths: Vec<u32> = bucket.iter().map(|ids| ids.len() as u32).collect();
+        Ok(model.forward(&tokens, &lengths)?)
+    }
+
+    /// Mean next-token loss of a batch, in nats.
+    ///
+    /// # Errors
+    /// As [`Network::embed`].
+    pub fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let embeds = self.embed(&batch.inputs)?;
+        let width = embeds.dim(1)?;
+        let embeds = embeds.reshape((batch.sequences, batch.length, width))?;
+        let hidden = self.decoder.forward(&embeds)?;
+        Ok(self.decoder.loss(&hidden, &batch.targets)?)
+    }
+}
+
+/// How many of the first of `sorted` are computed together: all of one length, and of the next
+/// ones while they are few.
+fn bucket_len(sorted: &[&[u32]]) -> usize {
+    let mut end = 0;
+    while end < sorted.len() && end < MIN_BUCKET {
+        let length = sorted[end].len();
+        end += sorted[end..].iter().take_while(|ids| ids.len() == length).count();
+    }
+    // A few long ones left over would make a bucket of their own.
+    if sorted.len() - end < MIN_BUCKET / 4 { sorted.len() } else { end }
+}
+
+fn variables(parameters: &Parameters) -> Result<BTreeMap<String, Var>> {
+    let one = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), Var::from_tensor(tensor)?));
+    parameters.iter().map(one).collect()
+}
+
+/// A builder that hands out the variables themselves, so that the model trains them.
+fn builder(vars: &BTreeMap<String, Var>) -> VarBuilder<'static> {
+    let tensors: HashMap<String, Tensor> =
+        vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+    VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)
+}

@@ -1,0 +1,105 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+use candle_core::Device;
+
+use super::*;
+
+fn var(values: &[f32], shape: &[usize]) -> Var {
+    Var::from_slice(values, shape, &Device::Cpu).unwrap()
+}
+
+fn values(var: &Var) -> Vec<f32> {
+    var.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Gradients of `sum(weights * var)` are the weights.
+fn gradients(pairs: &[(&Var, Vec<f32>)]) -> GradStore {
+    let mut loss = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu).unwrap();
+    for (var, weights) in pairs {
+        let weights = Tensor::from_slice(weights, var.shape(), &Device::Cpu).unwrap();
+        loss = (loss + (var.as_tensor() * weights).unwrap().sum_all().unwrap()).unwrap();
+    }
+    loss.backward().unwrap()
+}
+
+fn config() -> OptimizerConfig {
+    OptimizerConfig {
+        weight_decay: 0.5,
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        clip: 0.0,
+        ..OptimizerConfig::default()
+    }
+}
+
+#[test]
+fn two_updates_equal_the_hand_computed_ones() {
+    let matrix = var(&[1.0], &[1, 1]);
+    let vector = var(&[1.0], &[1]);
+    let vars = BTreeMap::from([("m".to_owned(), matrix.clone()), ("v".to_owned(), vector.clone())]);
+    let mut optimizer = AdamW::new(vars, config()).unwrap();
+
+    // Step 1, g = 2: m = 0.2, v = 0.04; corrected 2 and 4; step = lr * 2 / 2 = lr.
+    let report = optimizer
+        .update(&gradients(&[(&matrix, vec![2.0]), (&vector, vec![2.0])]), 0.1)
+        .unwrap();
+    assert!((report.grad_norm - 8f64.sqrt()).abs() < 1e-6);
+    assert!((values(&matrix)[0] - (0.95 - 0.1)).abs() < 1e-6);
+    assert!((values(&vector)[0] - 0.9).abs() < 1e-6);
+
+    // Step 2, g = -1: m = 0.08, v = 0.0496; corrected 0.08/0.19 and 0.0496/0.0199.
+    optimizer.update(&gradients(&[(&matrix, vec![-1.0]), (&vector, vec![-1.0])]), 0.1).unwrap();
+    let step = 0.1 * (0.08 / 0.19) / (0.0496f32 / 0.0199).sqrt();
+    assert!((values(&matrix)[0] - (0.85 * 0.95 - step)).abs() < 1e-5);
+    assert!((values(&vector)[0] - (0.9 - step)).abs() < 1e-5);
+    assert_eq!(optimizer.step(), 2);
+}
+
+#[test]
+fn clipping_scales_all_gradients_by_the_global_norm() {
+    let a = var(&[0.0; 2], &[2]);
+    let b = var(&[0.0; 1], &[1]);
+    let vars = BTreeMap::from([("a".to_owned(), a.clone()), ("b".to_owned(), b.clone())]);
+    let mut optimizer = AdamW::new(vars, OptimizerConfig { clip: 1.0, ..config() }).unwrap();
+    // The norm of (2, 3, 6) is 7.
+    let grads = gradients(&[(&a, vec![2.0, 3.0]), (&b, vec![6.0])]);
+    let report = optimizer.update(&grads, 0.1).unwrap();
+    assert!((report.grad_norm - 7.0).abs() < 1e-6);
+    let first = &optimizer.moments()["b"].first;
+    assert!((first[0] - 0.1 * 6.0 / 7.0).abs() < 1e-6);
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_changes_nothing() {
+    let a = var(&[1.0; 2], &[2]);
+    let mut optimizer =
+        AdamW::new(BTreeMap::from([("a".to_owned(), a.clone())]), config()).unwrap();
+    let text = optimizer
+        .update(&gradients(&[(&a, vec![f32::NAN, 0.0])]), 0.1)
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("not finite"), "{text}");
+    assert_eq!(values(&a), [1.0, 1.0]);
+    assert_eq!(optimizer.step(), 0);
+}
+
+#[test]
+fn a_parameter_without_gradient_is_named() {
+    let a = var(&[1.0], &[1]);
+    let b = var(&[1.0], &[1]);
+    let vars = BTreeMap::from([("a".to_owned(), a.clone()), ("b".to_owned(), b)]);
+    let mut optimizer = AdamW::new(vars, config()).unwrap();
+    let text = optimizer.update(&gradients(&[(&a, vec![1.0])]), 0.1).unwrap_err().to_string();
+    assert!(text.contains('b'), "{text}");
+}
+
+#[test]
+fn state_of_another_shape_is_refused() {
+    let a = var(&[1.0], &[1]);
+    let mut optimizer = AdamW::new(BTreeMap::from([("a".to_owned(), a)]), config()).unwrap();
+    let moments = |n: usize| Moments { first: vec![0.0; n], second: vec![0.0; n] };
+    assert!(optimizer.restore(3, BTreeMap::new()).is_err());
+    assert!(optimizer.restore(3, BTreeMap::from([("a".to_owned(), moments(2))])).is_err());
+    optimizer.restore(3, BTreeMap::from([("a".to_owned(), moments(1))])).unwrap();
+    assert_eq!(optimizer.step(), 3);
+}
