@@ -6,22 +6,43 @@ use std::{
 };
 
 use serde_json::json;
+use tracing::{info, warn};
 
-/// Prints one JSON line on stdout, for callers that started the service on port 0:
-/// `{"address":"127.0.0.1:7300","event":"listening","service":"embed"}`.
-///
-/// Call it once, when the service answers. Logs go to stderr, so this is the only line there.
-///
-/// # Errors
-/// When stdout cannot be written, for instance because its reader is gone.
-pub fn listening(service: &str, address: SocketAddr) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{}", line(service, address))?;
-    out.flush()
+/// The real addresses of a service that answers now; port 0 has become the port taken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Listening {
+    /// Short name: "embed" or "decoder".
+    pub service: &'static str,
+    /// The gRPC port.
+    pub address: SocketAddr,
+    /// The metrics port, if one was asked for.
+    pub metrics: Option<SocketAddr>,
 }
 
-fn line(service: &str, address: SocketAddr) -> serde_json::Value {
-    json!({ "event": "listening", "service": service, "address": address.to_string() })
+impl Listening {
+    /// Logs the addresses, and prints them as one JSON line on stdout for callers that started
+    /// the service on port 0:
+    /// `{"address":"127.0.0.1:7300","event":"listening","metrics":null,"service":"embed"}`.
+    ///
+    /// Call it once, when the service answers. Logs go to stderr, so this is the only line on
+    /// stdout. A reader that has left is no reason to stop serving, so that is only logged.
+    pub fn announce(&self) {
+        let metrics = self.metrics.map(tracing::field::display);
+        info!(service = self.service, address = %self.address, metrics, "listening");
+        let mut out = io::stdout().lock();
+        if let Err(error) = writeln!(out, "{}", self.to_json()).and_then(|()| out.flush()) {
+            warn!(%error, "cannot write the address to stdout");
+        }
+    }
+
+    fn to_json(self) -> serde_json::Value {
+        json!({
+            "event": "listening",
+            "service": self.service,
+            "address": self.address.to_string(),
+            "metrics": self.metrics.map(|address| address.to_string()),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -30,9 +51,15 @@ mod tests {
 
     #[test]
     fn names_event_service_and_address() {
-        let line = line("embed", ([127, 0, 0, 1], 7300).into());
+        let listening = Listening {
+            service: "embed",
+            address: ([127, 0, 0, 1], 7300).into(),
+            metrics: None,
+        };
+        let line = listening.to_json();
         assert_eq!(line["event"], "listening");
         assert_eq!(line["service"], "embed");
         assert_eq!(line["address"], "127.0.0.1:7300");
+        assert_eq!(line["metrics"], serde_json::Value::Null);
     }
 }
