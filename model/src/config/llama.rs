@@ -1,0 +1,182 @@
+//! `config.json` of the llama family, as `transformers`' `LlamaConfig` writes it.
+
+use super::{Family, Shape, TokenIds, default_initializer_range, default_torch_dtype, is_false};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Fields of a llama `config.json` that this crate uses, under the file's names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LlamaConfig {
+    /// Width of an embedding.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads; absent: as many as query heads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_key_value_heads: Option<usize>,
+    /// Width of one head; absent: `hidden_size / num_attention_heads`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
+    /// Number of token ids.
+    pub vocab_size: usize,
+    /// Most positions of a sequence.
+    #[serde(default = "default_max_positions")]
+    pub max_position_embeddings: usize,
+    /// Added to the mean square in the norms.
+    #[serde(default = "default_eps")]
+    pub rms_norm_eps: f64,
+    /// Base of the rotary angles.
+    #[serde(default = "default_theta")]
+    pub rope_theta: f64,
+    /// Must be absent, null or of type `default`: scaled rotary positions are not supported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<serde_json::Value>,
+    /// Newer files keep `rope_theta` in here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_parameters: Option<serde_json::Value>,
+    /// Must be `silu`.
+    #[serde(default = "default_act")]
+    pub hidden_act: String,
+    /// Must be false.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub attention_bias: bool,
+    /// Must be false.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub mlp_bias: bool,
+    /// Whether the output layer is the token embedding.
+    #[serde(default)]
+    pub tie_word_embeddings: bool,
+    /// Beginning-of-text id.
+    #[serde(default)]
+    pub bos_token_id: Option<u32>,
+    /// End-of-text id or ids.
+    #[serde(default)]
+    pub eos_token_id: Option<TokenIds>,
+    /// Type of the stored weights.
+    #[serde(default = "default_torch_dtype", alias = "dtype")]
+    pub torch_dtype: String,
+    /// Standard deviation of fresh weights.
+    #[serde(default = "default_initializer_range")]
+    pub initializer_range: f64,
+}
+
+fn default_max_positions() -> usize {
+    2048
+}
+
+fn default_eps() -> f64 {
+    1e-6
+}
+
+fn default_theta() -> f64 {
+    10_000.0
+}
+
+fn default_act() -> String {
+    "silu".to_owned()
+}
+
+impl LlamaConfig {
+    /// A config of the given sizes with the family's defaults: tied, as many key and value heads
+    /// as query heads.
+    pub fn new(
+        vocab_size: usize,
+        hidden_size: usize,
+        num_hidden_layers: usize,
+        num_attention_heads: usize,
+        intermediate_size: usize,
+        max_position_embeddings: usize,
+    ) -> Self {
+        Self {
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers,
+            num_attention_heads,
+            num_key_value_heads: None,
+            head_dim: None,
+            vocab_size,
+            max_position_embeddings,
+            rms_norm_eps: 1e-5,
+            rope_theta: default_theta(),
+            rope_scaling: None,
+            rope_parameters: None,
+            hidden_act: default_act(),
+            attention_bias: false,
+            mlp_bias: false,
+            tie_word_embeddings: true,
+            bos_token_id: None,
+            eos_token_id: None,
+            torch_dtype: default_torch_dtype(),
+            initializer_range: default_initializer_range(),
+        }
+    }
+
+    pub(super) fn validate(&self) -> Result<()> {
+        if self.hidden_act != "silu" {
+            let reason = format!("`{}` is not supported, use silu", self.hidden_act);
+            return Err(Error::config("hidden_act", reason));
+        }
+        if self.attention_bias {
+            return Err(Error::config("attention_bias", "true is not supported"));
+        }
+        if self.mlp_bias {
+            return Err(Error::config("mlp_bias", "true is not supported"));
+        }
+        unscaled("rope_scaling", self.rope_scaling.as_ref())?;
+        unscaled("rope_parameters", self.rope_parameters.as_ref())?;
+        if self.num_attention_heads == 0 {
+            return Err(Error::config("num_attention_heads", "must be above 0"));
+        }
+        if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            let reason = format!(
+                "{} is not a multiple of num_attention_heads, {}, and head_dim is absent",
+                self.hidden_size, self.num_attention_heads
+            );
+            return Err(Error::config("hidden_size", reason));
+        }
+        Ok(())
+    }
+
+    pub(super) fn shape(&self) -> Shape {
+        let heads = self.num_attention_heads;
+        let theta = self
+            .rope_parameters
+            .as_ref()
+            .and_then(|p| p.get("rope_theta"))
+            .and_then(serde_json::Value::as_f64)
+            .unwrap_or(self.rope_theta);
+        Shape {
+            family: Family::Llama,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_layers: self.num_hidden_layers,
+            num_heads: heads,
+            num_kv_heads: self.num_key_value_heads.unwrap_or(heads),
+            head_dim: self.head_dim.unwrap_or(self.hidden_size / heads.max(1)),
+            vocab_size: self.vocab_size,
+            max_positions: self.max_position_embeddings,
+            norm_eps: self.rms_norm_eps,
+            rope_theta: Some(theta),
+        }
+    }
+}
+
+/// Accepts null and `{"rope_type": "default"}`.
+fn unscaled(field: &'static str, value: Option<&serde_json::Value>) -> Result<()> {
+    let Some(value) = value.filter(|v| !v.is_null()) else {
+        return Ok(());
+    };
+    let kind = value.get("rope_type").or_else(|| value.get("type"));
+    match kind.and_then(serde_json::Value::as_str) {
+        Some("default") => Ok(()),
+        None if field == "rope_parameters" => Ok(()),
+        kind => Err(Error::config(
+            field,
+            format!("rotary scaling {kind:?} is not supported"),
+        )),
+    }
+}

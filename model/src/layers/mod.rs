@@ -1,0 +1,17 @@
+//! The pieces of a transformer block, in both families' weight layouts.
+//!
+//! Activations are `(N, D)`: all positions of all sequences of a call, end to end. Only attention
+//! needs to know which positions belong together; [`Positions`] tells it.
+
+mod attention;
+mod block;
+mod linear;
+mod mlp;
+mod norm;
+mod weights;
+
+pub(crate) use attention::Positions;
+pub(crate) use block::Block;
+pub(crate) use linear::Linear;
+pub(crate) use norm::Norm;
+pub(crate) use weights::Weights;

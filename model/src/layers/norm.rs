@@ -1,0 +1,45 @@
+//! The norm of each family.
+
+use super::Weights;
+use crate::config::{Family, Shape};
+use crate::error::Result;
+use crate::ops;
+use candle_core::Tensor;
+
+/// RMSNorm (llama) or LayerNorm (gpt2) over the width.
+#[derive(Clone, Debug)]
+pub(crate) enum Norm {
+    Rms {
+        weight: Tensor,
+        eps: f32,
+    },
+    Layer {
+        weight: Tensor,
+        bias: Tensor,
+        eps: f32,
+    },
+}
+
+impl Norm {
+    pub(crate) fn load(shape: &Shape, w: &Weights<'_>) -> Result<Self> {
+        let width = [shape.hidden_size];
+        let weight = w.get(&width, "weight")?;
+        let eps = shape.norm_eps as f32;
+        Ok(match shape.family {
+            Family::Llama => Self::Rms { weight, eps },
+            Family::Gpt2 => Self::Layer {
+                weight,
+                bias: w.get(&width, "bias")?,
+                eps,
+            },
+        })
+    }
+
+    /// `(N, D)` to `(N, D)`.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Rms { weight, eps } => ops::rms_norm(x, weight, *eps),
+            Self::Layer { weight, bias, eps } => ops::layer_norm(x, weight, bias, *eps),
+        }
+    }
+}

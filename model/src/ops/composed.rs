@@ -1,0 +1,212 @@
+//! The operations of this module's parent composed of candle's differentiable ones: slower, but
+//! right on every device and in every float type. Arguments and results are the same.
+
+use super::{Heads, WeightLayout};
+use crate::error::{Error, Result};
+use crate::fgram_model::PrefixTree;
+use candle_core::{D, DType, Tensor};
+
+/// See [`super::linear`].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn linear(x: &Tensor, weight: &Tensor, layout: WeightLayout) -> Result<Tensor> {
+    Ok(match layout {
+        WeightLayout::OutIn => x.matmul(&weight.t()?)?,
+        WeightLayout::InOut => x.matmul(weight)?,
+    })
+}
+
+/// See [`super::add_bias`].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    Ok(x.broadcast_add(bias)?)
+}
+
+/// See [`super::rms_norm`].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
+    let x = x.broadcast_div(&(mean_square + f64::from(eps))?.sqrt()?)?;
+    Ok(x.broadcast_mul(weight)?)
+}
+
+/// See [`super::layer_norm`].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
+    let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let variance = x.sqr()?.mean_keepdim(D::Minus1)?;
+    let x = x.broadcast_div(&(variance + f64::from(eps))?.sqrt()?)?;
+    Ok(x.broadcast_mul(weight)?.broadcast_add(bias)?)
+}
+
+/// See [`super::swiglu`].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    Ok((gate.silu()? * up)?)
+}
+
+/// See [`super::gelu`].
+///
+/// # Errors
+/// A type without floating point.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    Ok(x.gelu()?)
+}
+
+/// See [`super::causal_attention`].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn causal_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: &Heads,
+    batch: usize,
+    len: usize,
+) -> Result<Tensor> {
+    // (B·T, H·Dh) to (B, H, T, Dh)
+    let split = |x: &Tensor, h: usize| x.reshape((batch, len, h, heads.head_dim))?.transpose(1, 2);
+    let mut q = split(q, heads.num_heads)?.contiguous()?;
+    let mut k = split(k, heads.num_kv_heads)?.contiguous()?;
+    let v = split(v, heads.num_kv_heads)?.contiguous()?;
+    if let Some(theta) = heads.rope_theta {
+        (q, k) = (rope(&q, theta)?, rope(&k, theta)?);
+    }
+    let (k, v) = (repeat_heads(&k, heads)?, repeat_heads(&v, heads)?);
+    let scale = 1.0 / (heads.head_dim as f64).sqrt();
+    let scores = (q.matmul(&k.t()?)? * scale)?;
+    let mask: Vec<f32> = (0..len * len)
+        .map(|i| {
+            if i % len > i / len {
+                f32::NEG_INFINITY
+            } else {
+                0.0
+            }
+        })
+        .collect();
+    let mask = Tensor::from_vec(mask, (len, len), q.device())?.to_dtype(q.dtype())?;
+    let weights = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
+    let mixed = weights.matmul(&v)?.transpose(1, 2)?;
+    Ok(mixed.reshape((batch * len, heads.num_heads * heads.head_dim))?)
+}
+
+/// Rotary positions 0 to T-1 for `x (B, H, T, Dh)`: element i turns with element `i + Dh/2`.
+fn rope(x: &Tensor, theta: f64) -> Result<Tensor> {
+    let (_, _, len, dim) = x.dims4()?;
+    let half = dim / 2;
+    let angles: Vec<f32> = (0..len * half)
+        .map(|i| {
+            let frequency = theta.powf(-((i % half) as f64) / half as f64) as f32;
+            (i / half) as f32 * frequency
+        })
+        .collect();
+    let angles = Tensor::from_vec(angles, (len, half), x.device())?;
+    let (cos, sin) = (
+        angles.cos()?.to_dtype(x.dtype())?,
+        angles.sin()?.to_dtype(x.dtype())?,
+    );
+    let (a, b) = (
+        x.narrow(D::Minus1, 0, half)?,
+        x.narrow(D::Minus1, half, half)?,
+    );
+    let low = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+    let high = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+    Ok(Tensor::cat(&[low, high], D::Minus1)?)
+}
+
+/// `(B, Hkv, T, Dh)` to `(B, H, T, Dh)`, each key head for its group of query heads.
+fn repeat_heads(x: &Tensor, heads: &Heads) -> Result<Tensor> {
+    let group = heads.num_heads / heads.num_kv_heads;
+    if group == 1 {
+        return Ok(x.clone());
+    }
+    let (batch, kv_heads, len, dim) = x.dims4()?;
+    Ok(x.unsqueeze(2)?
+        .expand((batch, kv_heads, group, len, dim))?
+        .reshape((batch, kv_heads * group, len, dim))?)
+}
+
+/// See [`super::tree_attention`].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn tree_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: &Heads,
+    tree: &PrefixTree,
+) -> Result<Tensor> {
+    let (n, steps) = (tree.len(), tree.max_len());
+    let mut index = Vec::with_capacity(n * steps);
+    let mut mask = Vec::with_capacity(n * steps);
+    for node in 0..n {
+        let path = tree.path(node);
+        for step in 0..steps {
+            index.push(path.get(step).copied().unwrap_or(0));
+            mask.push(if step < path.len() {
+                0.0
+            } else {
+                f32::NEG_INFINITY
+            });
+        }
+    }
+    let index = Tensor::from_vec(index, n * steps, q.device())?;
+    let mask = Tensor::from_vec(mask, (n, 1, 1, steps), q.device())?.to_dtype(q.dtype())?;
+    // (N, Hkv·Dh) to (N, H, L, Dh)
+    let gather = |x: &Tensor| -> Result<Tensor> {
+        let x = x
+            .index_select(&index, 0)?
+            .reshape((n, steps, heads.num_kv_heads, heads.head_dim))?
+            .transpose(1, 2)?
+            .contiguous()?;
+        repeat_heads(&x, heads)
+    };
+    let (k, v) = (gather(k)?, gather(v)?);
+    let q = q.reshape((n, heads.num_heads, 1, heads.head_dim))?;
+    let scale = 1.0 / (heads.head_dim as f64).sqrt();
+    let scores = (q.matmul(&k.t()?)? * scale)?;
+    let weights = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
+    Ok(weights
+        .matmul(&v)?
+        .reshape((n, heads.num_heads * heads.head_dim))?)
+}
+
+/// See [`super::select_rows`].
+///
+/// # Errors
+/// An index beyond both.
+pub fn select_rows(first: &Tensor, second: Option<&Tensor>, index: &[u32]) -> Result<Tensor> {
+    let table = match second {
+        Some(second) => Tensor::cat(&[first, second], 0)?,
+        None => first.clone(),
+    };
+    let rows = table.dim(0)?;
+    if let Some(i) = index.iter().find(|&&i| i as usize >= rows) {
+        return Err(Error::Argument(format!(
+            "row {i} of a table of {rows} rows"
+        )));
+    }
+    let index = Tensor::from_slice(index, index.len(), first.device())?;
+    Ok(table.index_select(&index, 0)?)
+}
+
+/// Mean cross-entropy of logits `(N, V)`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn cross_entropy(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
+    let targets = Tensor::from_slice(targets, targets.len(), logits.device())?;
+    let logits = logits.to_dtype(DType::F32)?;
+    Ok(candle_nn::loss::cross_entropy(&logits, &targets)?)
+}
