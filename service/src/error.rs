@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A port could not be bound.
-    #[error("cannot listen on {address} for {purpose}: {source}", source = describe(.source))]
+    #[error("cannot listen on {address} for {purpose}{hint}", hint = hint(.source))]
     Bind {
         /// What the port is for: "gRPC" or "metrics".
         purpose: &'static str,
@@ -29,12 +29,10 @@ pub enum Error {
     LogInit(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// The operating system's words, and what to do about the usual one.
-fn describe(source: &io::Error) -> String {
+/// What to do about the usual failure.
+fn hint(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::AddrInUse => {
-            "the port is in use; stop the other process or choose another port".to_owned()
-        }
-        _ => source.to_string(),
+        io::ErrorKind::AddrInUse => " (another process has the port: stop it or choose another)",
+        _ => "",
     }
 }
