@@ -30,11 +30,14 @@
 
 pub mod error;
 mod files;
+mod keys;
 pub mod matcher;
 pub mod ngram;
+mod reader;
 pub mod row;
 pub mod set;
 pub mod shard;
+pub mod table;
 mod varint;
 
 pub use error::{Error, ErrorKind, Result};
@@ -43,3 +46,4 @@ pub use ngram::{MAX_N, NGram, TokenId};
 pub use row::RowDtype;
 pub use set::{Fgram, FgramSet, SetHeader};
 pub use shard::shard_of;
+pub use table::{Manifest, StoreKind, Table, TableOptions};

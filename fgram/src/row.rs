@@ -246,7 +246,7 @@ fn decode_int4(bytes: &[u8], out: &mut [f32]) {
             let i = g * INT4_GROUP + j;
             let byte = nibbles[i / 2];
             // Shifting a nibble to the top and back down again extends its sign.
-            let nibble = if i % 2 == 0 {
+            let nibble = if i.is_multiple_of(2) {
                 (byte << 4) as i8 >> 4
             } else {
                 byte as i8 >> 4

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::keys::KeyList;
 use crate::matcher::{ID_LIMIT, Matcher, check_max_n};
 use crate::ngram::{MAX_N, NGram, TokenId};
 
@@ -39,10 +40,8 @@ pub struct Fgram<'a> {
 #[derive(Clone)]
 pub struct FgramSet {
     header: SetHeader,
-    /// All ids, end to end in rank order.
-    ids: Vec<TokenId>,
-    /// Where the ids of each rank end.
-    ends: Vec<u32>,
+    /// In rank order.
+    keys: KeyList,
     counts: Vec<u64>,
     match_counts: Vec<u64>,
     matcher: Matcher,
@@ -56,44 +55,33 @@ impl FgramSet {
     /// in the vocabulary, an f-gram comes twice, or one of its parts of length n-1 is missing.
     pub fn new(header: SetHeader, mut fgrams: Vec<(NGram, u64)>) -> Result<Self> {
         fgrams.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        let mut ids =
-            Vec::with_capacity(fgrams.iter().map(|(gram, _)| gram.as_slice().len()).sum());
-        let mut ends = Vec::with_capacity(fgrams.len());
+        let mut keys = KeyList::with_capacity(fgrams.len());
         for (gram, _) in &fgrams {
-            ids.extend_from_slice(gram.as_slice());
-            ends.push(end_of(&ids)?);
+            keys.push(gram.as_slice())?;
         }
-        let counts: Vec<u64> = fgrams.iter().map(|&(_, count)| count).collect();
-        drop(fgrams);
+        let counts: Vec<u64> = fgrams.into_iter().map(|(_, count)| count).collect();
         let match_counts = vec![0; counts.len()];
-        Self::from_ranked(header, ids, ends, counts, match_counts)
+        Self::from_ranked(header, keys, counts, match_counts)
     }
 
     /// From parts in rank order, as a file holds them; checks all but the order.
     fn from_ranked(
         header: SetHeader,
-        ids: Vec<TokenId>,
-        ends: Vec<u32>,
+        keys: KeyList,
         counts: Vec<u64>,
         match_counts: Vec<u64>,
     ) -> Result<Self> {
         check_header(&header)?;
-        for key in slices(&ids, &ends) {
-            if let Some(id) = key.iter().find(|&&id| id >= header.vocab_size) {
-                let problem = format!("id {id} is not below vocab_size {}", header.vocab_size);
-                return Err(Error::fgram(key, problem));
-            }
-        }
-        let matcher = Matcher::build(slices(&ids, &ends), header.max_n)?;
-        for key in slices(&ids, &ends).filter(|key| key.len() > 2) {
+        keys.check_vocab(header.vocab_size)?;
+        let matcher = Matcher::build(keys.iter(), header.max_n)?;
+        for key in keys.iter().filter(|key| key.len() > 2) {
             if matcher.row(&key[..key.len() - 1]).is_none() {
                 return Err(Error::fgram(key, "its prefix is not in the set"));
             }
         }
         Ok(Self {
             header,
-            ids,
-            ends,
+            keys,
             counts,
             match_counts,
             matcher,
@@ -120,12 +108,12 @@ impl FgramSet {
 
     /// S: the number of f-grams.
     pub fn len(&self) -> usize {
-        self.ends.len()
+        self.keys.len()
     }
 
     /// Whether there are no f-grams.
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.keys.len() == 0
     }
 
     /// The f-gram of a rank, 0-based.
@@ -133,13 +121,8 @@ impl FgramSet {
     /// # Panics
     /// When `rank` is not below [`FgramSet::len`].
     pub fn get(&self, rank: usize) -> Fgram<'_> {
-        let start = if rank == 0 {
-            0
-        } else {
-            self.ends[rank - 1] as usize
-        };
         Fgram {
-            ids: &self.ids[start..self.ends[rank] as usize],
+            ids: self.keys.get(rank),
             count: self.counts[rank],
             match_count: self.match_counts[rank],
         }
@@ -223,18 +206,4 @@ fn check_header(header: &SetHeader) -> Result<()> {
         return Err(Error::argument("vocab_size", problem));
     }
     Ok(())
-}
-
-/// Where the ids so far end, as stored.
-fn end_of(ids: &[TokenId]) -> Result<u32> {
-    u32::try_from(ids.len())
-        .map_err(|_| Error::argument("fgrams", "more than 2^32 token ids in all"))
-}
-
-/// The runs of `ids` that end at `ends`.
-fn slices<'a>(ids: &'a [TokenId], ends: &'a [u32]) -> impl Iterator<Item = &'a [TokenId]> {
-    let starts = std::iter::once(&0).chain(ends);
-    starts
-        .zip(ends)
-        .map(|(&start, &end)| &ids[start as usize..end as usize])
 }

@@ -2,11 +2,12 @@
 
 use std::cmp::Ordering;
 
-use super::{FgramSet, SetHeader, end_of, slices};
+use super::{FgramSet, SetHeader};
 use crate::error::{Error, Result};
-use crate::files::{HASH_BYTES, seal, unseal};
-use crate::matcher::{ID_LIMIT, check_max_n};
-use crate::ngram::TokenId;
+use crate::files::{HASH_BYTES, seal};
+use crate::keys::KeyList;
+use crate::matcher::check_max_n;
+use crate::reader::{Reader, put_key};
 use crate::varint;
 
 const MAGIC: [u8; 8] = *b"SCONEFGS";
@@ -16,24 +17,21 @@ const VERSION: u32 = 1;
 const LEAST_BYTES: usize = 5;
 
 pub(super) fn encode(set: &FgramSet) -> Vec<u8> {
-    let mut out = Vec::with_capacity(96 + 12 * set.len());
+    let header = &set.header;
+    let mut out = Vec::with_capacity(128 + 12 * set.len());
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&set.header.vocab_size.to_le_bytes());
-    out.extend_from_slice(&u32::from(set.header.max_n).to_le_bytes());
-    out.extend_from_slice(&set.header.min_count.to_le_bytes());
-    out.extend_from_slice(&set.header.tokenizer_hash);
+    out.extend_from_slice(&header.vocab_size.to_le_bytes());
+    out.extend_from_slice(&u32::from(header.max_n).to_le_bytes());
+    out.extend_from_slice(&header.min_count.to_le_bytes());
+    out.extend_from_slice(&header.tokenizer_hash);
     let totals = set.count_by_length();
-    for total in &totals[2..=usize::from(set.header.max_n)] {
+    for total in &totals[2..=usize::from(header.max_n)] {
         out.extend_from_slice(&total.to_le_bytes());
     }
     out.extend_from_slice(&(set.len() as u64).to_le_bytes());
     for fgram in set.iter() {
-        varint::put(fgram.ids.len() as u64, &mut out);
-        fgram
-            .ids
-            .iter()
-            .for_each(|&id| varint::put(u64::from(id), &mut out));
+        put_key(fgram.ids, &mut out);
         varint::put(fgram.count, &mut out);
         varint::put(fgram.match_count, &mut out);
     }
@@ -42,74 +40,36 @@ pub(super) fn encode(set: &FgramSet) -> Vec<u8> {
 }
 
 pub(super) fn decode(file: &str, bytes: &[u8]) -> Result<FgramSet> {
-    let problem = |problem: String| Error::format(file, problem);
-    if !bytes.starts_with(&MAGIC) {
-        return Err(problem(
-            "not an f-gram set: it does not start with SCONEFGS".into(),
-        ));
-    }
-    let body = unseal(file, bytes)?;
-    let mut reader = Reader {
-        bytes: &body[MAGIC.len()..],
-        length: body.len(),
-    };
-    read_set(&mut reader).map_err(|error| match error {
-        // Which file it was matters more than which argument.
-        Error::InvalidArgument {
-            field,
-            problem: text,
-        } => problem(format!("{field}: {text}")),
-        Error::InvalidFgram { .. } => problem(error.to_string()),
-        other => other,
-    })
-}
-
-fn read_set(reader: &mut Reader<'_>) -> Result<FgramSet> {
-    let version = reader.u32()?;
-    if version != VERSION {
-        let problem = format!("{version}, this build reads {VERSION}");
-        return Err(Error::argument("format version", problem));
-    }
-    let header = read_header(reader)?;
+    let mut reader = Reader::open(file, bytes, MAGIC, VERSION)?;
+    let header = read_header(&mut reader)?;
     let lengths = 2..=usize::from(header.max_n);
     let totals = lengths
         .clone()
         .map(|_| reader.u64())
         .collect::<Result<Vec<u64>>>()?;
-    let len = reader.length()?;
-    let mut ids = Vec::with_capacity(2 * len);
-    let mut ends = Vec::with_capacity(len);
+    let len = reader.count(LEAST_BYTES)?;
+    let mut keys = KeyList::with_capacity(len);
     let mut counts = Vec::with_capacity(len);
     let mut match_counts = Vec::with_capacity(len);
     for _ in 0..len {
-        let n = reader.varint()?;
-        if !(2..=u64::from(header.max_n)).contains(&n) {
-            return Err(reader.wrong(format!("an f-gram of {n} ids, not 2 to {}", header.max_n)));
-        }
-        for _ in 0..n {
-            ids.push(reader.id()?);
-        }
-        ends.push(end_of(&ids)?);
+        reader.key(header.max_n, &mut keys)?;
         counts.push(reader.varint()?);
         match_counts.push(reader.varint()?);
     }
-    if !reader.bytes.is_empty() {
-        return Err(reader.wrong(format!("{} bytes left over", reader.bytes.len())));
-    }
-    check_rank_order(&ids, &ends, &counts)?;
-    let set = FgramSet::from_ranked(header, ids, ends, counts, match_counts)?;
+    reader.end()?;
+    let named = |error| reader.name_file(error);
+    check_rank_order(&keys, &counts).map_err(named)?;
+    let set = FgramSet::from_ranked(header, keys, counts, match_counts).map_err(named)?;
     if set.count_by_length()[lengths] != totals {
-        return Err(reader.wrong("totals by length do not add up".into()));
+        return Err(reader.wrong("the totals by length do not add up"));
     }
     Ok(set)
 }
 
 fn read_header(reader: &mut Reader<'_>) -> Result<SetHeader> {
     let vocab_size = reader.u32()?;
-    let max_n = reader.u32()?;
-    let max_n = u8::try_from(max_n)
-        .map_err(|_| Error::argument("max_n", format!("{max_n} is too large")))?;
-    check_max_n(max_n)?;
+    let max_n = reader.small()?;
+    check_max_n(max_n).map_err(|error| reader.name_file(error))?;
     let min_count = reader.u64()?;
     let tokenizer_hash = reader.array::<HASH_BYTES>()?;
     Ok(SetHeader {
@@ -120,71 +80,14 @@ fn read_header(reader: &mut Reader<'_>) -> Result<SetHeader> {
     })
 }
 
-fn check_rank_order(ids: &[TokenId], ends: &[u32], counts: &[u64]) -> Result<()> {
-    let keys: Vec<&[TokenId]> = slices(ids, ends).collect();
-    for (rank, pair) in keys.windows(2).enumerate() {
-        let by_count = counts[rank + 1].cmp(&counts[rank]);
-        let by_len = pair[0].len().cmp(&pair[1].len());
-        let order = by_count.then(by_len).then_with(|| pair[0].cmp(pair[1]));
-        if order != Ordering::Less {
-            return Err(Error::fgram(
-                pair[1],
-                format!("rank {} is out of order", rank + 1),
-            ));
+fn check_rank_order(keys: &KeyList, counts: &[u64]) -> Result<()> {
+    for rank in 1..keys.len() {
+        let (before, here) = (keys.get(rank - 1), keys.get(rank));
+        let by_count = counts[rank].cmp(&counts[rank - 1]);
+        let by_len = before.len().cmp(&here.len());
+        if by_count.then(by_len).then_with(|| before.cmp(here)) != Ordering::Less {
+            return Err(Error::fgram(here, format!("rank {rank} is out of order")));
         }
     }
     Ok(())
-}
-
-/// Takes numbers off the front; every error names the offset.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    length: usize,
-}
-
-impl Reader<'_> {
-    fn wrong(&self, problem: String) -> Error {
-        let offset = self.length - self.bytes.len();
-        Error::argument("content", format!("{problem} (at byte {offset})"))
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        match self.bytes.split_first_chunk::<N>() {
-            Some((array, rest)) => {
-                self.bytes = rest;
-                Ok(*array)
-            }
-            None => Err(self.wrong("cut short".into())),
-        }
-    }
-
-    fn u32(&mut self) -> Result<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn varint(&mut self) -> Result<u64> {
-        varint::take(&mut self.bytes).ok_or_else(|| self.wrong("not a number".into()))
-    }
-
-    fn id(&mut self) -> Result<TokenId> {
-        let id = self.varint()?;
-        let fits = u32::try_from(id).ok().filter(|&id| id < ID_LIMIT);
-        fits.ok_or_else(|| self.wrong(format!("token id {id} is not below {ID_LIMIT}")))
-    }
-
-    /// The number of f-grams, checked against the bytes there are before anything is allocated.
-    fn length(&mut self) -> Result<usize> {
-        let len = self.u64()?;
-        let most = self.bytes.len() / LEAST_BYTES;
-        match usize::try_from(len) {
-            Ok(len) if len <= most => Ok(len),
-            _ => Err(self.wrong(format!(
-                "{len} f-grams cannot fit in the {most} places left"
-            ))),
-        }
-    }
 }

@@ -1,0 +1,240 @@
+//! The rows kept in memory: least recently used, within a byte budget.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
+
+/// What one kept row costs beside its bytes: the entry of the LRU list (32 with the allocator's
+/// share) and of its hash map (about 40 just after the map has grown).
+pub const HOT_ROW_OVERHEAD: u64 = 72;
+
+/// More segments than this do not help a handful of reading threads.
+const MAX_SEGMENTS: usize = 16;
+
+/// Rows a segment has at least, so that one of a few rows is one exact LRU.
+const LEAST_SEGMENT_ROWS: usize = 64;
+
+/// Counters of a hot set since its table was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HotSetStats {
+    /// Rows found in memory.
+    pub hits: u64,
+    /// Rows that had to be read from the store. The warming at start is not counted.
+    pub misses: u64,
+    /// Rows that made place for others.
+    pub evictions: u64,
+    /// Memory in use: rows and their overhead; never above the budget.
+    pub bytes: u64,
+    /// Rows in memory.
+    pub rows: u64,
+}
+
+/// Rows by row id. Split into segments with a lock each, so that readers seldom meet.
+pub(super) struct HotSet {
+    segments: Vec<Mutex<Segment>>,
+    row_bytes: usize,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    evictions: AtomicU64,
+}
+
+struct Segment {
+    /// Row id to place in `rows`.
+    places: LruCache<u32, u32>,
+    /// Grows to the capacity of `places`, then places are reused.
+    rows: Vec<u8>,
+}
+
+impl HotSet {
+    /// Holds as many of the table's rows as fit into `budget_bytes`; possibly none.
+    pub(super) fn new(budget_bytes: u64, row_bytes: usize, table_rows: usize) -> Self {
+        let fit = budget_bytes / (row_bytes as u64 + HOT_ROW_OVERHEAD);
+        let capacity = usize::try_from(fit).unwrap_or(usize::MAX).min(table_rows);
+        // Row ids are spread evenly by their low bits, so this many per segment hold them all.
+        let count = (capacity / LEAST_SEGMENT_ROWS).clamp(1, MAX_SEGMENTS);
+        let sizes = (0..count).map(|s| capacity / count + usize::from(s < capacity % count));
+        let segments = sizes.filter_map(NonZeroUsize::new).map(|size| {
+            Mutex::new(Segment {
+                places: LruCache::new(size),
+                rows: Vec::new(),
+            })
+        });
+        Self {
+            segments: segments.collect(),
+            row_bytes,
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            evictions: AtomicU64::new(0),
+        }
+    }
+
+    /// Rows that fit.
+    pub(super) fn capacity(&self) -> usize {
+        self.segments
+            .iter()
+            .map(|segment| lock(segment).places.cap().get())
+            .sum()
+    }
+
+    /// Copies a row into `out`, if it is here, and makes it the most recently used one.
+    pub(super) fn get(&self, row: u32, out: &mut [u8]) -> bool {
+        let found = self.segment(row).is_some_and(|mut segment| {
+            let Some(&place) = segment.places.get(&row) else {
+                return false;
+            };
+            let start = place as usize * self.row_bytes;
+            out.copy_from_slice(&segment.rows[start..start + self.row_bytes]);
+            true
+        });
+        let counter = if found { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        found
+    }
+
+    /// Keeps a row; the least recently used one of its segment makes place.
+    pub(super) fn insert(&self, row: u32, bytes: &[u8]) {
+        let Some(mut segment) = self.segment(row) else {
+            return;
+        };
+        if segment.places.contains(&row) {
+            // Another reader missed it at the same time; rows never change.
+            return;
+        }
+        let full = segment.places.len() == segment.places.cap().get();
+        let evicted = if full { segment.places.pop_lru() } else { None };
+        match evicted {
+            Some((_, place)) => {
+                self.evictions.fetch_add(1, Ordering::Relaxed);
+                let start = place as usize * self.row_bytes;
+                segment.rows[start..start + self.row_bytes].copy_from_slice(bytes);
+                segment.places.put(row, place);
+            }
+            None => {
+                let place = segment.places.len() as u32;
+                segment.rows.extend_from_slice(bytes);
+                segment.places.put(row, place);
+            }
+        }
+    }
+
+    pub(super) fn stats(&self) -> HotSetStats {
+        let rows: u64 = self
+            .segments
+            .iter()
+            .map(|segment| lock(segment).places.len() as u64)
+            .sum();
+        HotSetStats {
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+            evictions: self.evictions.load(Ordering::Relaxed),
+            bytes: rows * (self.row_bytes as u64 + HOT_ROW_OVERHEAD),
+            rows,
+        }
+    }
+
+    fn segment(&self, row: u32) -> Option<MutexGuard<'_, Segment>> {
+        match self.segments.len() {
+            0 => None,
+            count => Some(lock(&self.segments[row as usize % count])),
+        }
+    }
+}
+
+impl fmt::Debug for HotSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.stats().fmt(f)
+    }
+}
+
+/// No code that can panic runs while a segment is half-changed, so a poisoned one is sound.
+fn lock(segment: &Mutex<Segment>) -> MutexGuard<'_, Segment> {
+    segment.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Row `r` is four bytes of `r`.
+    fn row(r: u32) -> [u8; 4] {
+        [r as u8; 4]
+    }
+
+    fn holds(hot: &HotSet, r: u32) -> bool {
+        let mut out = [0; 4];
+        let found = hot.get(r, &mut out);
+        assert!(!found || out == row(r), "row {r} came back as {out:?}");
+        found
+    }
+
+    #[test]
+    fn drops_the_least_recently_used() {
+        let hot = HotSet::new(3 * (4 + HOT_ROW_OVERHEAD), 4, 100);
+        (0..3).for_each(|r| hot.insert(r, &row(r)));
+        assert!(holds(&hot, 0));
+        hot.insert(3, &row(3));
+        assert!(!holds(&hot, 1) && holds(&hot, 0) && holds(&hot, 2) && holds(&hot, 3));
+        let expected = HotSetStats {
+            hits: 4,
+            misses: 1,
+            evictions: 1,
+            bytes: 3 * (4 + HOT_ROW_OVERHEAD),
+            rows: 3,
+        };
+        assert_eq!(hot.stats(), expected);
+    }
+
+    #[test]
+    fn a_budget_below_one_row_keeps_nothing() {
+        let hot = HotSet::new(4 + HOT_ROW_OVERHEAD - 1, 4, 100);
+        hot.insert(1, &row(1));
+        assert!(!holds(&hot, 1));
+        assert_eq!((hot.capacity(), hot.stats().bytes), (0, 0));
+    }
+
+    #[test]
+    fn stays_within_its_budget_and_never_mixes_rows_up() {
+        let budget = 5000 * (4 + HOT_ROW_OVERHEAD) + 7;
+        let hot = HotSet::new(budget, 4, 20_000);
+        assert_eq!(hot.capacity(), 5000);
+        for step in 0..60_000u32 {
+            let r = step.wrapping_mul(2_654_435_761) % 20_000;
+            if !holds(&hot, r) {
+                hot.insert(r, &row(r));
+            }
+        }
+        let stats = hot.stats();
+        assert_eq!(stats.rows, 5000);
+        assert!(stats.bytes <= budget && stats.evictions > 0);
+    }
+
+    #[test]
+    fn holds_a_whole_table_that_fits() {
+        let hot = HotSet::new(u64::MAX, 4, 1000);
+        (0..1000).for_each(|r| hot.insert(r, &row(r)));
+        assert!((0..1000).all(|r| holds(&hot, r)));
+        assert_eq!(hot.stats().evictions, 0);
+    }
+
+    #[test]
+    fn readers_in_parallel_see_whole_rows() {
+        let hot = HotSet::new(200 * (4 + HOT_ROW_OVERHEAD), 4, 1000);
+        std::thread::scope(|scope| {
+            for thread in 0..4u32 {
+                let hot = &hot;
+                scope.spawn(move || {
+                    for step in 0..20_000u32 {
+                        let r = (step * 7 + thread * 13) % 400;
+                        if !holds(hot, r) {
+                            hot.insert(r, &row(r));
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(hot.stats().hits + hot.stats().misses, 80_000);
+    }
+}
