@@ -1,7 +1,7 @@
 //! Many f-grams in two flat vectors.
 
 use crate::error::{Error, Result};
-use crate::ngram::TokenId;
+use crate::ngram::{MAX_N, TokenId};
 
 /// f-grams by position; about `4 * (n + 1)` bytes each.
 #[derive(Clone, Default)]
@@ -54,6 +54,13 @@ impl KeyList {
 
     pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &[TokenId]> + Clone {
         (0..self.len()).map(|index| self.get(index))
+    }
+
+    /// How many keys there are of each length; index n is length n.
+    pub(crate) fn count_by_length(&self) -> [u64; MAX_N + 1] {
+        let mut totals = [0; MAX_N + 1];
+        self.iter().for_each(|key| totals[key.len()] += 1);
+        totals
     }
 
     /// Checks every id against the vocabulary.

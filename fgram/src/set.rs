@@ -135,9 +135,7 @@ impl FgramSet {
 
     /// How many f-grams there are of each length; index n is length n.
     pub fn count_by_length(&self) -> [u64; MAX_N + 1] {
-        let mut totals = [0; MAX_N + 1];
-        self.iter().for_each(|fgram| totals[fgram.ids.len()] += 1);
-        totals
+        self.keys.count_by_length()
     }
 
     /// Ranks in the order tables keep their rows: most often served first, then by rank.

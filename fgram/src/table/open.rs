@@ -9,7 +9,6 @@ use super::manifest::{Manifest, StoreKind};
 use super::sled_store::SledStore;
 use super::store::{RowKey, RowStore};
 use crate::error::{Error, Result};
-use crate::files;
 use crate::keys::KeyList;
 use crate::matcher::Matcher;
 
@@ -61,7 +60,7 @@ impl Table {
     /// process has it, [`Error::Format`] or [`Error::DataLoss`] when it is damaged.
     pub fn open(dir: &Path, options: &TableOptions) -> Result<Self> {
         let manifest = Manifest::read(dir)?;
-        let keys = read_keys(dir, &manifest)?;
+        let keys = key_file::read(dir, &manifest)?;
         let file = dir.join(key_file::FILE).display().to_string();
         let matcher = key_file::matcher(&file, &keys, manifest.max_n)?;
         let store = open_store(dir, &manifest, options)?;
@@ -184,32 +183,4 @@ fn open_store(
 
 pub(super) fn unsupported_store() -> Error {
     Error::argument("store", "mapped is not in this version; use sled")
-}
-
-/// Reads `keys.bin` and checks it against the manifest.
-pub(super) fn read_keys(dir: &Path, manifest: &Manifest) -> Result<KeyList> {
-    let path = dir.join(key_file::FILE);
-    let file = path.display().to_string();
-    let listed = manifest
-        .files
-        .iter()
-        .find(|entry| entry.path == key_file::FILE);
-    let Some(listed) = listed else {
-        return Err(Error::format(file, "is not listed in table.json"));
-    };
-    let length = std::fs::metadata(&path)
-        .map_err(files::io_error("read", &path))?
-        .len();
-    if length != listed.bytes {
-        let problem = format!("{length} bytes, but table.json says {}", listed.bytes);
-        return Err(Error::format(file, problem));
-    }
-    let bytes = files::read(&path)?;
-    if files::sha256_hex(&bytes) != listed.sha256 {
-        return Err(Error::format(
-            file,
-            "checksum differs from that in table.json",
-        ));
-    }
-    key_file::decode(&file, &bytes, manifest)
 }

@@ -2,7 +2,8 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::open::{Table, read_keys};
+use super::key_file;
+use super::open::Table;
 use super::sled_store::key_bytes;
 use super::store::RowKey;
 use crate::error::{Error, Result};
@@ -49,7 +50,7 @@ impl Table {
     /// or too many; it names the first one and says how many there are.
     pub fn verify(&self, mut progress: impl FnMut(u64, u64)) -> Result<VerifyReport> {
         let manifest = self.manifest();
-        let keys = read_keys(self.dir(), manifest)?;
+        let keys = key_file::read(self.dir(), manifest)?;
         let total = keys.len() as u64;
         let mut order: Vec<u32> = (0..keys.len() as u32).collect();
         order.sort_unstable_by_key(|&id| keys.get(id as usize));
