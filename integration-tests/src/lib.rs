@@ -1,1 +1,22 @@
-//! Tests that start the real binaries.
+//! A harness that runs the real binaries: `trainer` makes the fixtures, `embed-service` and
+//! `decoder-service` are started on free loopback ports and spoken to over gRPC.
+//!
+//! - [`binaries`] builds the three binaries once and says where they are,
+//! - [`fixtures`] makes text, model directories and tables with them, once,
+//! - [`process`] starts processes, keeps their logs, and stops them on drop,
+//! - [`cluster`] starts the two services and waits for their address,
+//! - [`client`] sends requests and collects answers,
+//! - [`eventually`] waits for conditions, with a bound.
+//!
+//! Helpers panic when a step that must succeed does not: they run inside tests, where a panic with
+//! the logs of the process is the report.
+//!
+//! All files live in `<target>/tmp/integration-tests`. The folder is wiped by the next run, so the
+//! logs of a failed test can be read afterwards.
+
+pub mod binaries;
+pub mod client;
+pub mod cluster;
+pub mod eventually;
+pub mod fixtures;
+pub mod process;

@@ -1,0 +1,17 @@
+//! All tests that start the real binaries. One test binary: it links once and makes the fixtures once.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod suite {
+    mod bad_requests;
+    mod broken_files;
+    mod embed_tier_down;
+    mod generate;
+    mod health;
+    mod lookup;
+    mod overload;
+    mod same_tokens;
+    mod shutdown;
+    mod start;
+    mod training;
+}

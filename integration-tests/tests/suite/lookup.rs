@@ -1,0 +1,288 @@
+//! The embed-service alone, over its own protocol.
+
+use integration_tests::{
+    client::{self, channel},
+    cluster::Service,
+    eventually::in_time,
+    fixtures::{DIM, MAX_N, VOCAB_SIZE, fixtures},
+};
+use scone_proto::embed::v1::{
+    GetTableInfoRequest, GetTableInfoResponse, LookupRequest, LookupResponse, LookupRows, RowDtype,
+    Span, embed_service_client::EmbedServiceClient, lookup_response::Result as Outcome,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming, transport::Channel};
+
+/// A request for every position of one document.
+fn request(id: u64, ids: &[u32]) -> LookupRequest {
+    LookupRequest {
+        id,
+        token_ids: ids.iter().flat_map(|id| id.to_le_bytes()).collect(),
+        spans: vec![span(0, ids.len() as u32)],
+        table_id: None,
+    }
+}
+
+fn span(context: u32, answers: u32) -> Span {
+    Span { context, answers }
+}
+
+/// Token ids in which f-grams occur: those of the held-out text.
+fn document() -> Vec<u32> {
+    let tokenizer = tokenizers::Tokenizer::from_file(&fixtures().tokenizer).unwrap();
+    let text = std::fs::read_to_string(&fixtures().heldout).unwrap();
+    let text = text.lines().next().unwrap();
+    tokenizer.encode(text, false).unwrap().get_ids().to_vec()
+}
+
+async fn info(client: &EmbedServiceClient<Channel>) -> GetTableInfoResponse {
+    let mut client = client.clone();
+    client
+        .get_table_info(GetTableInfoRequest {})
+        .await
+        .unwrap()
+        .into_inner()
+}
+
+async fn lookup(client: &EmbedServiceClient<Channel>, request: LookupRequest) -> LookupRows {
+    let mut client = client.clone();
+    let response = in_time("rows", client.lookup_once(request)).await.unwrap();
+    match response.into_inner().result {
+        Some(Outcome::Rows(rows)) => rows,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The row of each position, or nothing where no f-gram matched.
+fn row_of_each_position(rows: &LookupRows, row_bytes: usize) -> Vec<(u8, Vec<u8>)> {
+    let mut matched = 0;
+    let row_of = |length: &u8| {
+        if *length == 0 {
+            return (0, Vec::new());
+        }
+        let row = match rows.row_index.as_slice() {
+            [] => matched,
+            index => index[matched] as usize,
+        };
+        matched += 1;
+        (*length, rows.rows[row * row_bytes..][..row_bytes].to_vec())
+    };
+    rows.match_lengths.iter().map(row_of).collect()
+}
+
+struct Stream {
+    requests: mpsc::Sender<LookupRequest>,
+    responses: Streaming<LookupResponse>,
+}
+
+impl Stream {
+    async fn open(client: &EmbedServiceClient<Channel>) -> Self {
+        let (requests, receiver) = mpsc::channel(16);
+        let mut client = client.clone();
+        let responses = client.lookup(ReceiverStream::new(receiver)).await.unwrap();
+        Self {
+            requests,
+            responses: responses.into_inner(),
+        }
+    }
+
+    async fn ask(&mut self, request: LookupRequest) -> Outcome {
+        let id = request.id;
+        self.requests.send(request).await.unwrap();
+        let response = in_time("response", self.responses.message())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(response.id, id);
+        response.result.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn table_info_tells_the_facts_of_the_table() {
+    let embed = Service::embed(&fixtures().table, &[]);
+    let info = info(&client::embed(&embed.address).await).await;
+    assert_eq!(info.vocab_size, VOCAB_SIZE);
+    assert_eq!(info.max_n, MAX_N);
+    assert_eq!(info.dim, DIM);
+    assert_eq!(info.dtype(), RowDtype::F16);
+    assert_eq!(info.row_bytes, 2 * DIM);
+    assert_eq!((info.shard_index, info.shard_count), (0, 1));
+    assert_eq!(info.store, "sled");
+    assert!(info.rows > 500, "{} rows", info.rows);
+    let manifest = std::fs::read_to_string(fixtures().table.join("table.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    assert_eq!(manifest["table_id"], info.table_id.as_str());
+    assert_eq!(manifest["model_hash"], info.model_hash.as_str());
+    assert_eq!(manifest["rows"], info.rows);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn decode_steps_get_the_rows_that_the_prompt_gets() {
+    let embed = Service::embed(&fixtures().table, &[]);
+    let client = client::embed(&embed.address).await;
+    let row_bytes = info(&client).await.row_bytes as usize;
+    let ids = document();
+    let whole = lookup(&client, request(1, &ids)).await;
+    let whole = row_of_each_position(&whole, row_bytes);
+    assert!(
+        whole.iter().any(|(length, _)| *length >= 3),
+        "no long match"
+    );
+    assert!(whole.iter().any(|(length, _)| *length == 0), "no miss");
+
+    // One message with the last K ids of every position: what a batch of decode steps sends.
+    let k = MAX_N as usize;
+    let windows: Vec<&[u32]> = (0..ids.len())
+        .map(|i| &ids[(i + 1).saturating_sub(k)..=i])
+        .collect();
+    let mut steps = request(2, &windows.concat());
+    steps.spans = windows
+        .iter()
+        .map(|w| span(w.len() as u32 - 1, 1))
+        .collect();
+    let steps = lookup(&client, steps).await;
+    assert_eq!(row_of_each_position(&steps, row_bytes), whole);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_shards_answer_what_one_table_answers() {
+    let f = fixtures();
+    let embed = Service::embed(&f.table, &[]);
+    let client = client::embed(&embed.address).await;
+    let whole_info = info(&client).await;
+    let row_bytes = whole_info.row_bytes as usize;
+    let ids = document();
+    let whole = row_of_each_position(&lookup(&client, request(1, &ids)).await, row_bytes);
+
+    let mut merged = vec![(0, Vec::new()); ids.len()];
+    let mut rows = 0;
+    for (index, table) in f.shards.iter().enumerate() {
+        let shard = Service::embed(table, &[]);
+        let client = client::embed(&shard.address).await;
+        let info = info(&client).await;
+        assert_eq!((info.shard_index, info.shard_count), (index as u32, 2));
+        assert_eq!(info.table_id, whole_info.table_id);
+        rows += info.rows;
+        let part = lookup(&client, request(1, &ids)).await;
+        let part = row_of_each_position(&part, row_bytes);
+        for (position, answer) in part.into_iter().enumerate().filter(|(_, a)| a.0 > 0) {
+            assert_eq!(merged[position].0, 0, "position {position} has two owners");
+            merged[position] = answer;
+        }
+    }
+    assert_eq!(rows, whole_info.rows);
+    assert_eq!(merged, whole);
+}
+
+/// Malformed requests: what is wrong, the request, the code, and what the message must name.
+fn malformed(info: &GetTableInfoResponse) -> Vec<(LookupRequest, Code, &'static str)> {
+    let good = || request(1, &[1, 2, 3]);
+    let change = |change: &dyn Fn(&mut LookupRequest)| {
+        let mut request = good();
+        change(&mut request);
+        request
+    };
+    let spans = |spans: Vec<Span>| LookupRequest { spans, ..good() };
+    let invalid = Code::InvalidArgument;
+    let too_many = info.max_positions as usize + 1;
+    let many_spans = info.max_spans as usize + 1;
+    vec![
+        (
+            change(&|r| r.token_ids = vec![1; 7].into()),
+            invalid,
+            "token_ids",
+        ),
+        (change(&|r| r.token_ids = vec![].into()), invalid, "spans"),
+        (request(1, &[1, VOCAB_SIZE, 2]), invalid, "token_ids"),
+        (request(1, &[u32::MAX]), invalid, "token_ids"),
+        (request(1, &vec![1; too_many]), invalid, "token_ids"),
+        (spans(vec![]), invalid, "spans"),
+        (spans(vec![span(0, 2)]), invalid, "spans"),
+        (spans(vec![span(0, 4)]), invalid, "spans"),
+        (spans(vec![span(3, 0)]), invalid, "answers"),
+        (spans(vec![span(0, 3), span(0, 0)]), invalid, "answers"),
+        (spans(vec![span(u32::MAX, u32::MAX)]), invalid, "spans"),
+        (spans(vec![span(u32::MAX, 1), span(0, 3)]), invalid, "spans"),
+        (
+            LookupRequest {
+                spans: vec![span(0, 1); many_spans],
+                ..request(1, &vec![1; many_spans.min(too_many - 1)])
+            },
+            invalid,
+            "spans",
+        ),
+        (
+            change(&|r| r.table_id = Some("0123".to_owned())),
+            Code::FailedPrecondition,
+            "table_id",
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_requests_are_answered_and_the_stream_goes_on() {
+    let embed = Service::embed(&fixtures().table, &[]);
+    let client = client::embed(&embed.address).await;
+    let info = info(&client).await;
+    let mut stream = Stream::open(&client).await;
+    for (request, code, name) in malformed(&info) {
+        match stream.ask(request.clone()).await {
+            Outcome::Error(error) => {
+                assert_eq!(error.code, code as i32, "{name}: {error:?}");
+                assert!(error.message.contains(name), "want {name}: {error:?}");
+            }
+            Outcome::Rows(_) => panic!("accepted, want a refusal that names {name}"),
+        }
+        let status = client.clone().lookup_once(request).await.unwrap_err();
+        assert_eq!(status.code(), code, "{name}: {status}");
+        assert!(status.message().contains(name), "want {name}: {status}");
+        let good = stream.ask(request_of_the_stream()).await;
+        assert!(matches!(good, Outcome::Rows(_)), "{good:?}");
+    }
+}
+
+fn request_of_the_stream() -> LookupRequest {
+    request(99, &[5, 6, 7])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_request_is_answered_and_a_larger_message_is_refused() {
+    let embed = Service::embed(&fixtures().table, &[]);
+    let client = client::embed(&embed.address).await;
+    let info = info(&client).await;
+    let most = vec![1; info.max_positions as usize];
+    let rows = lookup(&client, request(1, &most)).await;
+    assert_eq!(rows.match_lengths.len(), most.len());
+
+    let huge = vec![1; info.max_request_bytes as usize / 4 + 1];
+    let status = client
+        .clone()
+        .lookup_once(request(2, &huge))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            status.code(),
+            Code::OutOfRange | Code::ResourceExhausted | Code::InvalidArgument
+        ),
+        "{status}"
+    );
+    lookup(&client, request(3, &[1, 2])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_reply_is_not_held_back() {
+    // With Nagle's algorithm on, a small reply took 44 ms: the client's delayed acknowledgement.
+    let embed = Service::embed(&fixtures().table, &[]);
+    let client = EmbedServiceClient::new(channel(&embed.address).await);
+    let mut times = Vec::new();
+    for i in 0..21 {
+        let start = std::time::Instant::now();
+        lookup(&client, request(i, &[1, 2, 3])).await;
+        times.push(start.elapsed());
+    }
+    times.sort();
+    assert!(times[10].as_millis() < 30, "median {:?}", times[10]);
+}

@@ -1,0 +1,101 @@
+//! The trainer's promises: a killed run goes on as if nothing had happened, and the table holds what
+//! the f-gram model says.
+
+use std::{fs, path::Path};
+
+use integration_tests::{
+    eventually::{PATIENCE, eventually_within},
+    fixtures::{copy_of, evaluate, fixtures, precompute_command, scratch},
+    process::{Process, run},
+};
+
+/// The loss of every step, from the newest checkpoint.
+fn losses(out: &Path, step: u64) -> Vec<f64> {
+    let path = out.join(format!("checkpoints/step-{step}/state.json"));
+    let state: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let losses = state["losses"].as_array().unwrap();
+    losses.iter().map(|loss| loss.as_f64().unwrap()).collect()
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_same_loss_curve() {
+    let f = fixtures();
+    let overrides = [
+        "training.steps=30",
+        "training.checkpoint_every=5",
+        "training.seed=3",
+    ];
+    let whole = scratch("whole").join("model");
+    f.train(&whole, &overrides);
+    let expected = losses(&whole, 30);
+    assert_eq!(expected.len(), 30);
+    assert!(
+        expected[29] < expected[0],
+        "nothing was learnt: {expected:?}"
+    );
+
+    let killed = scratch("killed").join("model");
+    let mut process = Process::spawn("trainer-killed", f.train_command(&killed, &overrides));
+    eventually_within(2 * PATIENCE, "checkpoint", || {
+        killed
+            .join("checkpoints/step-5/state.json")
+            .exists()
+            .then_some(())
+    });
+    assert!(
+        process.exit_status().is_none(),
+        "it ended before it could be killed"
+    );
+    process.kill();
+    assert!(
+        !killed.join("model.safetensors").exists(),
+        "killed too late"
+    );
+
+    f.train(&killed, &overrides);
+    assert_eq!(losses(&killed, 30), expected);
+    let weights = |out: &Path, name: &str| fs::read(out.join(name)).unwrap();
+    for name in ["model.safetensors", "fgram_model.safetensors"] {
+        assert!(
+            weights(&killed, name) == weights(&whole, name),
+            "{name} differs"
+        );
+    }
+}
+
+#[test]
+fn a_killed_precompute_resumes_to_the_same_table() {
+    let f = fixtures();
+    let out = scratch("precompute").join("table");
+    let mut process = Process::spawn("trainer-killed", precompute_command(&f.model, &out, &[]));
+    eventually_within(2 * PATIENCE, "rows", || {
+        out.join("rows.sled").exists().then_some(())
+    });
+    process.kill();
+    run(
+        "trainer-precompute",
+        precompute_command(&f.model, &out, &[]),
+    )
+    .success();
+    let manifest = |dir: &Path| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(dir.join("table.json")).unwrap()).unwrap()
+    };
+    let (resumed, whole) = (manifest(&out), manifest(&f.table));
+    for key in ["table_id", "rows", "dim", "dtype", "rows_sha256"] {
+        assert_eq!(resumed[key], whole[key], "{key}");
+    }
+}
+
+#[test]
+fn live_rows_rounded_to_f16_and_the_f16_table_give_the_same_loss() {
+    let f = fixtures();
+    let table = copy_of(&f.table);
+    let live = evaluate(&f.model, &f.heldout, &["--round-to", "f16"]);
+    let stored = evaluate(&f.model, &f.heldout, &["--table", table.to_str().unwrap()]);
+    let nats = |report: &serde_json::Value| report["nats_per_token"].as_f64().unwrap();
+    let (live_nats, stored_nats) = (nats(&live), nats(&stored));
+    assert!(live_nats > 1.0, "{live}");
+    let relative = (live_nats - stored_nats).abs() / live_nats;
+    assert!(relative <= 1e-6, "live {live_nats}, table {stored_nats}");
+    assert_eq!(live["match_rate_by_length"], stored["match_rate_by_length"]);
+}
