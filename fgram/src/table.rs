@@ -20,7 +20,6 @@ mod verify;
 
 pub use build::{BuildOptions, build_table};
 pub use hot_set::{HOT_ROW_OVERHEAD, HotSetStats};
-pub use key_file::TableKeys;
 pub use lookup::{LookupResult, Span};
 pub use manifest::{FileEntry, MANIFEST_FILE, Manifest, StoreKind, table_id};
 pub use open::{Table, TableOptions};

@@ -1,6 +1,5 @@
 //! `keys.bin`: the f-grams of one shard in served order (`docs/formats.md`, "keys.bin").
 
-use std::fmt;
 use std::path::Path;
 
 use super::manifest::Manifest;
@@ -8,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::keys::KeyList;
 use crate::matcher::Matcher;
-use crate::ngram::{MAX_N, TokenId};
 use crate::reader::{Reader, put_key};
 use crate::set::FgramSet;
 use crate::shard::shard_of;
@@ -117,49 +115,6 @@ pub(super) fn read(dir: &Path, manifest: &Manifest) -> Result<KeyList> {
         ));
     }
     decode(&file, &bytes, manifest)
-}
-
-/// The f-grams of a table in served order, read without opening its rows: for tools that look at
-/// a table while it is being served.
-#[derive(Clone)]
-pub struct TableKeys(KeyList);
-
-impl TableKeys {
-    /// Reads and checks the keys of the table in `dir`.
-    ///
-    /// # Errors
-    /// When they cannot be read, are damaged, or do not belong to `manifest`.
-    pub fn read(dir: &Path, manifest: &Manifest) -> Result<Self> {
-        read(dir, manifest).map(Self)
-    }
-
-    /// Number of rows.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether the table has no rows.
-    pub fn is_empty(&self) -> bool {
-        self.0.len() == 0
-    }
-
-    /// The f-grams, by row id.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[TokenId]> + Clone {
-        self.0.iter()
-    }
-
-    /// How many f-grams there are of each length; index n is length n.
-    pub fn count_by_length(&self) -> [u64; MAX_N + 1] {
-        self.0.count_by_length()
-    }
-}
-
-impl fmt::Debug for TableKeys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TableKeys")
-            .field("len", &self.len())
-            .finish_non_exhaustive()
-    }
 }
 
 /// Builds the matcher whose row ids are positions in the file.

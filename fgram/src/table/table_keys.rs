@@ -4,8 +4,8 @@
 use std::fmt;
 use std::path::Path;
 
+use super::key_file;
 use super::manifest::Manifest;
-use super::open::read_keys;
 use crate::error::Result;
 use crate::keys::KeyList;
 use crate::ngram::{MAX_N, TokenId};
@@ -21,29 +21,35 @@ impl TableKeys {
     /// # Errors
     /// When it is damaged or belongs to another table than `manifest`.
     pub fn read(dir: &Path, manifest: &Manifest) -> Result<Self> {
-        let keys = read_keys(dir, manifest)?;
+        let keys = key_file::read(dir, manifest)?;
         Ok(Self { keys })
     }
 
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether the table has no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The ids of each f-gram, most served first.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[TokenId]> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[TokenId]> + Clone {
         self.keys.iter()
     }
 
     /// f-grams of each length; the index is the length.
     pub fn count_by_length(&self) -> [u64; MAX_N + 1] {
-        let mut counts = [0; MAX_N + 1];
-        for ids in self.iter() {
-            counts[ids.len()] += 1;
-        }
-        counts
+        self.keys.count_by_length()
     }
 }
 
 impl fmt::Debug for TableKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TableKeys")
-            .field("len", &self.keys.len())
+            .field("len", &self.len())
             .finish_non_exhaustive()
     }
 }
