@@ -86,6 +86,22 @@ impl Decoder {
         &self.token_embedding
     }
 
+    pub(crate) fn position_embedding(&self) -> Option<&Tensor> {
+        self.position_embedding.as_ref()
+    }
+
+    pub(crate) fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    pub(crate) fn norm(&self) -> &Norm {
+        &self.norm
+    }
+
+    pub(crate) fn output(&self) -> &Linear {
+        &self.output
+    }
+
     /// Hidden states after the final norm, `(B, T, D)` to `(B, T, D)`, positions 0 to T-1.
     /// Gradients reach the embeddings and every weight.
     ///

@@ -20,13 +20,18 @@ pub mod config;
 mod decoder;
 mod error;
 mod fgram_model;
+mod infer;
 mod init;
+mod kernels;
+mod kv_cache;
 mod layers;
 pub mod loss;
 pub mod ops;
+mod step;
 
 pub use config::{FgramModelConfig, ModelConfig, SconeConfig};
 pub use decoder::Decoder;
 pub use error::{Error, Result};
 pub use fgram_model::{FgramModel, PrefixTree};
 pub use init::{Parameters, init_fgram_parameters, init_parameters, var_builder};
+pub use kv_cache::{KvCache, Segment};

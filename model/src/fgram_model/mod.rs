@@ -9,6 +9,7 @@
 //! closed under prefix: A computes the distinct *prefixes* of a batch, see [`PrefixTree`]. The
 //! padded form of [`FgramModel::forward`] is there for those who have embeddings only.
 
+mod rows;
 mod tree;
 
 use crate::config::{FgramModelConfig, ModelConfig, Shape};
@@ -93,13 +94,7 @@ impl FgramModel {
     }
 
     fn forward_nodes(&self, embeds: &Tensor, tree: &Arc<PrefixTree>) -> Result<Tensor> {
-        if tree.max_len() > self.shape.max_positions {
-            return Err(Error::Argument(format!(
-                "an f-gram of {} tokens, this model takes at most {}",
-                tree.max_len(),
-                self.shape.max_positions
-            )));
-        }
+        self.check_len(tree)?;
         let positions = ops::select_rows(&self.position_embedding, None, tree.depths())?;
         let mut x = (embeds + positions)?;
         let view = Positions::Tree(tree.clone());
@@ -119,8 +114,23 @@ impl FgramModel {
     /// # Errors
     /// An empty f-gram, one longer than K, or a token id out of vocabulary.
     pub fn rows(&self, token_embedding: &Tensor, fgrams: &[&[u32]]) -> Result<Vec<f32>> {
-        let tree = Arc::new(PrefixTree::new(fgrams)?);
-        let rows = self.forward_tree(token_embedding, &tree)?;
-        Ok(rows.flatten_all()?.to_vec1()?)
+        let tree = PrefixTree::new(fgrams)?;
+        self.check_len(&tree)?;
+        if !token_embedding.device().is_cpu() {
+            let rows = self.forward_tree(token_embedding, &Arc::new(tree))?;
+            return Ok(rows.flatten_all()?.to_vec1()?);
+        }
+        rows::rows(self, token_embedding, &tree)
+    }
+
+    fn check_len(&self, tree: &PrefixTree) -> Result<()> {
+        if tree.max_len() > self.shape.max_positions {
+            return Err(Error::Argument(format!(
+                "an f-gram of {} tokens, this model takes at most {}",
+                tree.max_len(),
+                self.shape.max_positions
+            )));
+        }
+        Ok(())
     }
 }

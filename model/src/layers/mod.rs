@@ -10,8 +10,9 @@ mod mlp;
 mod norm;
 mod weights;
 
-pub(crate) use attention::Positions;
+pub(crate) use attention::{Attention, Input as AttentionInput, Positions};
 pub(crate) use block::Block;
 pub(crate) use linear::Linear;
+pub(crate) use mlp::Mlp;
 pub(crate) use norm::Norm;
 pub(crate) use weights::Weights;
