@@ -1,0 +1,145 @@
+//! Who may come in: bounds on what all clients together ask of this server.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::Error;
+
+/// Permits for positions and streams. There is no queue behind it: when the permits are gone, a
+/// request is refused at once with a delay after which to retry, so that a caller with a
+/// deadline can go to another replica.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    positions: Arc<Semaphore>,
+    max_positions: u32,
+    inflight: Gauge,
+    streams: Arc<Semaphore>,
+    max_streams: u32,
+    open: Gauge,
+    retry_delay: Duration,
+}
+
+/// What [`Admission`] needs to know.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Capacity {
+    /// Positions being looked up at one time.
+    pub max_inflight_positions: u32,
+    /// Lookup streams open at one time.
+    pub max_streams: u32,
+    /// What refused callers are told to wait.
+    pub retry_delay: Duration,
+}
+
+/// Permits held until the value is dropped; a gauge shows how many are out.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    _permits: OwnedSemaphorePermit,
+    count: i64,
+    gauge: Gauge,
+}
+
+impl Admitted {
+    fn new(permits: OwnedSemaphorePermit, gauge: &Gauge) -> Self {
+        let count = i64::try_from(permits.num_permits()).unwrap_or(i64::MAX);
+        gauge.inc_by(count);
+        Self {
+            _permits: permits,
+            count,
+            gauge: gauge.clone(),
+        }
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.gauge.dec_by(self.count);
+    }
+}
+
+impl Admission {
+    /// All permits free; the gauges follow what is in use.
+    #[must_use]
+    pub(crate) fn new(capacity: &Capacity, inflight: Gauge, open: Gauge) -> Self {
+        Self {
+            positions: Arc::new(Semaphore::new(capacity.max_inflight_positions as usize)),
+            max_positions: capacity.max_inflight_positions,
+            inflight,
+            streams: Arc::new(Semaphore::new(capacity.max_streams as usize)),
+            max_streams: capacity.max_streams,
+            open,
+            retry_delay: capacity.retry_delay,
+        }
+    }
+
+    /// Lets a request of so many positions in.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] when too many are in flight.
+    pub(crate) fn admit(&self, positions: usize) -> Result<Admitted, Error> {
+        let overloaded = || Error::Overloaded {
+            positions,
+            limit: self.max_positions,
+            retry_delay: self.retry_delay,
+        };
+        let count = u32::try_from(positions).map_err(|_| overloaded())?;
+        let permits = Arc::clone(&self.positions).try_acquire_many_owned(count);
+        let permits = permits.map_err(|_| overloaded())?;
+        Ok(Admitted::new(permits, &self.inflight))
+    }
+
+    /// Lets one more stream open.
+    ///
+    /// # Errors
+    /// [`Error::TooManyStreams`] when too many are open.
+    pub(crate) fn open_stream(&self) -> Result<Admitted, Error> {
+        let permit = Arc::clone(&self.streams).try_acquire_owned();
+        let permit = permit.map_err(|_| Error::TooManyStreams {
+            limit: self.max_streams,
+            retry_delay: self.retry_delay,
+        })?;
+        Ok(Admitted::new(permit, &self.open))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn refuses_beyond_the_limit_and_recovers() {
+        let capacity = Capacity {
+            max_inflight_positions: 10,
+            max_streams: 1,
+            retry_delay: Duration::from_millis(7),
+        };
+        let (inflight, open) = (Gauge::default(), Gauge::default());
+        let admission = Admission::new(&capacity, inflight.clone(), open.clone());
+
+        let first = admission.admit(6).unwrap();
+        let second = admission.admit(4).unwrap();
+        assert_eq!(inflight.get(), 10);
+        let refused = admission.admit(1).unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        assert_eq!(refused.retry_delay(), Some(Duration::from_millis(7)));
+        drop(second);
+        assert!(admission.admit(5).is_err());
+        drop(admission.admit(4).unwrap());
+        drop(first);
+        assert_eq!(inflight.get(), 0);
+
+        let stream = admission.open_stream().unwrap();
+        assert_eq!(open.get(), 1);
+        assert_eq!(
+            admission.open_stream().unwrap_err().code(),
+            Code::ResourceExhausted
+        );
+        drop(stream);
+        assert!(admission.open_stream().is_ok());
+    }
+}

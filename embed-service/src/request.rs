@@ -1,0 +1,199 @@
+//! From a wire request to a checked one. Nothing is looked up before all of it is checked.
+
+use prost::Message as _;
+use scone_fgram::table::Span;
+use scone_proto::embed::v1::{LookupRequest, Span as WireSpan};
+
+use crate::error::Error;
+
+/// The most a request may ask for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Bytes of the encoded request.
+    pub max_request_bytes: u64,
+    /// Spans.
+    pub max_spans: u32,
+    /// Token ids, context included.
+    pub max_positions: u32,
+}
+
+/// A request the table can answer.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Query {
+    /// Ids of all spans, end to end.
+    pub ids: Vec<u32>,
+    /// The spans; they cover `ids` exactly.
+    pub spans: Vec<Span>,
+}
+
+impl Query {
+    /// Checks every field against the limits and the vocabulary.
+    ///
+    /// # Errors
+    /// The first field that is wrong, with its limit.
+    pub(crate) fn check(
+        request: &LookupRequest,
+        limits: &Limits,
+        vocab_size: u32,
+    ) -> Result<Self, Error> {
+        check_sizes(request, limits)?;
+        let ids = read_ids(&request.token_ids, vocab_size)?;
+        let spans = read_spans(&request.spans, ids.len())?;
+        Ok(Self { ids, spans })
+    }
+
+    /// Positions to answer.
+    #[must_use]
+    pub(crate) fn answers(&self) -> usize {
+        self.spans.iter().map(|span| span.answers as usize).sum()
+    }
+}
+
+/// Everything that bounds the work of the other checks.
+fn check_sizes(request: &LookupRequest, limits: &Limits) -> Result<(), Error> {
+    let bytes = request.encoded_len();
+    if bytes as u64 > limits.max_request_bytes {
+        let limit = limits.max_request_bytes;
+        return Err(Error::RequestTooLarge { bytes, limit });
+    }
+    let bytes = request.token_ids.len();
+    if !bytes.is_multiple_of(4) {
+        return Err(Error::PartialTokenId { bytes });
+    }
+    let ids = bytes / 4;
+    if ids > limits.max_positions as usize {
+        let limit = limits.max_positions;
+        return Err(Error::TooManyPositions { ids, limit });
+    }
+    let spans = request.spans.len();
+    if spans > limits.max_spans as usize {
+        let limit = limits.max_spans;
+        return Err(Error::TooManySpans { spans, limit });
+    }
+    if spans == 0 {
+        return Err(Error::NoSpans);
+    }
+    Ok(())
+}
+
+fn read_ids(bytes: &[u8], vocab_size: u32) -> Result<Vec<u32>, Error> {
+    let (ids, _) = bytes.as_chunks::<4>();
+    ids.iter()
+        .map(|id| u32::from_le_bytes(*id))
+        .enumerate()
+        .map(|(index, id)| {
+            if id < vocab_size {
+                Ok(id)
+            } else {
+                Err(Error::TokenIdOutOfRange {
+                    index,
+                    id,
+                    vocab_size,
+                })
+            }
+        })
+        .collect()
+}
+
+fn read_spans(wire: &[WireSpan], ids: usize) -> Result<Vec<Span>, Error> {
+    let mut covered = 0_u64;
+    let spans = wire.iter().enumerate().map(|(index, span)| {
+        if span.answers == 0 {
+            return Err(Error::NoAnswers { index });
+        }
+        covered += u64::from(span.context) + u64::from(span.answers);
+        Ok(Span {
+            context: span.context,
+            answers: span.answers,
+        })
+    });
+    let spans = spans.collect::<Result<Vec<_>, _>>()?;
+    if covered != ids as u64 {
+        return Err(Error::SpansDoNotCover { covered, ids });
+    }
+    Ok(spans)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        max_request_bytes: 1000,
+        max_spans: 3,
+        max_positions: 8,
+    };
+
+    fn request(ids: &[u32], spans: &[(u32, u32)]) -> LookupRequest {
+        let span = |&(context, answers): &(u32, u32)| WireSpan { context, answers };
+        LookupRequest {
+            id: 1,
+            token_ids: ids.iter().flat_map(|id| id.to_le_bytes()).collect(),
+            spans: spans.iter().map(span).collect(),
+            table_id: None,
+        }
+    }
+
+    fn refusal(request: &LookupRequest) -> String {
+        let error = Query::check(request, &LIMITS, 10).unwrap_err();
+        assert_eq!(error.code(), tonic::Code::InvalidArgument);
+        error.to_string()
+    }
+
+    #[test]
+    fn accepts_at_the_limits() {
+        let query = Query::check(
+            &request(&[9, 1, 2, 3, 4, 5, 6, 0], &[(1, 1), (0, 1), (2, 3)]),
+            &LIMITS,
+            10,
+        );
+        let query = query.unwrap();
+        assert_eq!(query.ids, [9, 1, 2, 3, 4, 5, 6, 0]);
+        assert_eq!((query.spans[2].context, query.spans[2].answers), (2, 3));
+    }
+
+    #[test]
+    fn refuses_beyond_the_limits() {
+        let too_many = refusal(&request(&[1; 9], &[(0, 9)]));
+        assert_eq!(
+            too_many,
+            "token_ids has 9 ids, the limit is max_positions = 8"
+        );
+        let spans = refusal(&request(&[1; 4], &[(0, 1); 4]));
+        assert_eq!(spans, "spans has 4 entries, the limit is max_spans = 3");
+        let id = refusal(&request(&[1, 10], &[(0, 2)]));
+        assert_eq!(id, "token_ids[1] is 10, the limit is vocab_size - 1 = 9");
+    }
+
+    #[test]
+    fn limits_the_encoded_size() {
+        let mut request = request(&[1], &[(0, 1)]);
+        request.table_id = Some(String::new());
+        let rest = request.encoded_len();
+        // Two more bytes of length prefix above 127.
+        request.table_id = Some("x".repeat(1000 - rest - 1));
+        assert_eq!(request.encoded_len(), 1000);
+        assert!(Query::check(&request, &LIMITS, 10).is_ok());
+        request.table_id = Some("x".repeat(1001 - rest - 1));
+        let refusal = refusal(&request);
+        assert_eq!(
+            refusal,
+            "the request has 1001 bytes, the limit is max_request_bytes = 1000"
+        );
+    }
+
+    #[test]
+    fn refuses_malformed_fields() {
+        let mut partial = request(&[1, 2], &[(0, 2)]);
+        partial.token_ids.truncate(7);
+        assert!(refusal(&partial).starts_with("token_ids has 7 bytes"));
+        assert!(refusal(&request(&[], &[])).starts_with("spans is empty"));
+        let none = refusal(&request(&[1], &[(1, 0)]));
+        assert_eq!(none, "spans[0].answers is 0, at least 1 is needed");
+        for spans in [&[(0, 1)][..], &[(0, 3)], &[(u32::MAX, u32::MAX); 3]] {
+            assert!(refusal(&request(&[1, 2], spans)).starts_with("spans cover "));
+        }
+    }
+}

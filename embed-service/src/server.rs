@@ -1,0 +1,81 @@
+//! The gRPC trait, kept thin: admit, answer, encode.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::Stream;
+use scone_proto::embed::v1::{
+    GetTableInfoRequest, GetTableInfoResponse, LookupRequest, LookupResponse,
+    embed_service_server::{EmbedService, EmbedServiceServer},
+    lookup_response,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{lookup::Lookups, stream::LookupStream};
+
+/// A message above this many bytes cannot be answered on its own stream, which ends with
+/// OUT_OF_RANGE. It is well above `--max-request-bytes`, below which a request that is too large
+/// is refused and its stream goes on.
+const MAX_DECODED_BYTES: usize = 4 << 20;
+
+/// Implements `scone.embed.v1.EmbedService`.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    lookups: Arc<Lookups>,
+    draining: CancellationToken,
+}
+
+impl Server {
+    /// The service, ready to be added to a router.
+    #[must_use]
+    pub(crate) fn service(
+        lookups: Arc<Lookups>,
+        draining: CancellationToken,
+    ) -> EmbedServiceServer<Self> {
+        let own_limit = usize::try_from(lookups.limits.max_request_bytes).unwrap_or(usize::MAX);
+        let decoded = MAX_DECODED_BYTES.max(own_limit.saturating_mul(2));
+        EmbedServiceServer::new(Self { lookups, draining }).max_decoding_message_size(decoded)
+    }
+}
+
+#[tonic::async_trait]
+impl EmbedService for Server {
+    type LookupStream = Pin<Box<dyn Stream<Item = Result<LookupResponse, Status>> + Send>>;
+
+    async fn lookup(
+        &self,
+        request: Request<Streaming<LookupRequest>>,
+    ) -> Result<Response<Self::LookupStream>, Status> {
+        let lookups = &self.lookups;
+        let place = lookups
+            .tables
+            .current()
+            .and_then(|_| lookups.admission.open_stream());
+        let stream = LookupStream {
+            _place: place.inspect_err(|error| lookups.metrics.outcome(error.code()))?,
+            requests: request.into_inner(),
+            lookups: Arc::clone(&self.lookups),
+            draining: self.draining.clone(),
+        };
+        Ok(Response::new(Box::pin(stream.answers())))
+    }
+
+    async fn lookup_once(
+        &self,
+        request: Request<LookupRequest>,
+    ) -> Result<Response<LookupResponse>, Status> {
+        let request = request.into_inner();
+        let rows = self.lookups.answer(&request).await?;
+        Ok(Response::new(LookupResponse {
+            id: request.id,
+            result: Some(lookup_response::Result::Rows(rows)),
+        }))
+    }
+
+    async fn get_table_info(
+        &self,
+        _request: Request<GetTableInfoRequest>,
+    ) -> Result<Response<GetTableInfoResponse>, Status> {
+        Ok(Response::new(self.lookups.tables.current()?.info.clone()))
+    }
+}
