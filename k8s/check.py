@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -14,6 +15,8 @@ SOURCES = {
     "decoder-service": ["decoder-service/src", "service/src"],
     "trainer": ["trainer/src"],
 }
+# What the variables of `serve` begin with.
+PREFIXES = {"embed-service": "SCONE_EMBED_", "decoder-service": "SCONE_", "trainer": "SCONE_"}
 FOLDERS = {
     "base/embed-service": "embed-service",
     "base/decoder-service": "decoder-service",
@@ -81,6 +84,18 @@ def check_names():
     return count
 
 
+def check_image():
+    """Cargo wants the manifest of every workspace member, so the build must be given all of them."""
+    members = re.search(r"^members = \[(.*?)\]", (ROOT / "Cargo.toml").read_text(), re.M | re.S)
+    dockerfile = (HERE / "images/Dockerfile").read_text()
+    let_in = (ROOT / ".dockerignore").read_text().splitlines()
+    for member in re.findall(r'"([^"]+)"', members[1]):
+        if not re.search(rf"^COPY {member} {member}$", dockerfile, re.M):
+            problem("k8s/images/Dockerfile", f"does not copy the workspace member {member}")
+        if f"!{member}" not in let_in:
+            problem(".dockerignore", f"keeps out the workspace member {member}")
+
+
 def objects(text):
     """The documents kubectl printed one after the other; a list counts as its items."""
     decoder, at = json.JSONDecoder(), 0
@@ -91,8 +106,10 @@ def objects(text):
 
 
 def seconds(text):
-    match = re.fullmatch(r"(\d+)(s|m)", text)
-    return int(match[1]) * {"s": 1, "m": 60}[match[2]] if match else None
+    match = re.fullmatch(r"(\d+)(s|m|h)", text)
+    if not match:
+        sys.exit(f"{text}: write durations in the manifests as whole s, m or h")
+    return int(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def port_of(address):
@@ -117,9 +134,10 @@ def check_arguments(where, program, arguments):
             problem(where, f"{argument} is not a command of {program}")
 
 
-def check_ports(where, container, environment):
+def check_ports(where, prefix, container, environment):
     ports = {p["name"]: p["containerPort"] for p in container.get("ports", [])}
-    for name, variable in (("grpc", "SCONE_LISTEN"), ("metrics", "SCONE_METRICS_LISTEN")):
+    for name, suffix in (("grpc", "LISTEN"), ("metrics", "METRICS_LISTEN")):
+        variable = prefix + suffix
         if name in ports and variable not in environment:
             problem(where, f"port {name} is declared, but {variable} is not set")
         elif variable in environment and ports.get(name) != port_of(environment[variable]):
@@ -136,32 +154,52 @@ def check_ports(where, container, environment):
             problem(where, f"{kind} asks port {probe['httpGet']['port']}")
 
 
-def check_grace(where, pod, container, environment):
-    if "SCONE_DRAIN_TIMEOUT" not in environment:
+def check_times(where, prefix, pod, container, environment):
+    if prefix + "DRAIN_TIMEOUT" in environment:
+        stop = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        drain = environment[prefix + "DRAIN_TIMEOUT"]
+        grace = pod.get("terminationGracePeriodSeconds", 30)
+        if grace <= stop + seconds(drain):
+            problem(
+                where,
+                f"terminationGracePeriodSeconds {grace} must exceed preStop {stop} s "
+                f"plus {prefix}DRAIN_TIMEOUT {drain}",
+            )
+    start = environment.get("SCONE_EMBED_START_TIMEOUT")
+    if start:
+        probe = container["startupProbe"]
+        budget = probe["periodSeconds"] * probe["failureThreshold"]
+        if budget <= seconds(start):
+            problem(where, f"startupProbe allows {budget} s, SCONE_EMBED_START_TIMEOUT is {start}")
+
+
+def check_embed_addresses(where, environment, cluster):
+    """SCONE_EMBED must name every replica that can exist, by the name its Service gives it."""
+    named = set(filter(None, environment.get("SCONE_EMBED", "").split(",")))
+    if not named:
         return
-    stop = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    drain = seconds(environment["SCONE_DRAIN_TIMEOUT"])
-    grace = pod.get("terminationGracePeriodSeconds", 30)
-    if drain is None or grace <= stop + drain:
-        problem(
-            where,
-            f"terminationGracePeriodSeconds {grace} must exceed preStop {stop} s "
-            f"plus SCONE_DRAIN_TIMEOUT {environment['SCONE_DRAIN_TIMEOUT']}",
-        )
+    possible = {
+        f"{o['metadata']['name']}-{i}.{o['spec']['serviceName']}:{port['port']}"
+        for o in cluster["StatefulSet"].values()
+        for i in range(most_replicas(o, cluster))
+        for port in cluster["Service"][o["spec"]["serviceName"]]["spec"]["ports"]
+        if port["name"] == "grpc"
+    }
+    for address in sorted(named - possible):
+        problem(where, f"SCONE_EMBED names {address}, which cannot exist")
+    for address in sorted(possible - named):
+        problem(where, f"SCONE_EMBED does not name {address}")
 
 
-def check_embed_addresses(where, environment, services):
-    """Addresses of the embed tier that name a Service must name one that is there, and its port."""
-    for address in filter(None, environment.get("SCONE_EMBED", "").split(",")):
-        host, port = address.split("://")[-1].rsplit(":", 1)
-        service = services.get(host.split(".")[0])
-        if service is None:
-            problem(where, f"SCONE_EMBED names {host}, but there is no such Service")
-        elif int(port) not in [p["port"] for p in service["spec"]["ports"]]:
-            problem(where, f"SCONE_EMBED={address}, but the Service has no port {port}")
+def most_replicas(workload, cluster):
+    for scaler in cluster["HorizontalPodAutoscaler"].values():
+        target = scaler["spec"]["scaleTargetRef"]
+        if (target["kind"], target["name"]) == (workload["kind"], workload["metadata"]["name"]):
+            return scaler["spec"]["maxReplicas"]
+    return workload["spec"].get("replicas", 1)
 
 
-def check_pod(where, pod, configs, services):
+def check_pod(where, pod, cluster):
     if pod.get("enableServiceLinks") is not False:
         problem(where, "enableServiceLinks must be false")
     volumes = {v["name"] for v in pod.get("volumes", [])}
@@ -180,21 +218,23 @@ def check_pod(where, pod, configs, services):
         environment = {}
         for source in container.get("envFrom", []):
             name = source["configMapRef"]["name"]
-            if name not in configs:
+            if name not in cluster["ConfigMap"]:
                 problem(here, f"there is no ConfigMap {name}")
-            environment.update(configs.get(name, {}))
+            else:
+                environment.update(cluster["ConfigMap"][name]["data"])
         environment.update({e["name"]: e.get("value", "") for e in container.get("env", [])})
         check_environment(here, program, environment)
         check_arguments(here, program, container.get("args", []))
-        check_ports(here, container, environment)
-        check_grace(here, pod, container, environment)
-        check_embed_addresses(here, environment, services)
+        check_ports(here, PREFIXES[program], container, environment)
+        check_times(here, PREFIXES[program], pod, container, environment)
+        check_embed_addresses(here, environment, cluster)
 
 
 def check_rendered(file):
     found = list(objects(file.read_text()))
-    configs = {o["metadata"]["name"]: o.get("data", {}) for o in found if o["kind"] == "ConfigMap"}
-    services = {o["metadata"]["name"]: o for o in found if o["kind"] == "Service"}
+    cluster = defaultdict(dict)  # kind -> name -> object
+    for o in found:
+        cluster[o["kind"]][o["metadata"]["name"]] = o
     pods = 0
     for o in found:
         spec = o.get("spec", {})
@@ -205,12 +245,13 @@ def check_rendered(file):
         # A StatefulSet's claims are volumes of its pods.
         claims = [{"name": c["metadata"]["name"]} for c in spec.get("volumeClaimTemplates") or []]
         pod = {**pod, "volumes": pod.get("volumes", []) + claims}
-        check_pod(f"{file.stem}: {o['kind']} {o['metadata']['name']}", pod, configs, services)
+        check_pod(f"{file.stem}: {o['kind']} {o['metadata']['name']}", pod, cluster)
     return pods
 
 
 def main():
     names = check_names()
+    check_image()
     files = sorted(Path(sys.argv[1]).glob("*.json"))
     pods = sum(check_rendered(file) for file in files)
     for where, text in problems:
