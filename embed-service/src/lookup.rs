@@ -56,8 +56,9 @@ impl Lookups {
 
     async fn check_and_look_up(&self, request: &LookupRequest) -> Result<LookupRows, Error> {
         let served = self.tables.current()?;
+        self.limits.check(request)?;
         served.check_wanted(request.table_id.as_deref())?;
-        let query = Query::check(request, &self.limits, served.info.vocab_size)?;
+        let query = Query::read(request, served.info.vocab_size)?;
         let admitted = self.admission.admit(query.ids.len())?;
         let started = Instant::now();
         let result = if query.answers() <= INLINE_ANSWERS {
@@ -111,7 +112,38 @@ fn to_wire(table_id: String, result: LookupResult) -> LookupRows {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+    use tonic::Code;
+
     use super::*;
+    use crate::admission::Capacity;
+
+    #[tokio::test]
+    async fn before_a_table_is_open_the_caller_is_told_to_come_back() {
+        let retry_delay = Duration::from_millis(7);
+        let capacity = Capacity {
+            max_inflight_positions: 1,
+            max_streams: 1,
+            retry_delay,
+        };
+        let tables = Arc::new(Tables::loading(retry_delay));
+        let lookups = Lookups {
+            metrics: Metrics::register(&mut Registry::default(), Arc::clone(&tables)),
+            tables,
+            limits: Limits {
+                max_request_bytes: 1000,
+                max_spans: 1,
+                max_positions: 1,
+            },
+            admission: Admission::new(&capacity, Gauge::default(), Gauge::default()),
+        };
+        let answer = lookups.answer(&LookupRequest::default()).await;
+        let error = answer.expect_err("no table is open");
+        assert_eq!(error.code(), Code::Unavailable);
+        assert_eq!(error.retry_delay(), Some(retry_delay));
+    }
 
     #[test]
     fn row_index_is_left_out_only_when_it_says_nothing() {

@@ -26,17 +26,37 @@ pub(crate) struct Query {
     pub spans: Vec<Span>,
 }
 
-impl Query {
-    /// Checks every field against the limits and the vocabulary.
+impl Limits {
+    /// Checks the sizes, which bound the work of every further check.
     ///
     /// # Errors
-    /// The first field that is wrong, with its limit.
-    pub(crate) fn check(
-        request: &LookupRequest,
-        limits: &Limits,
-        vocab_size: u32,
-    ) -> Result<Self, Error> {
-        check_sizes(request, limits)?;
+    /// The first field that is too large, with its limit.
+    pub(crate) fn check(&self, request: &LookupRequest) -> Result<(), Error> {
+        let bytes = request.encoded_len();
+        if bytes as u64 > self.max_request_bytes {
+            let limit = self.max_request_bytes;
+            return Err(Error::RequestTooLarge { bytes, limit });
+        }
+        let ids = request.token_ids.len() / 4;
+        if ids > self.max_positions as usize {
+            let limit = self.max_positions;
+            return Err(Error::TooManyPositions { ids, limit });
+        }
+        let spans = request.spans.len();
+        if spans > self.max_spans as usize {
+            let limit = self.max_spans;
+            return Err(Error::TooManySpans { spans, limit });
+        }
+        Ok(())
+    }
+}
+
+impl Query {
+    /// Reads a request whose sizes are within the limits.
+    ///
+    /// # Errors
+    /// The first field that is malformed.
+    pub(crate) fn read(request: &LookupRequest, vocab_size: u32) -> Result<Self, Error> {
         let ids = read_ids(&request.token_ids, vocab_size)?;
         let spans = read_spans(&request.spans, ids.len())?;
         Ok(Self { ids, spans })
@@ -49,35 +69,12 @@ impl Query {
     }
 }
 
-/// Everything that bounds the work of the other checks.
-fn check_sizes(request: &LookupRequest, limits: &Limits) -> Result<(), Error> {
-    let bytes = request.encoded_len();
-    if bytes as u64 > limits.max_request_bytes {
-        let limit = limits.max_request_bytes;
-        return Err(Error::RequestTooLarge { bytes, limit });
-    }
-    let bytes = request.token_ids.len();
-    if !bytes.is_multiple_of(4) {
+fn read_ids(bytes: &[u8], vocab_size: u32) -> Result<Vec<u32>, Error> {
+    let (ids, rest) = bytes.as_chunks::<4>();
+    if !rest.is_empty() {
+        let bytes = bytes.len();
         return Err(Error::PartialTokenId { bytes });
     }
-    let ids = bytes / 4;
-    if ids > limits.max_positions as usize {
-        let limit = limits.max_positions;
-        return Err(Error::TooManyPositions { ids, limit });
-    }
-    let spans = request.spans.len();
-    if spans > limits.max_spans as usize {
-        let limit = limits.max_spans;
-        return Err(Error::TooManySpans { spans, limit });
-    }
-    if spans == 0 {
-        return Err(Error::NoSpans);
-    }
-    Ok(())
-}
-
-fn read_ids(bytes: &[u8], vocab_size: u32) -> Result<Vec<u32>, Error> {
-    let (ids, _) = bytes.as_chunks::<4>();
     ids.iter()
         .map(|id| u32::from_le_bytes(*id))
         .enumerate()
@@ -96,6 +93,9 @@ fn read_ids(bytes: &[u8], vocab_size: u32) -> Result<Vec<u32>, Error> {
 }
 
 fn read_spans(wire: &[WireSpan], ids: usize) -> Result<Vec<Span>, Error> {
+    if wire.is_empty() {
+        return Err(Error::NoSpans);
+    }
     let mut covered = 0_u64;
     let spans = wire.iter().enumerate().map(|(index, span)| {
         if span.answers == 0 {
@@ -136,19 +136,23 @@ mod tests {
         }
     }
 
+    fn check(request: &LookupRequest) -> Result<Query, Error> {
+        LIMITS.check(request)?;
+        Query::read(request, 10)
+    }
+
     fn refusal(request: &LookupRequest) -> String {
-        let error = Query::check(request, &LIMITS, 10).unwrap_err();
+        let error = check(request).unwrap_err();
         assert_eq!(error.code(), tonic::Code::InvalidArgument);
         error.to_string()
     }
 
     #[test]
     fn accepts_at_the_limits() {
-        let query = Query::check(
-            &request(&[9, 1, 2, 3, 4, 5, 6, 0], &[(1, 1), (0, 1), (2, 3)]),
-            &LIMITS,
-            10,
-        );
+        let query = check(&request(
+            &[9, 1, 2, 3, 4, 5, 6, 0],
+            &[(1, 1), (0, 1), (2, 3)],
+        ));
         let query = query.unwrap();
         assert_eq!(query.ids, [9, 1, 2, 3, 4, 5, 6, 0]);
         assert_eq!((query.spans[2].context, query.spans[2].answers), (2, 3));
@@ -175,7 +179,7 @@ mod tests {
         // Two more bytes of length prefix above 127.
         request.table_id = Some("x".repeat(1000 - rest - 1));
         assert_eq!(request.encoded_len(), 1000);
-        assert!(Query::check(&request, &LIMITS, 10).is_ok());
+        assert!(check(&request).is_ok());
         request.table_id = Some("x".repeat(1001 - rest - 1));
         let refusal = refusal(&request);
         assert_eq!(

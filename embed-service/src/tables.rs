@@ -61,7 +61,8 @@ impl ServedTable {
     pub(crate) fn check_wanted(&self, wanted: Option<&str>) -> Result<(), Error> {
         match wanted {
             Some(wanted) if wanted != self.info.table_id => Err(Error::OtherTable {
-                wanted: wanted.to_owned(),
+                // It goes into a header of the reply, so no more of it than an id has.
+                wanted: wanted.chars().take(64).collect(),
                 served: self.info.table_id.clone(),
             }),
             _ => Ok(()),

@@ -1,0 +1,109 @@
+//! Answers are those of the f-gram rule, on streams and unary.
+
+use scone_proto::embed::v1::{GetTableInfoRequest, RowDtype as WireDtype, lookup_response};
+
+use crate::support::{DIM, Oracle, TestServer, VOCAB, document, fgram_set, request};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_answers_as_the_rule_says() {
+    let server = TestServer::start().await;
+    let (oracle, ids) = (Oracle::new(), document(2, 2000));
+    let mut stream = server.stream().await;
+    // Decode steps: windows of at most K ids with one answer each.
+    for (step, windows) in ids.chunks(24).enumerate() {
+        let spans: Vec<_> = windows.chunks(4).map(|w| (w, w.len() - 1)).collect();
+        let rows = stream.rows(request(step as u64, &spans)).await;
+        oracle.check(&spans, &rows);
+    }
+    // A prompt, answered at every position: repeated rows come once.
+    let prompt = [(&ids[..], 0)];
+    let rows = stream.rows(request(u64::MAX, &prompt)).await;
+    oracle.check(&prompt, &rows);
+    assert!(!rows.row_index.is_empty());
+    assert!(rows.rows.len() <= 400 * 2 * DIM);
+    // Nothing matches at the first position of a document.
+    let one = [(&ids[..1], 0)];
+    let rows = stream.rows(request(0, &one)).await;
+    assert_eq!((&rows.match_lengths[..], rows.rows.len()), (&[0][..], 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipelined_requests_of_all_sizes_are_answered_in_order() {
+    let server = TestServer::start().await;
+    let (oracle, ids) = (Oracle::new(), document(3, 1500));
+    let mut stream = server.stream().await;
+    // 70 answers and more take the blocking pool, fewer do not.
+    let sizes = [1, 64, 65, 1500, 2, 700, 1];
+    for (id, size) in sizes.into_iter().enumerate() {
+        let request = request(id as u64, &[(&ids[..size], 0)]);
+        stream.requests.send(request).await.unwrap();
+    }
+    for (id, size) in sizes.into_iter().enumerate() {
+        let answer = stream.answers.message().await.unwrap().unwrap();
+        assert_eq!(answer.id, id as u64);
+        let Some(lookup_response::Result::Rows(rows)) = answer.result else {
+            panic!("{answer:?}");
+        };
+        oracle.check(&[(&ids[..size], 0)], &rows);
+    }
+    // The client closes its side: the server ends the stream.
+    drop(stream.requests);
+    assert!(stream.answers.message().await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_with_context_equal_the_whole_prompt() {
+    let server = TestServer::start().await;
+    let (oracle, ids) = (Oracle::new(), document(4, 90));
+    let mut stream = server.stream().await;
+    let mut pieces = Vec::new();
+    for start in (0..90).step_by(30) {
+        let context = start.min(3);
+        let span = [(&ids[start - context..start + 30], context)];
+        let rows = stream.rows(request(start as u64, &span)).await;
+        oracle.check(&span, &rows);
+        pieces.extend_from_slice(&rows.match_lengths);
+    }
+    let whole = stream.rows(request(1, &[(&ids, 0)])).await;
+    assert_eq!(pieces, whole.match_lengths);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lookup_once_answers_like_a_stream() {
+    let server = TestServer::start().await;
+    let (oracle, ids) = (Oracle::new(), document(5, 300));
+    let mut client = server.client().await;
+    for size in [1, 5, 300] {
+        let spans = [(&ids[..size], 0)];
+        let answer = client.lookup_once(request(9, &spans)).await.unwrap();
+        let answer = answer.into_inner();
+        assert_eq!(answer.id, 9);
+        let Some(lookup_response::Result::Rows(rows)) = answer.result else {
+            panic!("{answer:?}");
+        };
+        oracle.check(&spans, &rows);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn table_info_states_facts_and_limits() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    let info = client.get_table_info(GetTableInfoRequest {}).await;
+    let info = info.unwrap().into_inner();
+    assert_eq!(info.fgram_set_hash, fgram_set().hash());
+    assert_eq!(info.tokenizer_hash, "03".repeat(32));
+    assert_eq!(info.model_hash, "ab".repeat(32));
+    assert_eq!((info.vocab_size, info.max_n), (VOCAB, 4));
+    assert_eq!((info.dim as usize, info.row_bytes as usize), (DIM, 2 * DIM));
+    assert_eq!(info.dtype(), WireDtype::F16);
+    assert_eq!((info.rows, info.store.as_str()), (400, "sled"));
+    assert_eq!((info.shard_index, info.shard_count), (0, 1));
+    assert_eq!((info.max_positions, info.max_spans), (2048, 16));
+    assert_eq!(info.max_request_bytes, 16 << 10);
+
+    let mut stream = server.stream().await;
+    let mut wanted = request(1, &[(&[1, 2], 0)]);
+    wanted.table_id = Some(info.table_id.clone());
+    assert_eq!(stream.rows(wanted).await.table_id, info.table_id);
+}

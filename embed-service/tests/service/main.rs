@@ -1,0 +1,8 @@
+//! The service over a real socket, with a table made in code; and its command line.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod cli;
+mod limits;
+mod lookup;
+mod operation;
+mod support;
