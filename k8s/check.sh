@@ -7,6 +7,7 @@ cd "$(dirname "$0")"
 
 bash -n check.sh
 sh -n base/embed-service/copy-table.sh
+sh -n precompute/publish-table.sh
 
 rendered=$(mktemp -d)
 trap 'rm -rf "$rendered"' EXIT
