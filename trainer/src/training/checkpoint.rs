@@ -150,7 +150,7 @@ impl Checkpoints {
         };
         for entry in entries {
             let name = entry?.file_name();
-            let step = name.to_str().and_then(|n| n.strip_prefix("step-")?.parse().ok());
+            let step = name.to_str().and_then(|n| n.strip_prefix("step-")?.parse::<u64>().ok());
             steps.extend(step);
         }
         steps.sort_unstable();

@@ -38,6 +38,9 @@ pub struct DataConfig {
     /// Held-out text; each file is reported by its name and all together.
     #[serde(default)]
     pub valid: Vec<PathBuf>,
+    /// Field of a .jsonl line that holds the text.
+    #[serde(default = "default_text_field")]
+    pub text_field: String,
 }
 
 /// The families of main models that can be trained.
@@ -208,6 +211,9 @@ pub struct OutputConfig {
     pub dtype: OutputDtype,
 }
 
+fn default_text_field() -> String {
+    crate::corpus::reader::DEFAULT_TEXT_FIELD.to_owned()
+}
 fn yes() -> bool {
     true
 }

@@ -1,16 +1,16 @@
 //! Main model and f-gram model as one trainable network.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use candle_nn::VarBuilder;
-use scone_model::{Decoder, FgramModel, FgramModelConfig, ModelConfig, Parameters};
+use scone_model::{
+    Decoder, FgramModel, FgramModelConfig, ModelConfig, Parameters, PrefixTree, var_builder,
+};
 
 use super::batch::{Batch, Inputs};
-
-/// f-grams of one length are computed together; fewer than this many join the next longer ones.
-const MIN_BUCKET: usize = 64;
 
 /// Decoder and A over variables.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Network {
         Ok(self.decoder.input_embeddings(rows.as_ref(), &inputs.index)?)
     }
 
-    /// A of each f-gram, `(F, D)`; `None` without f-grams. `fgrams` are sorted by length.
+    /// A of each f-gram, `(F, D)`, in their order; `None` without f-grams.
     ///
     /// # Errors
     /// As [`Network::embed`].
@@ -82,27 +82,8 @@ impl Network {
             return Ok(None);
         }
         let model = self.fgram_model.as_ref().context("f-grams in the batch but no f-gram model")?;
-        let mut outputs = Vec::new();
-        let mut rest = fgrams;
-        while !rest.is_empty() {
-            let (bucket, longer) = rest.split_at(bucket_len(rest));
-            outputs.push(self.bucket_rows(model, bucket)?);
-            rest = longer;
-        }
-        Ok(Some(Tensor::cat(&outputs, 0)?))
-    }
-
-    fn bucket_rows(&self, model: &FgramModel, bucket: &[&[u32]]) -> Result<Tensor> {
-        let longest = bucket.iter().map(|ids| ids.len()).max().unwrap_or(0);
-        let mut ids = Vec::with_capacity(bucket.len() * longest);
-        for fgram in bucket {
-            ids.extend_from_slice(fgram);
-            ids.resize(ids.len() + longest - fgram.len(), 0);
-        }
-        let tokens = self.decoder.input_embeddings(None, &ids)?;
-        let tokens = tokens.reshape((bucket.len(), longest, tokens.dim(1)?))?;
-        let lengths: Vec<u32> = bucket.iter().map(|ids| ids.len() as u32).collect();
-        Ok(model.forward(&tokens, &lengths)?)
+        let tree = Arc::new(PrefixTree::new(fgrams)?);
+        Ok(Some(model.forward_tree(self.decoder.token_embedding(), &tree)?))
     }
 
     /// Mean next-token loss of a batch, in nats.
@@ -118,26 +99,13 @@ impl Network {
     }
 }
 
-/// How many of the first of `sorted` are computed together: all of one length, and of the next
-/// ones while they are few.
-fn bucket_len(sorted: &[&[u32]]) -> usize {
-    let mut end = 0;
-    while end < sorted.len() && end < MIN_BUCKET {
-        let length = sorted[end].len();
-        end += sorted[end..].iter().take_while(|ids| ids.len() == length).count();
-    }
-    // A few long ones left over would make a bucket of their own.
-    if sorted.len() - end < MIN_BUCKET / 4 { sorted.len() } else { end }
-}
-
 fn variables(parameters: &Parameters) -> Result<BTreeMap<String, Var>> {
     let one = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), Var::from_tensor(tensor)?));
     parameters.iter().map(one).collect()
 }
 
-/// A builder that hands out the variables themselves, so that the model trains them.
+/// A builder over the variables themselves, so that the model follows them.
 fn builder(vars: &BTreeMap<String, Var>) -> VarBuilder<'static> {
-    let tensors: HashMap<String, Tensor> =
-        vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
-    VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)
+    let tensors = vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+    var_builder(&tensors, &Device::Cpu)
 }

@@ -11,6 +11,8 @@ use rand_chacha::ChaCha12Rng;
 use scone_fgram::matcher::Matcher;
 use sha2::{Digest as _, Sha256};
 
+use crate::commands::output::hex;
+
 /// All training tokens with their tags.
 #[derive(Debug)]
 pub struct TokenStream {
@@ -180,11 +182,6 @@ fn shuffled(windows: usize, seed: u64, epoch: u64) -> Vec<u32> {
     let mut order: Vec<u32> = (0..windows as u32).collect();
     order.shuffle(&mut generator(seed, Order::Windows(epoch)));
     order
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,177 @@
+//! The f-gram table of a trained model: A computed for every f-gram of the set.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use candle_core::Device;
+use rand::RngExt as _;
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha12Rng;
+use scone_fgram::set::FgramSet;
+use scone_fgram::table::{BuildOptions, LookupResult, Manifest, Span, Table, TableOptions, build_table};
+use scone_fgram::{RowDtype, StoreKind, shard_of};
+use scone_model::FgramModel;
+use scone_model::checkpoint::{LoadedModel, load_model_dir};
+
+use crate::model_dir::read_fgram_set;
+use crate::progress::{Progress, Unit};
+
+/// What to build.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How rows are stored.
+    pub store: StoreKind,
+    /// Type of their elements.
+    pub dtype: RowDtype,
+    /// This shard and how many there are.
+    pub shard: (u32, u32),
+    /// f-grams given to A at once.
+    pub batch_rows: usize,
+    /// Rows compared with live A at the end.
+    pub verify_rows: usize,
+}
+
+impl Default for Options {
+    /// A whole f16 table in sled, 1,024 f-grams at once, 1,000 rows compared.
+    fn default() -> Self {
+        Self {
+            store: StoreKind::Sled,
+            dtype: RowDtype::F16,
+            shard: (0, 1),
+            batch_rows: 1024,
+            verify_rows: 1000,
+        }
+    }
+}
+
+/// Computes the table of the model in `model_dir` into `out`; goes on where an earlier run was
+/// stopped.
+///
+/// # Errors
+/// A model directory without A or that does not fit its f-gram set; a directory of another table;
+/// a row that the dtype cannot hold; a row that differs from live A when it is compared.
+pub fn precompute(model_dir: &Path, out: &Path, options: &Options) -> Result<Manifest> {
+    let model = load_model_dir(model_dir, &Device::Cpu)
+        .with_context(|| format!("cannot load the model in {}", model_dir.display()))?;
+    let set = read_fgram_set(model_dir, &model)?;
+    let live = LiveModel::new(&model, model_dir)?;
+    let manifest = build(&model, &set, &live, out, options)?;
+    verify(&live, &set, out, options)?;
+    Ok(manifest)
+}
+
+/// A and T of a loaded model.
+struct LiveModel<'a> {
+    model: &'a LoadedModel,
+    fgram: &'a FgramModel,
+}
+
+impl<'a> LiveModel<'a> {
+    fn new(model: &'a LoadedModel, dir: &Path) -> Result<Self> {
+        let missing = || format!("{} has no f-gram model to make a table of", dir.display());
+        Ok(Self { model, fgram: model.fgram.as_ref().with_context(missing)? })
+    }
+
+    fn rows(&self, fgrams: &[&[u32]]) -> Result<Vec<f32>> {
+        Ok(self.fgram.rows(self.model.decoder.token_embedding(), fgrams)?)
+    }
+}
+
+fn build(
+    model: &LoadedModel,
+    set: &FgramSet,
+    live: &LiveModel<'_>,
+    out: &Path,
+    options: &Options,
+) -> Result<Manifest> {
+    let build = BuildOptions {
+        store: options.store,
+        dtype: options.dtype,
+        dim: model.config.hidden_size(),
+        shard: options.shard,
+        model_hash: model.model_hash.clone().context("scone.json names no model hash")?,
+        batch_rows: options.batch_rows,
+        ..BuildOptions::default()
+    };
+    let started = Instant::now();
+    let mut progress = None;
+    let compute = |fgrams: &[&[u32]], rows: &mut Vec<f32>| -> Result<()> {
+        rows.extend(live.rows(fgrams)?);
+        Ok(())
+    };
+    let report = |done: u64, total: u64| {
+        let progress =
+            progress.get_or_insert_with(|| Progress::new("precompute", total, Unit::Items));
+        progress.set(done);
+    };
+    let manifest = build_table(out, set, &build, compute, report)
+        .with_context(|| format!("cannot build the table {}", out.display()))?;
+    let seconds = started.elapsed().as_secs_f64();
+    tracing::info!(
+        path = %out.display(),
+        rows = manifest.rows,
+        dim = manifest.dim,
+        dtype = %manifest.dtype,
+        table_id = manifest.table_id,
+        rows_per_s = format_args!("{:.0}", manifest.rows as f64 / seconds.max(1e-9)),
+        "built the table"
+    );
+    Ok(manifest)
+}
+
+/// Compares rows of the finished table with live A, bit for bit as stored.
+fn verify(live: &LiveModel<'_>, set: &FgramSet, out: &Path, options: &Options) -> Result<()> {
+    let sample = sample(set, options);
+    if sample.is_empty() {
+        return Ok(());
+    }
+    let table_options = TableOptions { hot_bytes: 0, warm: false, ..TableOptions::default() };
+    let table = Table::open(out, &table_options)
+        .with_context(|| format!("cannot open the finished table {}", out.display()))?;
+    let spans: Vec<Span> =
+        sample.iter().map(|ids| Span { context: ids.len() as u32 - 1, answers: 1 }).collect();
+    let mut found = LookupResult::default();
+    table.lookup(&sample.concat(), &spans, &mut found)?;
+    ensure!(
+        found.row_index.len() == sample.len(),
+        "the table answers only {} of {} f-grams of its set; build it anew",
+        found.row_index.len(),
+        sample.len()
+    );
+    let dim = table.manifest().dim as usize;
+    let expected = live.rows(&sample)?;
+    let row_bytes = options.dtype.row_bytes(dim);
+    let mut bytes = Vec::with_capacity(row_bytes);
+    for ((ids, row), &at) in sample.iter().zip(expected.chunks(dim)).zip(&found.row_index) {
+        bytes.clear();
+        options.dtype.encode(row, &mut bytes)?;
+        let start = at as usize * row_bytes;
+        ensure!(
+            found.rows.get(start..start + row_bytes) == Some(&bytes[..]),
+            "the row of f-gram {ids:?} in {} differs from the f-gram model's; delete the table \
+             and build it anew on this machine",
+            out.display()
+        );
+    }
+    tracing::info!(rows = sample.len(), "rows compared with the f-gram model: equal bit for bit");
+    Ok(())
+}
+
+/// f-grams of this shard at random places of the set, without repetition, the same on each run.
+fn sample<'a>(set: &'a FgramSet, options: &Options) -> Vec<&'a [u32]> {
+    let mut rng = ChaCha12Rng::seed_from_u64(0);
+    let mut ranks: Vec<usize> = match set.len() {
+        0 => Vec::new(),
+        len if len <= options.verify_rows => (0..len).collect(),
+        len => (0..options.verify_rows).map(|_| rng.random_range(0..len)).collect(),
+    };
+    ranks.sort_unstable();
+    ranks.dedup();
+    let (shard, shards) = options.shard;
+    let of_shard = |ids: &&[u32]| match ids {
+        [.., a, b] => shard_of([*a, *b], shards) == shard,
+        _ => false,
+    };
+    ranks.into_iter().map(|rank| set.get(rank).ids).filter(of_shard).collect()
+}

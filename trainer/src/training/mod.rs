@@ -1,0 +1,26 @@
+//! Joint training of the main model and the f-gram model A by next-token loss alone, from step 0
+//! (SCONE, section 3; settings that the paper leaves open are in the config).
+//!
+//! ```text
+//! corpus ─ tag whole documents ─> TokenStream ─ windows of (seed, step) ─> Batch
+//!   Batch: one index a position into [T ; A(distinct f-grams)], targets
+//!   Network: A over distinct prefixes ─> input embeddings ─> decoder ─> loss ─> AdamW
+//! ```
+//!
+//! Without an f-gram set the same code trains the plain model.
+
+pub mod batch;
+pub mod checkpoint;
+pub mod config;
+mod log;
+pub mod network;
+pub mod optimizer;
+mod output;
+mod prepare;
+mod run;
+pub mod schedule;
+pub mod shape;
+pub mod stream;
+
+pub use prepare::load_set;
+pub use run::{Outcome, RunOptions, train};

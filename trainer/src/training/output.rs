@@ -1,0 +1,52 @@
+//! The model directory a finished run leaves behind.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use scone_model::checkpoint::{FgramParts, StoredDtype, save_model_dir, write_atomically};
+use serde_json::json;
+
+use super::prepare::Prepared;
+
+/// Rounds the weights in memory to the stored type, so that what is evaluated at the end is what
+/// is in the files.
+pub(super) fn round_weights(prepared: &Prepared) -> Result<()> {
+    let dtype = StoredDtype::from_torch(prepared.model_config.torch_dtype())?;
+    for var in prepared.network.vars().values() {
+        var.set(&dtype.round(&var.as_detached_tensor())?)?;
+    }
+    Ok(())
+}
+
+/// Writes `config.json`, `generation_config.json`, `model.safetensors`, `tokenizer.json` and, with
+/// f-grams, `scone.json`, `fgram_model.safetensors`, `fgrams.bin` into `out`.
+pub(super) fn write_model(prepared: &Prepared, out: &Path) -> Result<()> {
+    let (main, fgram) = prepared.network.parameters();
+    let set_hash = &prepared.hashes.fgram_set;
+    let parts = prepared.fgrams.as_ref().map(|fgrams| FgramParts {
+        config: &fgrams.config,
+        parameters: &fgram,
+        fgram_set_hash: set_hash,
+    });
+    write_atomically(&out.join("tokenizer.json"), prepared.tokenizer.json())?;
+    write_atomically(&out.join("generation_config.json"), generation_config(prepared).as_bytes())?;
+    if let Some(fgrams) = &prepared.fgrams {
+        fgrams.set.write(&out.join("fgrams.bin"))?;
+    }
+    save_model_dir(out, &prepared.model_config, &main, parts)
+        .with_context(|| format!("cannot write the model to {}", out.display()))?;
+    Ok(())
+}
+
+/// Defaults of generation, in the words of `transformers`.
+fn generation_config(prepared: &Prepared) -> String {
+    let config = json!({
+        "_from_model_config": true,
+        "bos_token_id": prepared.eos,
+        "eos_token_id": prepared.eos,
+        "do_sample": true,
+    });
+    let mut text = serde_json::to_string_pretty(&config).expect("a JSON value prints");
+    text.push('\n');
+    text
+}
