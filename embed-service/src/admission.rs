@@ -21,7 +21,7 @@ pub(crate) struct Admission {
     retry_delay: Duration,
 }
 
-/// What [`Admission`] needs to know.
+/// The most all requests may ask for together.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Capacity {
     /// Positions being looked up at one time.

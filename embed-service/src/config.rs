@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Args;
+use clap::{Args, builder::BoolishValueParser};
 use scone_fgram::table::TableOptions;
 use scone_service::args::{parse_bytes, parse_duration};
 
@@ -54,11 +54,11 @@ pub struct ServeArgs {
     pub store_cache_bytes: u64,
 
     /// Start with an empty hot set instead of the rows most often served in training.
-    #[arg(long, env = "SCONE_EMBED_NO_WARM")]
+    #[arg(long, env = "SCONE_EMBED_NO_WARM", value_parser = BoolishValueParser::new())]
     pub no_warm: bool,
 
     /// Check every row and checksum before serving; slow for large tables.
-    #[arg(long, env = "SCONE_EMBED_VERIFY")]
+    #[arg(long, env = "SCONE_EMBED_VERIFY", value_parser = BoolishValueParser::new())]
     pub verify: bool,
 
     /// How long open streams may take to end after SIGTERM, with a unit (ms, s, m, h).

@@ -3,6 +3,8 @@
 use std::{error::Error as _, time::Duration};
 
 use embed_service::{RunError, run_with};
+use prost::Message as _;
+use scone_proto::embed::v1::embed_service_client::EmbedServiceClient;
 use scone_service::grpc::Drained;
 use tempfile::TempDir;
 use tokio::{
@@ -142,21 +144,27 @@ async fn an_idle_stream_does_not_hold_up_a_drain() {
 /// A client that has stopped reading keeps its stream open; the drain gives up on it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_gives_up_after_its_timeout() {
+    const WINDOW_BYTES: u32 = 65_535;
     let mut server = TestServer::start_with(|config| {
         config.drain_timeout = Duration::from_millis(200);
     })
     .await;
-    let mut client = server.client().await;
-    let stream = TestStream::open(&mut client).await.unwrap();
+    let endpoint = server.endpoint().initial_stream_window_size(WINDOW_BYTES);
+    let mut client = EmbedServiceClient::new(endpoint.connect().await.unwrap());
     let ids = document(10, 2048);
-    // More than the 64 KiB that fit into this client's window.
-    for id in 0..200 {
-        let request = request(id, &[(&ids, 0)]);
+    let mut stream = TestStream::open(&mut client).await.unwrap();
+    let answer = stream.rows(request(0, &[(&ids, 0)])).await;
+
+    // Answers that are never read, until they cannot all be in the window.
+    let window = WINDOW_BYTES as usize / answer.encoded_len();
+    for id in 0..=window {
+        let request = request(id as u64, &[(&ids, 0)]);
         stream.requests.send(request).await.unwrap();
     }
-    eventually("answers have begun", async || {
-        let body = scrape(&server).await;
-        (metric(&body, "scone_embed_positions_total") > 0.0).then_some(())
+    let answered = ((window + 2) * ids.len()) as f64;
+    eventually("the window is full", async || {
+        let positions = metric(&scrape(&server).await, "scone_embed_positions_total");
+        (positions == answered).then_some(())
     })
     .await;
     server.tell_to_stop();

@@ -218,9 +218,12 @@ impl TestServer {
         }
     }
 
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        Endpoint::from_shared(format!("http://{}", self.listening.address)).unwrap()
+    }
+
     pub(crate) async fn channel(&self) -> Channel {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.listening.address));
-        endpoint.unwrap().connect().await.unwrap()
+        self.endpoint().connect().await.unwrap()
     }
 
     pub(crate) async fn client(&self) -> EmbedServiceClient<Channel> {
