@@ -129,7 +129,7 @@ impl FgramSet {
     }
 
     /// All f-grams in rank order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = Fgram<'_>> + Clone {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Fgram<'_>> + DoubleEndedIterator + Clone {
         (0..self.len()).map(|rank| self.get(rank))
     }
 

@@ -121,3 +121,117 @@ pub(super) fn read(dir: &Path, manifest: &Manifest) -> Result<KeyList> {
 pub(super) fn matcher(file: &str, keys: &KeyList, max_n: u8) -> Result<Matcher> {
     Matcher::build(keys.iter(), max_n).map_err(|error| Error::format(file, error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::super::manifest::{StoreKind, table_id};
+    use super::*;
+    use crate::row::RowDtype;
+
+    fn keys(keys: &[&[u32]]) -> KeyList {
+        let mut list = KeyList::default();
+        keys.iter().for_each(|key| list.push(key).unwrap());
+        list
+    }
+
+    fn manifest(rows: u64) -> Manifest {
+        let hash = "0".repeat(64);
+        Manifest {
+            format_version: 1,
+            table_id: table_id(&hash, &hash, RowDtype::F16),
+            model_hash: hash.clone(),
+            tokenizer_hash: hash.clone(),
+            fgram_set_hash: hash,
+            vocab_size: 10,
+            max_n: 3,
+            dim: 4,
+            dtype: RowDtype::F16,
+            rows,
+            shard_index: 0,
+            shard_count: 1,
+            store: StoreKind::Sled,
+            rows_sha256: String::new(),
+            files: Vec::new(),
+        }
+    }
+
+    fn body() -> Vec<u8> {
+        let mut bytes = encode(&keys(&[&[1, 2], &[1, 2, 3], &[2, 3]]), &manifest(3));
+        bytes.truncate(bytes.len() - files::HASH_BYTES);
+        bytes
+    }
+
+    /// Decodes `body` behind a right checksum.
+    fn decode_sealed(mut body: Vec<u8>, rows: u64) -> Result<KeyList> {
+        files::seal(&mut body);
+        decode("keys.bin", &body, &manifest(rows))
+    }
+
+    #[test]
+    fn keys_come_back_in_their_order() {
+        let back = decode_sealed(body(), 3).unwrap();
+        assert!(back.iter().eq([&[1u32, 2][..], &[1, 2, 3], &[2, 3]]));
+    }
+
+    #[test]
+    fn a_right_checksum_is_not_enough() {
+        let with = |at: usize, value: u8| {
+            let mut body = body();
+            body[at] = value;
+            decode_sealed(body, 3).map(|_| ()).unwrap_err().to_string()
+        };
+        // Offsets as in docs/formats.md.
+        for (text, problem) in [
+            (with(8, 9), "format version 9"),
+            (with(12, b'x'), "another table"),
+            (with(44, 11), "another table"),
+            (with(48, 4), "another table"),
+            (with(52, 1), "another table"),
+            (with(56, 2), "another table"),
+            (with(67, 1), "cannot fit"),
+            (with(68, 4), "4 ids"),
+            (with(69, 10), "vocab_size 10"),
+        ] {
+            assert!(text.contains(problem), "{text:?} does not say {problem:?}");
+        }
+        let fewer = decode_sealed(body(), 4)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(fewer.contains("3 keys, but table.json has 4"), "{fewer}");
+    }
+
+    #[test]
+    fn a_key_of_another_shard_is_refused() {
+        let mut manifest = manifest(1);
+        manifest.shard_count = 4;
+        manifest.shard_index = (shard_of([1, 2], 4) + 1) % 4;
+        let bytes = encode(&keys(&[&[1, 2]]), &manifest);
+        let text = decode("k", &bytes, &manifest)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("another shard"), "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn sealed_mutations_are_survived(
+            changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut body = body();
+            for (at, value) in changes {
+                let at = at.index(body.len());
+                body[at] = value;
+            }
+            let _ = decode_sealed(body.clone(), 3).map(|keys| matcher("k", &keys, 3));
+            body.truncate(cut.index(body.len()));
+            prop_assert!(decode_sealed(body, 3).is_err());
+        }
+    }
+}
