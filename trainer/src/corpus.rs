@@ -81,7 +81,11 @@ impl Options {
             (Some(dir), false) => Some(dir.clone()),
             (None, false) => default.cache_dir,
         };
-        Self { text_field: input.text_field.clone(), cache_dir, ..default }
+        Self {
+            text_field: input.text_field.clone(),
+            cache_dir,
+            ..default
+        }
     }
 }
 
@@ -101,7 +105,11 @@ impl TokenizedCorpus {
         documents: impl IntoIterator<Item = &'a [u32]>,
         text_bytes: u64,
     ) -> Self {
-        let mut corpus = Self { ids: TokenIds::for_vocab(vocab_size), ends: Vec::new(), text_bytes };
+        let mut corpus = Self {
+            ids: TokenIds::for_vocab(vocab_size),
+            ends: Vec::new(),
+            text_bytes,
+        };
         for document in documents {
             corpus.push(document);
         }
@@ -135,7 +143,11 @@ impl TokenizedCorpus {
     /// # Panics
     /// When there is no such document.
     pub fn document_range(&self, index: usize) -> std::ops::Range<usize> {
-        let start = if index == 0 { 0 } else { self.ends[index - 1] as usize };
+        let start = if index == 0 {
+            0
+        } else {
+            self.ends[index - 1] as usize
+        };
         start..self.ends[index] as usize
     }
 
@@ -259,3 +271,6 @@ fn add_batches(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

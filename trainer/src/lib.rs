@@ -6,5 +6,6 @@
 
 pub mod commands;
 pub mod corpus;
+pub mod mining;
 pub mod progress;
 pub mod tokenizer;

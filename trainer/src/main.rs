@@ -1,7 +1,7 @@
 //! The `trainer` binary: parse, start logging, run one subcommand.
 
 use clap::Parser;
-use trainer::commands::Command;
+use trainer::commands::{Command, output};
 use trainer::progress;
 
 /// Batch jobs for SCONE models: text in, model directory and f-gram table out.
@@ -43,5 +43,9 @@ fn main() -> anyhow::Result<()> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(args.global.threads)
         .build_global()?;
-    args.command.run()
+    match args.command.run() {
+        // Whoever reads our output has seen enough.
+        Err(error) if output::is_closed_pipe(&error) => Ok(()),
+        result => result,
+    }
 }

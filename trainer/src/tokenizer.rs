@@ -1,5 +1,7 @@
 //! The tokenizer: loading a `tokenizer.json`, and training one.
 
+mod sample;
+
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -8,6 +10,8 @@ use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
+
+pub use sample::Sample;
 
 /// Separates documents; begins and ends a text for models trained here.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -33,7 +37,8 @@ impl TextTokenizer {
     /// # Errors
     /// When the file cannot be read or is not a tokenizer.
     pub fn load(path: &Path) -> Result<Self> {
-        let json = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let json =
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         Self::from_json(json).with_context(|| format!("{} is not a tokenizer.json", path.display()))
     }
 
@@ -48,7 +53,12 @@ impl TextTokenizer {
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |id| id + 1);
         ensure!(vocab_size > 0, "the vocabulary is empty");
         let sha256 = Sha256::digest(&json).into();
-        Ok(Self { inner, json, sha256, vocab_size })
+        Ok(Self {
+            inner,
+            json,
+            sha256,
+            vocab_size,
+        })
     }
 
     /// The largest token id plus one.
@@ -76,7 +86,10 @@ impl TextTokenizer {
     /// # Errors
     /// When the tokenizer refuses the text.
     pub fn encode_document(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|error| anyhow!(error))?;
+        let encoding = self
+            .inner
+            .encode_fast(text, false)
+            .map_err(|error| anyhow!(error))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -85,7 +98,9 @@ impl TextTokenizer {
     /// # Errors
     /// When the tokenizer cannot decode them.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, false).map_err(|error| anyhow!(error))
+        self.inner
+            .decode(ids, false)
+            .map_err(|error| anyhow!(error))
     }
 }
 
@@ -99,7 +114,10 @@ pub fn train(
     vocab_size: usize,
     min_frequency: u64,
 ) -> Result<TextTokenizer> {
-    ensure!(vocab_size >= MIN_VOCAB_SIZE, "vocabulary size is {vocab_size}, the least is {MIN_VOCAB_SIZE}");
+    ensure!(
+        vocab_size >= MIN_VOCAB_SIZE,
+        "vocabulary size is {vocab_size}, the least is {MIN_VOCAB_SIZE}"
+    );
     let byte_level = ByteLevel::new(false, false, true);
     let mut tokenizer = Tokenizer::new(BPE::default());
     tokenizer.with_pre_tokenizer(Some(byte_level));
@@ -114,11 +132,17 @@ pub fn train(
         .build()
         .into();
     let mut failed = None;
-    let documents = documents.map_while(|document| document.map_err(|error| failed = Some(error)).ok());
-    tokenizer.train(&mut trainer, documents).map_err(|error| anyhow!(error))?;
+    let documents =
+        documents.map_while(|document| document.map_err(|error| failed = Some(error)).ok());
+    tokenizer
+        .train(&mut trainer, documents)
+        .map_err(|error| anyhow!(error))?;
     if let Some(error) = failed {
         return Err(error);
     }
     let json = tokenizer.to_string(true).map_err(|error| anyhow!(error))?;
     TextTokenizer::from_json(json.into_bytes())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,22 @@
 //! One module per subcommand: its flags (`Args`) and its `run`.
 
 pub mod evaluate;
+pub mod fgrams;
+pub mod mine;
+pub mod output;
 pub mod precompute;
+pub mod tokenizer;
 pub mod train;
 
 /// What the binary can do.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    /// Train a byte-level BPE tokenizer.
+    Tokenizer(tokenizer::Args),
+    /// Find the f-grams of a corpus: its most frequent n-grams of token ids.
+    Mine(mine::Args),
+    /// Show an f-gram set.
+    Fgrams(fgrams::Args),
     /// Train a model and its f-gram model together on a corpus.
     Train(train::Args),
     /// Compute the f-gram table of a trained model.
@@ -22,6 +32,9 @@ impl Command {
     /// Whatever stopped it, with the file or flag named.
     pub fn run(self) -> anyhow::Result<()> {
         match self {
+            Command::Tokenizer(args) => tokenizer::run(args),
+            Command::Mine(args) => mine::run(args),
+            Command::Fgrams(args) => fgrams::run(args),
             Command::Train(args) => train::run(args),
             Command::Precompute(args) => precompute::run(args),
             Command::Evaluate(args) => evaluate::run(args),

@@ -24,7 +24,11 @@ const CHUNK: usize = 1 << 16;
 
 /// `$XDG_CACHE_HOME/scone`, else `~/.cache/scone`, else none.
 pub(super) fn default_dir() -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
     absolute("XDG_CACHE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
         .map(|cache| cache.join("scone"))
@@ -38,10 +42,18 @@ pub(super) struct Entry {
 
 impl Entry {
     /// The entry that belongs to these files as they are now.
-    pub(super) fn new(dir: &Path, inputs: &[Input], tokenizer: &TextTokenizer, options: &Options) -> Self {
+    pub(super) fn new(
+        dir: &Path,
+        inputs: &[Input],
+        tokenizer: &TextTokenizer,
+        options: &Options,
+    ) -> Self {
         let key = key(inputs, tokenizer, options);
         let name: String = key[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { path: dir.join(format!("tokens-{name}.bin")), key }
+        Self {
+            path: dir.join(format!("tokens-{name}.bin")),
+            key,
+        }
     }
 
     /// The corpus, when the cache has it.
@@ -105,10 +117,17 @@ fn key(inputs: &[Input], tokenizer: &TextTokenizer, options: &Options) -> [u8; 3
 }
 
 fn write(file: &mut File, key: &[u8; 32], corpus: &TokenizedCorpus) -> io::Result<()> {
-    let mut out = HashWriter { inner: BufWriter::new(file), hash: Sha256::new() };
+    let mut out = HashWriter {
+        inner: BufWriter::new(file),
+        hash: Sha256::new(),
+    };
     out.write_all(MAGIC)?;
     out.write_all(&VERSION.to_le_bytes())?;
-    let id_bytes: u32 = if matches!(corpus.ids, TokenIds::U16(_)) { 2 } else { 4 };
+    let id_bytes: u32 = if matches!(corpus.ids, TokenIds::U16(_)) {
+        2
+    } else {
+        4
+    };
     out.write_all(&id_bytes.to_le_bytes())?;
     out.write_all(key)?;
     out.write_all(&(corpus.ends.len() as u64).to_le_bytes())?;
@@ -140,7 +159,10 @@ fn write_chunks<T: Copy, const N: usize>(
 
 fn read(file: File, key: &[u8; 32]) -> Result<TokenizedCorpus> {
     let file_bytes = file.metadata()?.len();
-    let mut input = HashReader { inner: BufReader::new(file), hash: Sha256::new() };
+    let mut input = HashReader {
+        inner: BufReader::new(file),
+        hash: Sha256::new(),
+    };
     ensure!(&input.array::<8>()? == MAGIC, "not a cache file");
     let version = u32::from_le_bytes(input.array()?);
     ensure!(version == VERSION, "version {version}, expected {VERSION}");
@@ -153,17 +175,35 @@ fn read(file: File, key: &[u8; 32]) -> Result<TokenizedCorpus> {
         .checked_mul(8)
         .zip(tokens.checked_mul(id_bytes))
         .and_then(|(a, b)| a.checked_add(b)?.checked_add(HEADER_BYTES + SHA256_BYTES));
-    ensure!(expected == Some(file_bytes), "{file_bytes} bytes long, the header says otherwise");
+    ensure!(
+        expected == Some(file_bytes),
+        "{file_bytes} bytes long, the header says otherwise"
+    );
     let ends = read_chunks(&mut input, documents as usize, u64::from_le_bytes)?;
     let ids = match id_bytes {
-        2 => TokenIds::U16(read_chunks(&mut input, tokens as usize, u16::from_le_bytes)?),
-        4 => TokenIds::U32(read_chunks(&mut input, tokens as usize, u32::from_le_bytes)?),
+        2 => TokenIds::U16(read_chunks(
+            &mut input,
+            tokens as usize,
+            u16::from_le_bytes,
+        )?),
+        4 => TokenIds::U32(read_chunks(
+            &mut input,
+            tokens as usize,
+            u32::from_le_bytes,
+        )?),
         _ => anyhow::bail!("{id_bytes} bytes per id"),
     };
     let hash: [u8; 32] = input.hash.clone().finalize().into();
     ensure!(input.array::<32>()? == hash, "checksum does not match");
-    ensure!(ends.is_sorted() && ends.last().copied().unwrap_or(0) == tokens, "borders out of order");
-    Ok(TokenizedCorpus { ids, ends, text_bytes })
+    ensure!(
+        ends.is_sorted() && ends.last().copied().unwrap_or(0) == tokens,
+        "borders out of order"
+    );
+    Ok(TokenizedCorpus {
+        ids,
+        ends,
+        text_bytes,
+    })
 }
 
 fn read_chunks<T, const N: usize>(
@@ -176,7 +216,13 @@ fn read_chunks<T, const N: usize>(
     while items.len() < count {
         let wanted = (count - items.len()).min(CHUNK) * N;
         input.fill(&mut bytes[..wanted])?;
-        items.extend(bytes[..wanted].as_chunks::<N>().0.iter().map(|&item| decode(item)));
+        items.extend(
+            bytes[..wanted]
+                .as_chunks::<N>()
+                .0
+                .iter()
+                .map(|&item| decode(item)),
+        );
     }
     Ok(items)
 }

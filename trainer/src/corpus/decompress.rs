@@ -12,7 +12,10 @@ use super::inputs::Compression;
 const MAX_WINDOW_BYTES: u64 = 128 << 20;
 
 /// Reads `source`, undoing `compression`.
-pub(super) fn open<'a>(source: impl Read + Send + 'a, compression: Compression) -> Box<dyn BufRead + Send + 'a> {
+pub(super) fn open<'a>(
+    source: impl Read + Send + 'a,
+    compression: Compression,
+) -> Box<dyn BufRead + Send + 'a> {
     let source = BufReader::with_capacity(1 << 16, source);
     match compression {
         Compression::Plain => Box::new(source),
@@ -33,7 +36,11 @@ impl<R: BufRead> ZstdFrames<R> {
     fn new(source: R) -> Self {
         let mut decoder = FrameDecoder::new();
         decoder.set_max_window_size(MAX_WINDOW_BYTES);
-        Self { source, decoder, in_frame: false }
+        Self {
+            source,
+            decoder,
+            in_frame: false,
+        }
     }
 
     /// Reads the next frame header; `false` at the end of the file.
@@ -43,8 +50,14 @@ impl<R: BufRead> ZstdFrames<R> {
         }
         match self.decoder.init(&mut self.source) {
             Ok(()) => self.in_frame = true,
-            Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
-                let skipped = io::copy(&mut (&mut self.source).take(u64::from(length)), &mut io::sink())?;
+            Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                length,
+                ..
+            })) => {
+                let skipped = io::copy(
+                    &mut (&mut self.source).take(u64::from(length)),
+                    &mut io::sink(),
+                )?;
                 if skipped < u64::from(length) {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
@@ -56,10 +69,13 @@ impl<R: BufRead> ZstdFrames<R> {
 
     fn end_frame(&mut self) -> io::Result<()> {
         self.in_frame = false;
-        match (self.decoder.get_checksum_from_data(), self.decoder.get_calculated_checksum()) {
-            (Some(stored), Some(found)) if stored != found => {
-                Err(invalid(format!("checksum of a zstd frame is {found:08x}, stored is {stored:08x}")))
-            }
+        match (
+            self.decoder.get_checksum_from_data(),
+            self.decoder.get_calculated_checksum(),
+        ) {
+            (Some(stored), Some(found)) if stored != found => Err(invalid(format!(
+                "checksum of a zstd frame is {found:08x}, stored is {stored:08x}"
+            ))),
             _ => Ok(()),
         }
     }

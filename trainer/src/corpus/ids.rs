@@ -14,7 +14,11 @@ pub enum TokenIds {
 impl TokenIds {
     /// An empty run for ids below `vocab_size`.
     pub fn for_vocab(vocab_size: u32) -> Self {
-        if vocab_size <= 1 << 16 { Self::U16(Vec::new()) } else { Self::U32(Vec::new()) }
+        if vocab_size <= 1 << 16 {
+            Self::U16(Vec::new())
+        } else {
+            Self::U32(Vec::new())
+        }
     }
 
     /// Appends `ids`, which must be below the vocabulary size this was made for.

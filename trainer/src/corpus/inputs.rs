@@ -45,16 +45,26 @@ pub fn expand(paths: &[PathBuf]) -> Result<Vec<Input>> {
     ensure!(!paths.is_empty(), "no input given");
     let mut inputs = Vec::new();
     for path in paths {
-        let metadata = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let metadata =
+            std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
         if metadata.is_dir() {
             let before = inputs.len();
             add_directory(path, &mut inputs)?;
-            ensure!(inputs.len() > before, "{} holds no {KNOWN} file", path.display());
+            ensure!(
+                inputs.len() > before,
+                "{} holds no {KNOWN} file",
+                path.display()
+            );
         } else {
             let Some((layout, compression)) = classify(path) else {
                 bail!("{}: unknown kind of file, expected {KNOWN}", path.display());
             };
-            inputs.push(Input { path: path.clone(), bytes: metadata.len(), layout, compression });
+            inputs.push(Input {
+                path: path.clone(),
+                bytes: metadata.len(),
+                layout,
+                compression,
+            });
         }
     }
     Ok(inputs)
@@ -65,19 +75,28 @@ const KNOWN: &str = ".txt or .jsonl (or either as .zst or .gz)";
 /// Files of other kinds are passed over here: a folder of text often holds a README or a licence.
 fn add_directory(directory: &Path, inputs: &mut Vec<Input>) -> Result<()> {
     let list = || -> std::io::Result<Vec<PathBuf>> {
-        std::fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect()
+        std::fs::read_dir(directory)?
+            .map(|entry| Ok(entry?.path()))
+            .collect()
     };
     let mut paths = list().with_context(|| format!("cannot list {}", directory.display()))?;
     paths.sort();
     for path in paths {
         // A link to a directory is not followed, so that a cycle of links ends.
-        let metadata = std::fs::symlink_metadata(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let metadata = std::fs::symlink_metadata(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         if metadata.is_dir() {
             add_directory(&path, inputs)?;
         } else if let Some((layout, compression)) = classify(&path) {
-            let metadata = std::fs::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let metadata = std::fs::metadata(&path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
             if metadata.is_file() {
-                inputs.push(Input { path, bytes: metadata.len(), layout, compression });
+                inputs.push(Input {
+                    path,
+                    bytes: metadata.len(),
+                    layout,
+                    compression,
+                });
             }
         }
     }

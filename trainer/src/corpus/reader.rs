@@ -40,7 +40,13 @@ pub struct Documents<'a> {
 impl<'a> Documents<'a> {
     /// Reads `inputs`; `progress` counts bytes on disk.
     pub fn new(inputs: Vec<Input>, options: &'a Options, progress: &'a Progress) -> Self {
-        Self { inputs: inputs.into_iter(), options, progress, current: None, failed: false }
+        Self {
+            inputs: inputs.into_iter(),
+            options,
+            progress,
+            current: None,
+            failed: false,
+        }
     }
 
     fn try_next(&mut self) -> Result<Option<String>> {
@@ -86,9 +92,16 @@ struct OpenInput<'a> {
 
 impl<'a> OpenInput<'a> {
     fn new(input: Input, progress: &'a Progress) -> Result<Self> {
-        let file = File::open(&input.path).with_context(|| format!("cannot open {}", input.path.display()))?;
+        let file = File::open(&input.path)
+            .with_context(|| format!("cannot open {}", input.path.display()))?;
         let source = decompress::open(Counted { file, progress }, input.compression);
-        Ok(Self { input, source, line: 0, rest: Vec::new(), pieces: VecDeque::new() })
+        Ok(Self {
+            input,
+            source,
+            line: 0,
+            rest: Vec::new(),
+            pieces: VecDeque::new(),
+        })
     }
 
     fn next(&mut self, options: &Options) -> Result<Option<String>> {
@@ -114,9 +127,12 @@ impl<'a> OpenInput<'a> {
         }
         let behind = self.rest.split_off(cut);
         let text = std::mem::replace(&mut self.rest, behind);
-        String::from_utf8(text)
-            .map(Some)
-            .map_err(|_| anyhow!("{}: not UTF-8 text; convert it first, for example with iconv", path.display()))
+        String::from_utf8(text).map(Some).map_err(|_| {
+            anyhow!(
+                "{}: not UTF-8 text; convert it first, for example with iconv",
+                path.display()
+            )
+        })
     }
 
     fn next_line(&mut self, options: &Options) -> Result<Option<String>> {
@@ -146,7 +162,10 @@ impl<'a> OpenInput<'a> {
             .read_until(b'\n', &mut self.rest)
             .with_context(place)?;
         if read > MAX_LINE_BYTES {
-            bail!("{}: longer than the limit of {MAX_LINE_BYTES} bytes", place());
+            bail!(
+                "{}: longer than the limit of {MAX_LINE_BYTES} bytes",
+                place()
+            );
         }
         Ok(read > 0)
     }

@@ -1,0 +1,385 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+use std::io::Write;
+use std::path::Path;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+use tempfile::TempDir;
+
+use super::*;
+
+const TEXT: &str = include_str!("../../tests/data/harbour.txt");
+
+fn tokenizer(vocab_size: usize) -> TextTokenizer {
+    crate::tokenizer::train(std::iter::once(Ok(TEXT.to_owned())), vocab_size, 2).unwrap()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    compress_to_vec(bytes, CompressionLevel::Fastest)
+}
+
+fn put(dir: &TempDir, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    let path = dir.path().join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn options() -> Options {
+    Options {
+        cache_dir: None,
+        ..Options::default()
+    }
+}
+
+fn read_with(paths: &[PathBuf], options: &Options) -> Result<Vec<String>> {
+    let progress = Progress::new("test", 0, Unit::Bytes);
+    Documents::new(expand(paths)?, options, &progress).collect()
+}
+
+fn read(path: &Path) -> Result<Vec<String>> {
+    read_with(&[path.to_owned()], &options())
+}
+
+fn error(path: &Path) -> String {
+    format!("{:#}", read(path).unwrap_err())
+}
+
+const LINES: &str = "{\"text\":\"one\",\"id\":1}\n\n{\"id\":{\"a\":[1,2]},\"text\":\"two \\u00e9\"}\n{\"text\":\"\"}\n{\"text\":\"three\"}";
+
+#[test]
+fn every_kind_of_file_gives_the_same_documents() {
+    let dir = TempDir::new().unwrap();
+    for (name, bytes) in [
+        ("a.jsonl", LINES.into()),
+        ("a.JSONL.gz", gzip(LINES.as_bytes())),
+        ("a.jsonl.zst", zstd(LINES.as_bytes())),
+    ] {
+        assert_eq!(
+            read(&put(&dir, name, bytes)).unwrap(),
+            ["one", "two é", "three"],
+            "{name}"
+        );
+    }
+    for (name, bytes) in [
+        ("a.txt", TEXT.into()),
+        ("a.txt.gz", gzip(TEXT.as_bytes())),
+        ("a.txt.zst", zstd(TEXT.as_bytes())),
+    ] {
+        assert_eq!(read(&put(&dir, name, bytes)).unwrap(), [TEXT], "{name}");
+    }
+}
+
+#[test]
+fn compressed_files_may_have_several_parts() {
+    let dir = TempDir::new().unwrap();
+    let (a, b) = LINES.as_bytes().split_at(40);
+    // A skippable frame: magic, length, content (RFC 8878, 3.1.2).
+    let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"abc"].concat();
+    let bytes = [skippable.clone(), zstd(a), skippable, zstd(b)].concat();
+    assert_eq!(read(&put(&dir, "a.jsonl.zst", bytes)).unwrap().len(), 3);
+    let bytes = [gzip(a), gzip(b)].concat();
+    assert_eq!(read(&put(&dir, "a.jsonl.gz", bytes)).unwrap().len(), 3);
+}
+
+#[test]
+fn damaged_compressed_files_are_errors_that_name_them() {
+    let dir = TempDir::new().unwrap();
+    for (name, bytes) in [
+        ("a.txt.zst", zstd(TEXT.as_bytes())),
+        ("a.txt.gz", gzip(TEXT.as_bytes())),
+    ] {
+        let cut = put(&dir, name, &bytes[..bytes.len() - 9]);
+        assert!(error(&cut).contains(name), "{}", error(&cut));
+        let garbage = put(&dir, name, b"this is not compressed");
+        assert!(error(&garbage).contains(name), "{}", error(&garbage));
+        for at in (0..bytes.len()).step_by(37) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0x10;
+            // Must not panic; what is read anyway cannot be the whole text unnoticed, except where
+            // the flip hits a gzip header field nobody checks, such as the time.
+            if let Ok(documents) = read(&put(&dir, name, flipped)) {
+                assert_eq!(documents, [TEXT], "{name}, byte {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bad_lines_are_errors_that_name_file_and_line() {
+    let dir = TempDir::new().unwrap();
+    for (bad, says) in [
+        ("{\"text\": 5}", "string"),
+        ("{\"tekst\": \"x\"}", "no field \"text\""),
+        ("[\"text\"]", "JSON object"),
+        ("{\"text\": \"x\"", "EOF"),
+        ("{\"text\": \"x\"} {", "trailing"),
+        ("plain words", "expected"),
+    ] {
+        let path = put(
+            &dir,
+            "bad.jsonl",
+            format!("{{\"text\":\"fine\"}}\n\n{bad}\n"),
+        );
+        let error = error(&path);
+        assert!(
+            error.contains("bad.jsonl, line 3") && error.contains(says),
+            "{bad}: {error}"
+        );
+    }
+    let path = put(&dir, "latin.jsonl", b"{\"text\":\"caf\xe9\"}");
+    assert!(error(&path).contains("line 1"), "{}", error(&path));
+    let path = put(&dir, "latin.txt", b"caf\xe9");
+    assert!(
+        error(&path).contains("latin.txt: not UTF-8"),
+        "{}",
+        error(&path)
+    );
+}
+
+#[test]
+fn a_line_beyond_the_limit_is_an_error() {
+    let dir = TempDir::new().unwrap();
+    let line = format!(
+        "{{\"text\":\"ok\"}}\n{{\"text\":\"{}\"}}",
+        " ".repeat(reader::MAX_LINE_BYTES)
+    );
+    let path = put(&dir, "long.jsonl", line);
+    let error = error(&path);
+    assert!(
+        error.contains("long.jsonl, line 2") && error.contains("67108864"),
+        "{error}"
+    );
+}
+
+#[test]
+fn nothing_follows_an_error() {
+    let dir = TempDir::new().unwrap();
+    let path = put(&dir, "bad.jsonl", "oops\n{\"text\":\"fine\"}");
+    let options = options();
+    let progress = Progress::new("test", 0, Unit::Bytes);
+    let mut documents = Documents::new(expand(&[path]).unwrap(), &options, &progress);
+    assert!(documents.next().unwrap().is_err());
+    assert!(documents.next().is_none());
+}
+
+#[test]
+fn another_field_can_hold_the_text() {
+    let dir = TempDir::new().unwrap();
+    let path = put(&dir, "a.jsonl", "{\"text\":1,\"content\":\"here\"}");
+    let options = Options {
+        text_field: "content".to_owned(),
+        ..options()
+    };
+    assert_eq!(read_with(&[path], &options).unwrap(), ["here"]);
+}
+
+#[test]
+fn long_documents_are_split_and_nothing_is_lost() {
+    let dir = TempDir::new().unwrap();
+    let json = serde_json::json!({ "text": TEXT }).to_string();
+    for path in [put(&dir, "a.txt", TEXT), put(&dir, "a.jsonl", json)] {
+        for max_document_bytes in [4, 7, 64, 1000, TEXT.len() - 1, TEXT.len()] {
+            let options = Options {
+                max_document_bytes,
+                ..options()
+            };
+            let pieces = read_with(std::slice::from_ref(&path), &options).unwrap();
+            assert_eq!(pieces.concat(), TEXT);
+            assert!(
+                pieces
+                    .iter()
+                    .all(|piece| piece.len() <= max_document_bytes && !piece.is_empty())
+            );
+        }
+    }
+    let options = Options {
+        max_document_bytes: 9,
+        ..options()
+    };
+    let path = put(&dir, "b.txt", "ab\ncd\nefghijklmno");
+    assert_eq!(
+        read_with(&[path], &options).unwrap(),
+        ["ab\ncd\n", "efghijklm", "no"]
+    );
+}
+
+#[test]
+fn directories_are_read_in_order_and_other_files_passed_over() {
+    let dir = TempDir::new().unwrap();
+    put(&dir, "c.txt", "3");
+    put(&dir, "a.txt", "1");
+    put(&dir, "b/x.txt.gz", gzip(b"2"));
+    put(&dir, "README.md", "not text for us");
+    put(&dir, "empty.txt", "");
+    let first = put(&dir, "c.txt", "3");
+    assert_eq!(
+        read_with(&[first, dir.path().to_owned()], &options()).unwrap(),
+        ["3", "1", "2", "3"]
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    let dir = TempDir::new().unwrap();
+    let unknown = put(&dir, "a.pdf", "x");
+    assert!(error(&unknown).contains("a.pdf: unknown kind of file"));
+    assert!(error(&put(&dir, "a.zst", "x")).contains("unknown kind of file"));
+    assert!(error(&dir.path().join("missing.txt")).contains("missing.txt"));
+    assert!(error(dir.path()).contains("holds no"));
+    assert!(read_with(&[], &options()).is_err());
+}
+
+#[test]
+fn a_corpus_keeps_documents_and_their_borders() {
+    for vocab_size in [1 << 16, (1 << 16) + 1] {
+        let corpus =
+            TokenizedCorpus::from_documents(vocab_size, [&[1, 2, 65_535][..], &[], &[3]], 10);
+        assert_eq!(
+            corpus.documents().collect::<Vec<_>>(),
+            [vec![1, 2, 65_535], vec![3]]
+        );
+        assert_eq!(
+            (
+                corpus.total_tokens(),
+                corpus.document_count(),
+                corpus.text_bytes()
+            ),
+            (4, 2, 10)
+        );
+        assert_eq!(corpus.document_range(1), 3..4);
+        assert_eq!(corpus.ids().get(2), 65_535);
+        assert_eq!(
+            matches!(corpus.ids(), TokenIds::U16(_)),
+            vocab_size == 1 << 16
+        );
+    }
+}
+
+#[test]
+fn tokenising_gives_what_the_tokenizer_gives() {
+    let dir = TempDir::new().unwrap();
+    let tokenizer = tokenizer(400);
+    let lines: Vec<String> = TEXT.split("\n\n").map(str::to_owned).collect();
+    let json: String = lines
+        .iter()
+        .map(|l| serde_json::json!({ "text": l }).to_string() + "\n")
+        .collect();
+    let path = put(&dir, "a.jsonl.zst", zstd(json.as_bytes()));
+    let corpus = tokenize(&[path], &tokenizer, &options()).unwrap();
+    let expected: Vec<_> = lines
+        .iter()
+        .map(|line| tokenizer.encode_document(line).unwrap())
+        .collect();
+    assert_eq!(corpus.documents().collect::<Vec<_>>(), expected);
+    assert_eq!(
+        corpus.text_bytes(),
+        lines.iter().map(|line| line.len() as u64).sum::<u64>()
+    );
+}
+
+#[test]
+fn an_error_in_the_middle_stops_tokenising() {
+    let dir = TempDir::new().unwrap();
+    let good = put(&dir, "a.txt", TEXT);
+    let bad = put(&dir, "b.jsonl", "oops");
+    let error = tokenize(&[good, bad], &tokenizer(300), &options()).unwrap_err();
+    assert!(
+        format!("{error:#}").contains("b.jsonl, line 1"),
+        "{error:#}"
+    );
+    let empty = put(&dir, "c.txt", "");
+    let error = tokenize(&[empty], &tokenizer(300), &options()).unwrap_err();
+    assert!(error.to_string().contains("no text"), "{error}");
+}
+
+fn cache_files(dir: &TempDir) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir.path()).unwrap();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn the_cache_is_used_and_survives_damage() {
+    let (dir, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let path = put(&dir, "a.txt", TEXT);
+    let tokenizer = tokenizer(400);
+    let options = Options {
+        cache_dir: Some(cache.path().to_owned()),
+        ..options()
+    };
+    let inputs = [path];
+    let fresh = tokenize(&inputs, &tokenizer, &options).unwrap();
+    let [file] = &cache_files(&cache)[..] else {
+        panic!("one cache file expected")
+    };
+    let entry = cache::Entry::new(
+        cache.path(),
+        &expand(&inputs).unwrap(),
+        &tokenizer,
+        &options,
+    );
+    assert_eq!(entry.load().as_ref(), Some(&fresh));
+
+    let bytes = std::fs::read(file).unwrap();
+    for at in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1;
+        std::fs::write(file, damaged).unwrap();
+        assert_eq!(entry.load(), None, "bit flipped in byte {at}");
+    }
+    for len in [0, 7, 30, bytes.len() - 1] {
+        std::fs::write(file, &bytes[..len]).unwrap();
+        assert_eq!(entry.load(), None, "cut to {len}");
+    }
+    assert_eq!(tokenize(&inputs, &tokenizer, &options).unwrap(), fresh);
+    assert_eq!(
+        entry.load().as_ref(),
+        Some(&fresh),
+        "the damaged file was replaced"
+    );
+}
+
+#[test]
+fn the_cache_notices_changes() {
+    let (dir, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let path = put(&dir, "a.txt", "first text");
+    let options = Options {
+        cache_dir: Some(cache.path().to_owned()),
+        ..options()
+    };
+    let run = |size| tokenize(std::slice::from_ref(&path), &tokenizer(size), &options).unwrap();
+    run(300);
+    run(300);
+    assert_eq!(cache_files(&cache).len(), 1);
+    run(301);
+    assert_eq!(cache_files(&cache).len(), 2, "another tokenizer");
+    std::fs::write(&path, "second, longer text").unwrap();
+    assert_eq!(run(300).text_bytes(), 19);
+    assert_eq!(cache_files(&cache).len(), 3, "another text");
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_no_error() {
+    let dir = TempDir::new().unwrap();
+    let path = put(&dir, "a.txt", TEXT);
+    let not_a_dir = put(&dir, "file", "x");
+    let options = Options {
+        cache_dir: Some(not_a_dir.join("cache")),
+        ..options()
+    };
+    assert!(
+        tokenize(&[path], &tokenizer(300), &options)
+            .unwrap()
+            .total_tokens()
+            > 0
+    );
+}
