@@ -5,8 +5,10 @@
 mod common;
 
 use common::{build, options, random_ids, row_of, small_set};
-use scone_fgram::table::{BuildOptions, LookupResult, Span};
-use scone_fgram::{FgramSet, Matcher, RowDtype, Table, TableOptions};
+use scone_fgram::table::{
+    BuildOptions, HOT_ROW_OVERHEAD, HotSetStats, LookupResult, Span, TableKeys,
+};
+use scone_fgram::{ErrorKind, FgramSet, Matcher, RowDtype, Table, TableOptions, shard_of};
 
 const DIM: usize = 24;
 
@@ -94,4 +96,185 @@ fn a_table_gives_the_row_of_the_longest_match() {
             assert_eq!(table.verify(|_, _| {}).unwrap().rows, manifest.rows);
         }
     }
+}
+
+#[test]
+fn one_shard_answers_one_position() {
+    let (set, home) = (small_set(), tempfile::tempdir().unwrap());
+    let ids = random_ids(55, 6, 300);
+    let all = [span(0, 300)];
+    let (lengths, rows) = oracle(&set.matcher(), RowDtype::F16, &ids, &all);
+    for shards in [1, 2, 3, 7] {
+        let mut merged = vec![0; ids.len()];
+        let mut merged_rows = vec![Vec::new(); ids.len()];
+        let mut total = 0;
+        for index in 0..shards {
+            let dir = home.path().join(format!("{index}of{shards}"));
+            let options = BuildOptions {
+                shard: (index, shards),
+                ..options(DIM)
+            };
+            total += build(&dir, &set, &options).unwrap().rows;
+            let table = Table::open(&dir, &TableOptions::default()).unwrap();
+            table.verify(|_, _| {}).unwrap();
+            let mut out = LookupResult::default();
+            table.lookup(&ids, &all, &mut out).unwrap();
+            let mut used = rows_used(&out, table.manifest().row_bytes()).into_iter();
+            for (i, &len) in out
+                .match_lengths
+                .iter()
+                .enumerate()
+                .filter(|(_, len)| **len > 0)
+            {
+                assert_eq!(merged[i], 0, "two shards answered position {i}");
+                assert_eq!(shard_of([ids[i - 1], ids[i]], shards), index);
+                merged[i] = len;
+                merged_rows[i] = used.next().unwrap();
+            }
+        }
+        assert_eq!(total, set.len() as u64, "every row is in one shard");
+        assert_eq!(merged, lengths);
+        merged_rows.retain(|row| !row.is_empty());
+        assert_eq!(merged_rows, rows);
+    }
+}
+
+/// A small table that is open.
+fn open_small(options_of: TableOptions) -> (tempfile::TempDir, Table) {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path(), &small_set(), &options(DIM)).unwrap();
+    let table = Table::open(dir.path(), &options_of).unwrap();
+    (dir, table)
+}
+
+#[test]
+fn a_wrong_request_names_field_and_limit() {
+    let (_dir, table) = open_small(TableOptions::default());
+    let mut out = LookupResult {
+        match_lengths: vec![9],
+        row_index: vec![9],
+        rows: vec![9],
+    };
+    let huge = span(u32::MAX, u32::MAX);
+    let cases: [(&[u32], &[Span], &str); 7] = [
+        (
+            &[1, 2],
+            &[span(0, 1), span(1, 0)],
+            "spans: span 1 has no answers",
+        ),
+        (
+            &[1, 2],
+            &[span(0, 1)],
+            "spans: they cover 1 ids, but there are 2",
+        ),
+        (
+            &[1, 2],
+            &[span(1, 2)],
+            "spans: they cover 3 ids, but there are 2",
+        ),
+        (&[1, 2], &[], "spans: they cover 0 ids"),
+        (
+            &[1, 2],
+            &[huge, huge, huge],
+            "spans: they cover 25769803770 ids",
+        ),
+        (
+            &[1, 6],
+            &[span(0, 2)],
+            "token_ids: id 6 at 1 is not below vocab_size 6",
+        ),
+        (
+            &[u32::MAX, 1],
+            &[span(0, 2)],
+            "token_ids: id 4294967295 at 0",
+        ),
+    ];
+    for (ids, spans, problem) in cases {
+        let error = table.lookup(ids, spans, &mut out).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().starts_with(problem), "{error}");
+        assert_eq!(out, LookupResult::default());
+    }
+    // The table goes on, and nothing at all is a fine request.
+    table.lookup(&[], &[], &mut out).unwrap();
+    assert_eq!(out, LookupResult::default());
+    table.lookup(&[1, 2], &[span(0, 2)], &mut out).unwrap();
+    assert_eq!(out.match_lengths.len(), 2);
+}
+
+#[test]
+fn spans_are_documents_of_their_own() {
+    let (_dir, table) = open_small(TableOptions::default());
+    let (ids, mut out) = ([1, 2, 1, 2], LookupResult::default());
+    table.lookup(&ids, &[span(0, 1); 4], &mut out).unwrap();
+    assert_eq!(out.match_lengths, [0; 4]);
+    table.lookup(&ids, &[span(1, 1); 2], &mut out).unwrap();
+    assert_eq!(
+        (&out.match_lengths[..], &out.row_index[..]),
+        (&[2, 2][..], &[0, 0][..])
+    );
+    assert_eq!(
+        out.rows.len(),
+        table.manifest().row_bytes(),
+        "a repeated row comes once"
+    );
+    assert!(!out.rows_are_in_order());
+    table.lookup(&ids[..2], &[span(1, 1)], &mut out).unwrap();
+    assert!(out.rows_are_in_order());
+}
+
+#[test]
+fn the_hot_set_is_warm_with_the_most_served_rows() {
+    let set = small_set();
+    let row = RowDtype::F16.row_bytes(DIM) as u64 + HOT_ROW_OVERHEAD;
+    let (dir, table) = open_small(TableOptions {
+        hot_bytes: 50 * row,
+        ..TableOptions::default()
+    });
+    let expected = HotSetStats {
+        bytes: 50 * row,
+        rows: 50,
+        ..HotSetStats::default()
+    };
+    assert_eq!(table.stats(), expected);
+    let keys = TableKeys::read(dir.path(), table.manifest()).unwrap();
+    let served = set
+        .served_order()
+        .into_iter()
+        .map(|rank| set.get(rank as usize).ids);
+    assert!(keys.iter().eq(served.clone()));
+    let mut out = LookupResult::default();
+    for ids in served.clone().take(50) {
+        table
+            .lookup(ids, &[span(ids.len() as u32 - 1, 1)], &mut out)
+            .unwrap();
+    }
+    assert_eq!((table.stats().hits, table.stats().misses), (50, 0));
+    let next = served.clone().nth(50).unwrap();
+    table
+        .lookup(next, &[span(next.len() as u32 - 1, 1)], &mut out)
+        .unwrap();
+    assert_eq!((table.stats().misses, table.stats().evictions), (1, 1));
+    drop(table);
+    let cold = TableOptions {
+        warm: false,
+        ..TableOptions::default()
+    };
+    assert_eq!(
+        Table::open(dir.path(), &cold).unwrap().stats(),
+        HotSetStats::default()
+    );
+}
+
+#[test]
+fn threads_share_a_table() {
+    let (_dir, table) = open_small(TableOptions {
+        hot_bytes: 30 * 120,
+        ..TableOptions::default()
+    });
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| check_lookups(&table, &small_set()));
+        }
+    });
 }

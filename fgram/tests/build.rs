@@ -1,0 +1,384 @@
+//! Building tables: interruption, disk full, other runs in the way.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::cell::Cell;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::{build, mine, options, random_ids, row_of, small_set};
+use scone_fgram::table::{BuildOptions, build_table};
+use scone_fgram::{Error, ErrorKind, FgramSet, Manifest, RowDtype, StoreKind, Table, TableOptions};
+
+const DIM: usize = 16;
+
+/// The error of a caller, as a trainer would have one.
+#[derive(Debug)]
+enum Failure {
+    #[expect(dead_code, reason = "shown when a test fails")]
+    Table(Error),
+    Stopped,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Table(error)
+    }
+}
+
+/// Builds until `limit` rows were computed, then fails; returns how many were.
+fn build_some(dir: &Path, set: &FgramSet, limit: usize) -> (Result<Manifest, Failure>, usize) {
+    let computed = Cell::new(0);
+    let rows = |batch: &[&[u32]], out: &mut Vec<f32>| {
+        if computed.get() + batch.len() > limit {
+            return Err(Failure::Stopped);
+        }
+        computed.set(computed.get() + batch.len());
+        batch.iter().for_each(|ids| out.extend(row_of(ids, DIM)));
+        Ok(())
+    };
+    (
+        build_table(dir, set, &options(DIM), rows, |_, _| {}),
+        computed.get(),
+    )
+}
+
+fn open(dir: &Path) -> Result<Table, Error> {
+    Table::open(
+        dir,
+        &TableOptions {
+            verify: true,
+            ..TableOptions::default()
+        },
+    )
+}
+
+#[test]
+fn an_interrupted_build_goes_on_and_ends_the_same() {
+    let (set, home) = (small_set(), tempfile::tempdir().unwrap());
+    let whole = build(&home.path().join("whole"), &set, &options(DIM)).unwrap();
+    let dir = home.path().join("parts");
+    let mut computed = 0;
+    for limit in [0, 64, 100, 130] {
+        let (built, now) = build_some(&dir, &set, limit);
+        assert!(matches!(built, Err(Failure::Stopped)), "{built:?}");
+        let refused = open(&dir).unwrap_err();
+        assert!(matches!(refused, Error::NoTable { .. }), "{refused}");
+        assert!(refused.to_string().contains("has not ended"), "{refused}");
+        computed += now;
+    }
+    assert_eq!(computed, 3 * 64 + 64);
+    let (built, now) = build_some(&dir, &set, usize::MAX);
+    assert_eq!(built.unwrap(), whole);
+    assert_eq!(computed + now, set.len(), "no row was computed twice");
+    let read = |dir: &Path, file| fs::read(dir.join(file)).unwrap();
+    for file in ["table.json", "keys.bin"] {
+        assert_eq!(read(&dir, file), read(&home.path().join("whole"), file));
+    }
+    assert!(!dir.join("build.json").exists());
+    open(&dir).unwrap();
+    // Once more, there is nothing left to do.
+    let (built, now) = build_some(&dir, &set, 0);
+    assert_eq!((built.unwrap(), now), (whole, 0));
+}
+
+#[test]
+fn progress_runs_from_nothing_to_the_total() {
+    let (set, dir) = (small_set(), tempfile::tempdir().unwrap());
+    let mut seen = Vec::new();
+    let rows = |batch: &[&[u32]], out: &mut Vec<f32>| {
+        out.resize(batch.len() * DIM, 0.0);
+        Ok::<(), Error>(())
+    };
+    build_table(dir.path(), &set, &options(DIM), rows, |done, total| {
+        seen.push((done, total))
+    })
+    .unwrap();
+    let total = set.len() as u64;
+    assert_eq!(
+        (seen[0], *seen.last().unwrap()),
+        ((0, total), (total, total))
+    );
+    assert!(seen.is_sorted() && seen.len() == 1 + set.len().div_ceil(64));
+}
+
+#[test]
+fn another_run_in_the_directory_is_refused_by_name() {
+    let set = small_set();
+    let other_set = mine(&[random_ids(2, 6, 3000)], 6, 5, 400);
+    let good = options(DIM);
+    let others = [
+        (
+            "model",
+            set.clone(),
+            BuildOptions {
+                model_hash: "cd".repeat(32),
+                ..good.clone()
+            },
+        ),
+        ("f-gram set", other_set, good.clone()),
+        (
+            "dtype",
+            set.clone(),
+            BuildOptions {
+                dtype: RowDtype::Int8,
+                ..good.clone()
+            },
+        ),
+        (
+            "dim",
+            set.clone(),
+            BuildOptions {
+                dim: DIM + 1,
+                ..good.clone()
+            },
+        ),
+        (
+            "shard",
+            set.clone(),
+            BuildOptions {
+                shard: (1, 2),
+                ..good.clone()
+            },
+        ),
+    ];
+    let (half, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    build_some(half.path(), &set, 100).0.unwrap_err();
+    build(whole.path(), &set, &good).unwrap();
+    for (field, set, options) in others {
+        for dir in [&half, &whole] {
+            let error = build(dir.path(), &set, &options).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Mismatch);
+            assert!(
+                error.to_string().contains(&format!("another {field}")),
+                "{field}: {error}"
+            );
+        }
+    }
+    // Neither was harmed.
+    assert_eq!(
+        build(half.path(), &set, &good).unwrap(),
+        open(whole.path()).unwrap().manifest().clone()
+    );
+}
+
+#[test]
+fn rows_of_nowhere_are_not_adopted() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("rows.sled")).unwrap();
+    let error = build(dir.path(), &small_set(), &options(DIM)).unwrap_err();
+    assert!(matches!(error, Error::NoTable { .. }), "{error}");
+}
+
+#[test]
+fn senseless_options_are_refused_before_anything_is_written() {
+    let good = options(DIM);
+    let cases = [
+        (
+            "batch_rows",
+            BuildOptions {
+                batch_rows: 0,
+                ..good.clone()
+            },
+        ),
+        (
+            "dim",
+            BuildOptions {
+                dim: 0,
+                ..good.clone()
+            },
+        ),
+        (
+            "dim",
+            BuildOptions {
+                dim: 1 << 21,
+                ..good.clone()
+            },
+        ),
+        (
+            "shard",
+            BuildOptions {
+                shard: (2, 2),
+                ..good.clone()
+            },
+        ),
+        (
+            "shard",
+            BuildOptions {
+                shard: (0, 0),
+                ..good.clone()
+            },
+        ),
+        (
+            "model_hash",
+            BuildOptions {
+                model_hash: "x".into(),
+                ..good.clone()
+            },
+        ),
+        (
+            "store",
+            BuildOptions {
+                store: StoreKind::Mapped,
+                ..good.clone()
+            },
+        ),
+    ];
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("table");
+    for (field, options) in cases {
+        let error = build(&dir, &small_set(), &options).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().starts_with(field), "{error}");
+        assert!(!dir.exists());
+    }
+}
+
+#[test]
+fn rows_that_are_wrong_are_refused() {
+    let set = small_set();
+    let with = |row: Vec<f32>| {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = |batch: &[&[u32]], out: &mut Vec<f32>| {
+            batch.iter().for_each(|_| out.extend_from_slice(&row));
+            Ok::<(), Error>(())
+        };
+        let error = build_table(dir.path(), &set, &options(DIM), rows, |_, _| {}).unwrap_err();
+        assert!(!dir.path().join("table.json").exists());
+        error.to_string()
+    };
+    assert!(with(vec![0.0; DIM - 1]).contains("960 numbers for 64 rows of 16"));
+    let nan = with(vec![f32::NAN; DIM]);
+    assert!(nan.contains("f-gram [") && nan.contains("NaN"), "{nan}");
+}
+
+#[test]
+fn an_empty_set_makes_an_empty_table() {
+    let set = FgramSet::new(common::header(6, 5), Vec::new()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(build(dir.path(), &set, &options(DIM)).unwrap().rows, 0);
+    assert!(open(dir.path()).unwrap().matcher().is_empty());
+}
+
+#[test]
+fn the_id_of_a_table_does_not_depend_on_shards() {
+    let (set, home) = (small_set(), tempfile::tempdir().unwrap());
+    let id = |shard: (u32, u32), dtype| {
+        let dir = home.path().join(format!("{shard:?}{dtype}"));
+        build(
+            &dir,
+            &set,
+            &BuildOptions {
+                shard,
+                dtype,
+                ..options(DIM)
+            },
+        )
+        .unwrap()
+        .table_id
+    };
+    let whole = id((0, 1), RowDtype::F16);
+    assert_eq!(whole.len(), 32);
+    assert_eq!(id((1, 2), RowDtype::F16), whole);
+    assert_ne!(id((0, 1), RowDtype::F32), whole);
+}
+
+// Tests that need a process of their own run this test binary again, as the child below.
+
+const CHILD: &str = "SCONE_TEST_CHILD";
+
+/// What the child does, and to which table directory. Not a test of its own.
+#[test]
+fn child() {
+    let Ok(task) = std::env::var(CHILD) else {
+        return;
+    };
+    let (task, dir) = task.split_once(' ').unwrap();
+    let dir = Path::new(dir);
+    match task {
+        "abort" => {
+            let computed = Cell::new(0);
+            let rows = |batch: &[&[u32]], out: &mut Vec<f32>| {
+                computed.set(computed.get() + batch.len());
+                if computed.get() > 200 {
+                    // As a kill would: nothing is flushed or dropped.
+                    std::process::abort();
+                }
+                batch.iter().for_each(|ids| out.extend(row_of(ids, DIM)));
+                Ok::<(), Error>(())
+            };
+            build_table(dir, &small_set(), &options(DIM), rows, |_, _| {}).unwrap();
+        }
+        "full" => {
+            // 400 rows of 8 KiB under a limit of 1 MiB a file.
+            let error = build(dir, &small_set(), &options(4096)).unwrap_err();
+            println!("{:?}: {error}", error.kind());
+        }
+        "open" => {
+            let error = open(dir).unwrap_err();
+            println!("{:?}: {error}", error.kind());
+        }
+        _ => unreachable!("{task}"),
+    }
+}
+
+/// Runs `task` in a process, behind shell commands that set it up.
+fn run_child(before: &str, task: &str, dir: &Path) -> Output {
+    let exe = std::env::current_exe().unwrap();
+    let command = format!("{before} exec \"$0\" --exact child --nocapture");
+    Command::new("sh")
+        .args(["-c", &command])
+        .arg(exe)
+        .env(CHILD, format!("{task} {}", dir.display()))
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_killed_build_goes_on() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("table");
+    let killed = run_child("ulimit -c 0;", "abort", &dir);
+    assert!(!killed.status.success());
+    assert!(dir.join("build.json").exists() && !dir.join("table.json").exists());
+    let whole = build(&home.path().join("whole"), &small_set(), &options(DIM)).unwrap();
+    assert_eq!(build(&dir, &small_set(), &options(DIM)).unwrap(), whole);
+    open(&dir).unwrap();
+}
+
+#[test]
+fn a_full_disk_leaves_no_table() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("table");
+    // `ulimit -f` counts blocks of 512 bytes or 1 KiB; past it, writes fail with EFBIG.
+    let full = run_child("ulimit -f 1024; trap '' XFSZ;", "full", &dir);
+    let (out, err) = (
+        String::from_utf8_lossy(&full.stdout),
+        String::from_utf8_lossy(&full.stderr),
+    );
+    assert!(full.status.success(), "{out}{err}");
+    assert!(out.contains("Io: cannot write the rows"), "{out}{err}");
+    assert!(!dir.join("table.json").exists());
+    assert!(matches!(open(&dir), Err(Error::NoTable { .. })));
+    // With room again, the same build ends well.
+    build(&dir, &small_set(), &options(4096)).unwrap();
+    open(&dir).unwrap();
+}
+
+#[test]
+fn a_table_open_in_another_process_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path(), &small_set(), &options(DIM)).unwrap();
+    let table = open(dir.path()).unwrap();
+    let other = run_child("", "open", dir.path());
+    let out = String::from_utf8_lossy(&other.stdout);
+    assert!(
+        out.contains("Busy: the table") && out.contains("in another process"),
+        "{out}"
+    );
+    drop(table);
+    open(dir.path()).unwrap();
+}
