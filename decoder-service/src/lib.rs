@@ -1,1 +1,149 @@
-//! Generates text with continuous batching over an f-gram table.
+//! The decoder tier: text in, text out, streamed, with continuous batching over an f-gram table.
+//!
+//! ```text
+//! client ──Generate──> server ──Request──> engine thread ──one look-up a step──> embed tier
+//!        <──deltas────        <──bounded──  scheduler, KV caches, sampling       (table here, or
+//!                               channel     scone_model::Decoder                  embed-services)
+//! ```
+//!
+//! - [`request`] checks everything a client sends before any work is queued.
+//! - [`scheduler`] decides which sequences take part in a step: sequences join and leave between
+//!   steps, prompts go in chunks, decoding goes first.
+//! - [`engine`] is one thread that owns the model. A step makes ONE look-up for the whole batch,
+//!   puts the row of the longest f-gram in place of the token embedding where one matched, runs the
+//!   model, samples, and sends.
+//! - [`embed_tier`] gives the rows, from a table in this process or from embed-services.
+//! - [`sequence`] and [`text`] know when a text ends and what of it may be sent.
+//!
+//! The tokens of a request depend on the request, its seed and the model only: not on the batch it
+//! runs in, nor on where the rows come from.
+//!
+//! A plain model (a directory without scone.json) is served as well: it has no f-grams, so there is
+//! no table and no look-up.
+//!
+//! What it is not: it has no users, no encryption and no chat templates; those belong in front.
+
+pub mod config;
+pub mod embed_tier;
+pub mod engine;
+pub mod error;
+pub mod generate;
+pub mod metrics;
+pub mod model;
+pub mod request;
+mod sampling_shim;
+pub mod scheduler;
+pub mod sequence;
+pub mod server;
+pub mod startup;
+mod table_cache;
+pub mod text;
+
+use scone_proto::decoder::v1::decoder_service_server::DecoderServiceServer;
+use scone_service::{
+    announce::Listening,
+    grpc::{serve_until, server_builder},
+    health::Health,
+    metrics::MetricsEndpoint,
+};
+use tokio::{net::TcpListener, sync::oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+pub use config::Config;
+pub use error::Error;
+
+use crate::{engine::EngineHandle, metrics::Metrics, server::DecoderService};
+
+/// Name of the service in health checks.
+pub const SERVICE_NAME: &str = "scone.decoder.v1.DecoderService";
+
+/// Loads the model, then serves until `shutdown` resolves and running generations have ended, or
+/// the drain timeout passed.
+///
+/// # Errors
+/// When the model, table or embed tier cannot be used, a port cannot be bound, or the engine
+/// thread ends before it was told to.
+pub async fn run(
+    config: Config,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    info!(?config, "starting");
+    let metrics = Metrics::default();
+    let endpoint = match config.metrics_listen {
+        Some(address) => Some(MetricsEndpoint::start(address, metrics.registry()).await?),
+        None => None,
+    };
+    tokio::pin!(shutdown);
+    let prepared = tokio::select! {
+        prepared = startup::prepare(&config.model, metrics.clone()) => prepared?,
+        () = &mut shutdown => {
+            info!("told to stop before the model was loaded");
+            return Ok(());
+        }
+    };
+    let (parts, tier) = prepared;
+    let info = parts.info.clone();
+    let (engine, engine_ended) = engine::start(config.engine, parts)?;
+    let address = listener.local_addr().map_err(|source| Error::File {
+        action: "read the address of",
+        path: "the gRPC listener".into(),
+        source: source.into(),
+    })?;
+    let draining = CancellationToken::new();
+    let service = DecoderService::new(
+        info,
+        tier,
+        engine.clone(),
+        config.engine,
+        metrics,
+        draining.clone(),
+    );
+    let (health, health_service) = Health::register(&[SERVICE_NAME]).await;
+    let reflection = reflection()?;
+    let router = server_builder()
+        .add_service(DecoderServiceServer::new(service))
+        .add_service(health_service)
+        .add_service(reflection);
+    health.set_serving().await;
+    Listening {
+        service: "decoder",
+        address,
+        metrics: endpoint.as_ref().map(MetricsEndpoint::address),
+    }
+    .announce();
+    let timeout = config.drain_timeout;
+    let serving = serve_until(router, listener, shutdown, &health, draining, timeout);
+    served_or_engine_lost(serving, engine, engine_ended).await
+}
+
+/// A server whose engine is gone must not go on looking healthy.
+async fn served_or_engine_lost(
+    serving: impl Future<Output = Result<scone_service::grpc::Drained, scone_service::Error>>,
+    engine: EngineHandle,
+    engine_ended: oneshot::Receiver<()>,
+) -> Result<(), Error> {
+    let result = tokio::select! {
+        served = serving => served.map(drop).map_err(Error::from),
+        _ = engine_ended => {
+            error!("the engine thread ended unexpectedly");
+            Err(Error::Internal)
+        }
+    };
+    drop(engine);
+    result
+}
+
+fn reflection() -> Result<
+    tonic_reflection::server::v1::ServerReflectionServer<
+        impl tonic_reflection::server::v1::ServerReflection,
+    >,
+    Error,
+> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(scone_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| Error::Config(format!("reflection: {error}")))
+}

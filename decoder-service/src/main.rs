@@ -1,1 +1,78 @@
-fn main() {}
+//! The decoder-service program: flags, logs, threads; the rest is the library.
+
+use anyhow::Context as _;
+use clap::{
+    ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, parser::ValueSource,
+};
+use decoder_service::{
+    config::{ModelArgs, ServeArgs},
+    generate::{self, GenerateArgs},
+};
+use scone_service::{
+    grpc,
+    shutdown::shutdown_signal,
+    telemetry::{self, LogArgs},
+};
+
+/// Generates text with a language model whose input embeddings come from an f-gram table.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve Generate over gRPC, with continuous batching.
+    Serve(ServeArgs),
+    /// Continue one text in this terminal.
+    Generate(GenerateArgs),
+}
+
+fn main() -> anyhow::Result<()> {
+    let matches = Cli::command().get_matches();
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if matches!(cli.command, Command::Generate(_)) && !log_was_given(&matches) {
+        // The text is what matters in a terminal.
+        cli.log.log = "warn".to_owned();
+    }
+    telemetry::init(&cli.log)?;
+    match cli.command {
+        Command::Serve(args) => {
+            let config = args.check()?;
+            threads(&args.model)?.block_on(async {
+                let shutdown = shutdown_signal();
+                let listener = grpc::bind(args.listen).await?;
+                decoder_service::run(config, listener, shutdown).await
+            })?;
+        }
+        Command::Generate(args) => {
+            let (mut out, mut summary) = (std::io::stdout(), std::io::stderr());
+            threads(&args.model)?.block_on(generate::run(&args, &mut out, &mut summary))?;
+        }
+    }
+    Ok(())
+}
+
+fn log_was_given(matches: &ArgMatches) -> bool {
+    let given = |m: &ArgMatches| m.value_source("log") != Some(ValueSource::DefaultValue);
+    matches
+        .subcommand()
+        .map_or(false, |(_, matches)| given(matches))
+}
+
+/// The compute threads, shared by all of the process, and the runtime of the network threads.
+fn threads(args: &ModelArgs) -> anyhow::Result<tokio::runtime::Runtime> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(args.threads)
+        .build_global()
+        .context("cannot start the compute threads")?;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(args.io_threads)
+        .enable_all()
+        .build()
+        .context("cannot start the network threads")
+}

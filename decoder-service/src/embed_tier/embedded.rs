@@ -1,0 +1,81 @@
+//! Rows from a table in this process.
+
+use std::path::Path;
+
+use scone_fgram::table::{LookupResult, Table, TableOptions};
+
+use super::{Answers, EmbedTier, LookupBatch, ModelFacts, TableFacts, TierError};
+use crate::error::Error;
+
+/// A table opened by this process.
+pub struct Embedded {
+    table: Table,
+    facts: TableFacts,
+    result: LookupResult,
+}
+
+impl Embedded {
+    /// Opens a table directory and checks it against the model.
+    ///
+    /// # Errors
+    /// When it is no whole table, belongs to another model, or holds one shard of several.
+    pub fn open(dir: &Path, options: &TableOptions, model: &ModelFacts) -> Result<Self, Error> {
+        let table = Table::open(dir, options)?;
+        let facts = TableFacts::from_manifest(table.manifest());
+        facts.check(&dir.display().to_string(), model)?;
+        if facts.shard_count != 1 {
+            return Err(Error::Config(format!(
+                "--table {}: holds shard {} of {}; serve shards by embed-services and name them by --embed",
+                dir.display(),
+                table.manifest().shard_index,
+                facts.shard_count
+            )));
+        }
+        Ok(Self {
+            table,
+            facts,
+            result: LookupResult::default(),
+        })
+    }
+
+    fn read(&mut self, batch: &LookupBatch, out: &mut Answers) -> Result<(), scone_fgram::Error> {
+        let Self {
+            table,
+            facts,
+            result,
+        } = self;
+        table.lookup(&batch.ids, &batch.spans, result)?;
+        let row_bytes = facts.dtype.row_bytes(facts.dim as usize);
+        let mut matched = 0;
+        for (position, &length) in result.match_lengths.iter().enumerate() {
+            if length == 0 {
+                continue;
+            }
+            let row = result.row_index[matched] as usize;
+            matched += 1;
+            let bytes = &result.rows[row * row_bytes..][..row_bytes];
+            facts.dtype.decode(bytes, out.matched(position, length))?;
+        }
+        Ok(())
+    }
+}
+
+impl EmbedTier for Embedded {
+    fn facts(&self) -> &TableFacts {
+        &self.facts
+    }
+
+    fn mode(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn lookup(&mut self, batch: &LookupBatch, out: &mut Answers) {
+        if let Err(error) = self.read(batch, out) {
+            tracing::error!(error = %error, "table look-up failed");
+            out.fail(
+                0..batch.positions(),
+                &TierError::BadAnswer(error.to_string()),
+            );
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! One step: ONE look-up for the whole batch, input embeddings, the model, sampling.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use candle_core::{Device, Tensor};
+use scone_model::{Decoder, KvCache, Segment};
+use tracing::{error, warn};
+
+use super::{EngineParts, OnLookupFailure, live::Live};
+use crate::{
+    embed_tier::{Answers, EmbedTier, LookupBatch, TierError},
+    error::Error,
+    metrics::Metrics,
+    model::ModelInfo,
+    scheduler::Planned,
+    sequence::GeneratedToken,
+};
+
+/// What a step did for one sequence.
+pub(super) struct Computed {
+    /// The token chosen, when the sequence's known tokens are all computed.
+    pub(super) token: Option<GeneratedToken>,
+}
+
+/// Result of a step, for each sequence that took part.
+type Outcomes = Vec<(Planned, Result<Computed, Error>)>;
+
+/// A sequence's part of a step, and where its positions lie in the look-up.
+struct Part<'a> {
+    planned: Planned,
+    live: &'a mut Live,
+    first: usize,
+}
+
+pub(super) struct Compute {
+    info: Arc<ModelInfo>,
+    decoder: Decoder,
+    tier: Option<Box<dyn EmbedTier>>,
+    on_failure: OnLookupFailure,
+    metrics: Metrics,
+    batch: LookupBatch,
+    answers: Answers,
+}
+
+impl Compute {
+    pub(super) fn new(parts: EngineParts, on_failure: OnLookupFailure) -> Self {
+        Self {
+            info: parts.info,
+            decoder: parts.decoder,
+            tier: parts.tier,
+            on_failure,
+            metrics: parts.metrics,
+            batch: LookupBatch::default(),
+            answers: Answers::default(),
+        }
+    }
+
+    pub(super) fn new_cache(&self) -> KvCache {
+        KvCache::new(self.decoder.shape())
+    }
+
+    pub(super) fn step(&mut self, lives: Vec<(Planned, &mut Live)>) -> Outcomes {
+        let mut parts = self.collect(lives);
+        let lookup = self.look_up();
+        let mut outcomes = Vec::with_capacity(parts.len());
+        if self.on_failure == OnLookupFailure::Fail
+            && let Some(error) = self.answers.error().cloned()
+        {
+            self.drop_unanswered(&mut parts, &error, &mut outcomes);
+        }
+        if parts.is_empty() {
+            return outcomes;
+        }
+        match self.forward(&mut parts) {
+            Ok(logits) => self.finish(parts, logits, lookup, &mut outcomes),
+            Err(error) => {
+                error!(error = %error, "step failed");
+                let failed = parts.into_iter().map(|p| (p.planned, Err(Error::Internal)));
+                outcomes.extend(failed);
+            }
+        }
+        outcomes
+    }
+
+    /// Fills the look-up batch.
+    fn collect<'a>(&mut self, lives: Vec<(Planned, &'a mut Live)>) -> Vec<Part<'a>> {
+        let context = self.info.max_n.map_or(0, |max_n| max_n - 1);
+        self.batch.clear();
+        let mut first = 0;
+        let mut parts = Vec::with_capacity(lives.len());
+        for (planned, live) in lives {
+            let (ids, context) = live.sequence.window(planned.tokens, context);
+            self.batch.push(ids, context);
+            parts.push(Part {
+                planned,
+                live,
+                first,
+            });
+            first += planned.tokens;
+        }
+        self.answers.reset(first, self.info.dim);
+        parts
+    }
+
+    /// Asks the embed tier; returns how long that took.
+    fn look_up(&mut self) -> Duration {
+        let Some(tier) = &mut self.tier else {
+            return Duration::ZERO;
+        };
+        let began = Instant::now();
+        tier.lookup(&self.batch, &mut self.answers);
+        let took = began.elapsed();
+        self.metrics.lookup_seconds.observe(took.as_secs_f64());
+        if let Some(error) = self.answers.error() {
+            self.metrics.lookup_failures.inc();
+            let positions = self.answers.failed().iter().filter(|f| **f).count();
+            warn!(error = %error, positions, "look-up failed");
+        }
+        took
+    }
+
+    /// Ends the sequences that miss an answer. The others go on: their answers are whole.
+    fn drop_unanswered(
+        &self,
+        parts: &mut Vec<Part<'_>>,
+        error: &TierError,
+        outcomes: &mut Outcomes,
+    ) {
+        let failed = self.answers.failed();
+        parts.retain(|part| {
+            let positions = part.first..part.first + part.planned.tokens;
+            let missing = failed[positions].contains(&true);
+            if missing {
+                outcomes.push((part.planned, Err(Error::Lookup(error.clone()))));
+            }
+            !missing
+        });
+    }
+
+    /// Writes the token embedding where there is no row, and runs the model. Returns the logits of
+    /// the last position of each part that samples, in order.
+    fn forward(&mut self, parts: &mut [Part<'_>]) -> Result<Vec<Vec<f32>>, Error> {
+        let dim = self.info.dim;
+        self.fill_token_embeddings(parts)?;
+        let rows: usize = parts.iter().map(|part| part.planned.tokens).sum();
+        let mut input = Vec::with_capacity(rows * dim);
+        for part in parts.iter() {
+            let from = part.first * dim;
+            let values = self.answers.values();
+            input.extend_from_slice(&values[from..from + part.planned.tokens * dim]);
+        }
+        let input = Tensor::from_vec(input, (rows, dim), &Device::Cpu).map_err(candle)?;
+        let mut segments = Vec::with_capacity(parts.len());
+        let mut last_rows = Vec::with_capacity(parts.len());
+        let mut row = 0;
+        for part in parts.iter_mut() {
+            let len = part.planned.tokens;
+            row += len;
+            if part.planned.samples {
+                last_rows.push(row as u32 - 1);
+            }
+            let cache = part.live.cache.as_mut().ok_or(Error::Internal)?;
+            segments.push(Segment { cache, len });
+        }
+        let hidden = self.decoder.step(&input, &mut segments)?;
+        if last_rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let count = last_rows.len();
+        let last_rows = Tensor::from_vec(last_rows, count, &Device::Cpu).map_err(candle)?;
+        let hidden = hidden.index_select(&last_rows, 0).map_err(candle)?;
+        let logits = self.decoder.step_logits(&hidden)?;
+        logits.to_vec2::<f32>().map_err(candle)
+    }
+
+    /// The input rule: the row where an f-gram matched, the token embedding elsewhere.
+    fn fill_token_embeddings(&mut self, parts: &[Part<'_>]) -> Result<(), Error> {
+        let mut positions = Vec::new();
+        let mut ids = Vec::new();
+        for part in parts {
+            let (window, context) = part.live.sequence.window(part.planned.tokens, 0);
+            for (offset, &id) in window[context..].iter().enumerate() {
+                if self.answers.match_lengths()[part.first + offset] == 0 {
+                    positions.push(part.first + offset);
+                    ids.push(id);
+                }
+            }
+        }
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let count = ids.len();
+        let ids = Tensor::from_vec(ids, count, &Device::Cpu).map_err(candle)?;
+        let table = self.decoder.token_embedding();
+        let embeddings = table
+            .index_select(&ids, 0)
+            .and_then(|t| t.flatten_all()?.to_vec1::<f32>())
+            .map_err(candle)?;
+        for (position, embedding) in positions.into_iter().zip(embeddings.chunks(self.info.dim)) {
+            self.answers.embedding(position).copy_from_slice(embedding);
+        }
+        Ok(())
+    }
+
+    /// Books what was computed and chooses tokens.
+    fn finish(
+        &mut self,
+        parts: Vec<Part<'_>>,
+        logits: Vec<Vec<f32>>,
+        lookup: Duration,
+        outcomes: &mut Outcomes,
+    ) {
+        let mut logits = logits.into_iter();
+        for Part {
+            planned,
+            live,
+            first,
+        } in parts
+        {
+            let positions = first..first + planned.tokens;
+            let lengths = &self.answers.match_lengths()[positions.clone()];
+            let matched = lengths.iter().filter(|&&length| length > 0).count() as u32;
+            let failed = &self.answers.failed()[positions];
+            let fallback = failed.iter().filter(|failed| **failed).count() as u32;
+            let last_match = lengths.last().copied().unwrap_or(0);
+            let sequence = &mut live.sequence;
+            sequence.step_computed(planned.tokens, matched, fallback, lookup);
+            self.metrics.positions.inc_by(planned.tokens as u64);
+            self.metrics.matched_positions.inc_by(u64::from(matched));
+            self.metrics.fallback_positions.inc_by(u64::from(fallback));
+            let chosen = match planned.samples {
+                false => Ok(None),
+                true => logits
+                    .next()
+                    .ok_or(Error::Internal)
+                    .and_then(|mut row| choose(live, &mut row, last_match))
+                    .map(Some),
+            };
+            let outcome = chosen.map(|token| Computed { token }).map_err(|error| {
+                error!(error = %error, "sampling failed");
+                Error::Internal
+            });
+            outcomes.push((planned, outcome));
+        }
+    }
+}
+
+/// Chooses the next token of a sequence from its logits.
+fn choose(live: &mut Live, logits: &mut [f32], match_length: u8) -> Result<GeneratedToken, Error> {
+    for id in live.sequence.banned() {
+        logits[id as usize] = f32::NEG_INFINITY;
+    }
+    let sampled = live.sampler.sample(logits)?;
+    Ok(GeneratedToken {
+        id: sampled.id,
+        match_length,
+        logprob: sampled.logprob,
+        top_logprobs: sampled.top_logprobs,
+    })
+}
+
+fn candle(error: candle_core::Error) -> Error {
+    Error::Model(error.into())
+}

@@ -1,0 +1,128 @@
+//! The way from the engine to one client, which may be slow or gone.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use crate::{error::Error, sequence::Delta};
+
+/// Messages a client may be behind before its sequences pause.
+pub const CAPACITY: usize = 32;
+
+/// What a client receives: deltas, and at most one error, after which nothing comes.
+pub type Message = Result<Delta, Error>;
+
+/// Where a mailbox stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// All was handed over.
+    Clear,
+    /// The channel is full: the sequence has to pause.
+    Blocked,
+    /// The client went away.
+    Gone,
+}
+
+/// Hands messages of one completion to the channel of its request, without ever blocking.
+///
+/// The channel is bounded. When it is full, one message waits here and grows by what still comes
+/// of the step under way; the sequence then pauses, so no more than that is ever held.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    sender: mpsc::Sender<Message>,
+    waiting: Option<Message>,
+    blocked_since: Option<Instant>,
+}
+
+impl Mailbox {
+    pub(super) fn new(sender: mpsc::Sender<Message>) -> Self {
+        Self {
+            sender,
+            waiting: None,
+            blocked_since: None,
+        }
+    }
+
+    /// Adds news. Nothing may follow an error.
+    pub(super) fn post(&mut self, message: Message) {
+        self.waiting = Some(match (self.waiting.take(), message) {
+            (None, message) => message,
+            (Some(Ok(mut first)), Ok(next)) => {
+                first.merge(next);
+                Ok(first)
+            }
+            // The client is told why it ends; the last words before may be lost.
+            (_, Err(error)) | (Some(Err(error)), _) => Err(error),
+        });
+    }
+
+    /// Hands over what waits, if the client took what came before.
+    pub(super) fn flush(&mut self, now: Instant) -> State {
+        if self.sender.is_closed() {
+            return State::Gone;
+        }
+        let Some(message) = self.waiting.take() else {
+            return State::Clear;
+        };
+        match self.sender.try_send(message) {
+            Ok(()) => {
+                self.blocked_since = None;
+                State::Clear
+            }
+            Err(mpsc::error::TrySendError::Full(message)) => {
+                self.waiting = Some(message);
+                self.blocked_since.get_or_insert(now);
+                State::Blocked
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => State::Gone,
+        }
+    }
+
+    /// How long the client has taken nothing.
+    pub(super) fn blocked_for(&self, now: Instant) -> Duration {
+        self.blocked_since
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn text(text: &str) -> Message {
+        Ok(Delta {
+            text: text.into(),
+            ..Delta::default()
+        })
+    }
+
+    #[test]
+    fn a_slow_client_gets_everything_in_order_and_nothing_grows() {
+        let (sender, mut receiver) = mpsc::channel(1);
+        let mut mailbox = Mailbox::new(sender);
+        let now = Instant::now();
+        mailbox.post(text("a"));
+        assert_eq!(mailbox.flush(now), State::Clear);
+        mailbox.post(text("b"));
+        assert_eq!(mailbox.flush(now), State::Blocked);
+        mailbox.post(text("c"));
+        let later = now + Duration::from_secs(3);
+        assert_eq!(mailbox.flush(later), State::Blocked);
+        assert_eq!(mailbox.blocked_for(later), Duration::from_secs(3));
+
+        assert_eq!(receiver.try_recv().unwrap().unwrap().text, "a");
+        assert_eq!(mailbox.flush(later), State::Clear);
+        assert_eq!(mailbox.blocked_for(later), Duration::ZERO);
+        assert_eq!(receiver.try_recv().unwrap().unwrap().text, "bc");
+    }
+
+    #[test]
+    fn a_client_that_left_is_noticed_without_a_message() {
+        let (sender, receiver) = mpsc::channel(1);
+        let mut mailbox = Mailbox::new(sender);
+        assert_eq!(mailbox.flush(Instant::now()), State::Clear);
+        drop(receiver);
+        assert_eq!(mailbox.flush(Instant::now()), State::Gone);
+    }
+}

@@ -1,0 +1,206 @@
+//! The thread that owns the model: requests in over a bounded channel, tokens out over one bounded
+//! channel for each request.
+//!
+//! ```text
+//! submit ──permit──> channel ──> engine thread: admit · plan · look up · step · sample · send
+//! ```
+//!
+//! At most `max_batch` sequences run and `max_queue` wait; a permit at the door counts both, so a
+//! request beyond that is refused at once and nothing behind the door can overflow. A client that
+//! goes away or whose deadline passes loses its place before the next step. A client that does not
+//! read makes its own sequence pause, place and KV cache kept, until it reads again or
+//! `client_timeout` ends it.
+
+mod compute;
+mod live;
+mod mailbox;
+mod worker;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc as std_mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use scone_model::Decoder;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tracing::Span;
+
+pub use mailbox::{CAPACITY as MESSAGES_BEHIND, Message};
+
+use self::worker::Worker;
+use crate::{
+    embed_tier::EmbedTier, error::Error, metrics::Metrics, model::ModelInfo, request::Request,
+    scheduler::Limits,
+};
+
+/// What to do with a position that the embed tier does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnLookupFailure {
+    /// End the generation with UNAVAILABLE.
+    Fail,
+    /// Use the token embedding, and count it.
+    TokenEmbedding,
+}
+
+/// How the engine works.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineConfig {
+    /// What bounds the batch, the queue and a step.
+    pub limits: Limits,
+    /// What to do without an answer of the embed tier.
+    pub on_lookup_failure: OnLookupFailure,
+    /// How long a client may leave messages unread before its generation ends.
+    pub client_timeout: Duration,
+}
+
+/// What the engine thread gets to work on.
+pub struct EngineParts {
+    /// Facts of the model.
+    pub info: Arc<ModelInfo>,
+    /// The main model.
+    pub decoder: Decoder,
+    /// Where rows come from; `None` for a plain model.
+    pub tier: Option<Box<dyn EmbedTier>>,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// One request on its way to the engine.
+struct Submission {
+    request: Arc<Request>,
+    sender: mpsc::Sender<Message>,
+    /// As many places as completions; each gives its own back when it ends.
+    places: OwnedSemaphorePermit,
+    span: Span,
+}
+
+/// The door to the engine. Cloning is cheap; the engine ends when all are dropped and all running
+/// sequences are done.
+#[derive(Clone)]
+pub struct EngineHandle {
+    submissions: std_mpsc::SyncSender<Submission>,
+    places: Arc<Semaphore>,
+    capacity: usize,
+    pace: Arc<Pace>,
+    metrics: Metrics,
+}
+
+/// How fast places come free, for the retry hint of refused requests.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Recent mean time between two ends of sequences while the queue was not empty, in us.
+    place_us: AtomicU64,
+}
+
+impl Pace {
+    fn place_freed(&self, since_last: Duration) {
+        let new = since_last.as_micros().min(60_000_000) as u64;
+        let old = self.place_us.load(Ordering::Relaxed);
+        let mean = if old == 0 { new } else { (old * 7 + new) / 8 };
+        self.place_us.store(mean, Ordering::Relaxed);
+    }
+
+    /// When a place is likely to be free.
+    fn retry_after(&self) -> Duration {
+        Duration::from_micros(self.place_us.load(Ordering::Relaxed))
+            .clamp(Duration::from_millis(100), Duration::from_secs(10))
+    }
+}
+
+/// Starts the engine thread. The receiver resolves when the thread ends, for whatever reason.
+///
+/// # Errors
+/// When the system gives no thread.
+pub fn start(
+    config: EngineConfig,
+    parts: EngineParts,
+) -> Result<(EngineHandle, oneshot::Receiver<()>), Error> {
+    let capacity = config.limits.max_batch + config.limits.max_queue;
+    let (submissions, incoming) = std_mpsc::sync_channel(capacity);
+    let pace = Arc::new(Pace::default());
+    let handle = EngineHandle {
+        submissions,
+        places: Arc::new(Semaphore::new(capacity)),
+        capacity,
+        pace: pace.clone(),
+        metrics: parts.metrics.clone(),
+    };
+    let (alive, ended) = oneshot::channel::<()>();
+    thread::Builder::new()
+        .name("engine".into())
+        .spawn(move || {
+            // Dropped when the thread ends, by a panic too.
+            let _alive = alive;
+            Worker::new(config, parts, incoming, pace).run();
+        })
+        .map_err(|error| Error::Config(format!("cannot start the engine thread: {error}")))?;
+    Ok((handle, ended))
+}
+
+impl EngineHandle {
+    /// Puts a request into the queue. Its messages come over the receiver; dropping that cancels
+    /// the request within one step.
+    ///
+    /// # Errors
+    /// [`Error::QueueFull`] at once when there is no place for all its completions.
+    pub fn submit(&self, request: Request) -> Result<mpsc::Receiver<Message>, Error> {
+        let n = request.n;
+        if n as usize > self.capacity {
+            return Err(Error::InvalidField {
+                field: "n",
+                problem: format!("is {n}; this server has places for {}", self.capacity),
+            });
+        }
+        let places = self.places.clone().try_acquire_many_owned(n);
+        let places = places.map_err(|_| self.full())?;
+        let (sender, receiver) = mpsc::channel(MESSAGES_BEHIND);
+        let submission = Submission {
+            request: Arc::new(request),
+            sender,
+            places,
+            span: Span::current(),
+        };
+        self.metrics.queue_depth.inc_by(i64::from(n));
+        match self.submissions.try_send(submission) {
+            Ok(()) => Ok(receiver),
+            Err(error) => {
+                self.metrics.queue_depth.dec_by(i64::from(n));
+                Err(match error {
+                    std_mpsc::TrySendError::Full(_) => self.full(),
+                    std_mpsc::TrySendError::Disconnected(_) => Error::Internal,
+                })
+            }
+        }
+    }
+
+    fn full(&self) -> Error {
+        Error::QueueFull {
+            running_and_waiting: self.capacity,
+            retry_after: self.pace.retry_after(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_retry_hint_follows_the_pace_within_bounds() {
+        let pace = Pace::default();
+        assert_eq!(pace.retry_after(), Duration::from_millis(100));
+        for _ in 0..100 {
+            pace.place_freed(Duration::from_secs(2));
+        }
+        assert!(pace.retry_after() > Duration::from_millis(1900));
+        for _ in 0..100 {
+            pace.place_freed(Duration::from_secs(3600));
+        }
+        assert_eq!(pace.retry_after(), Duration::from_secs(10));
+    }
+}

@@ -1,0 +1,286 @@
+//! The loop of the engine thread.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, mpsc as std_mpsc},
+    time::{Duration, Instant},
+};
+
+use crate::sampling_shim::Sampler;
+use tracing::{debug, error, info_span};
+
+use super::{
+    EngineConfig, EngineParts, Pace, Submission,
+    compute::{Compute, Computed},
+    live::{Closing, Live},
+    mailbox::{Mailbox, State},
+};
+use crate::{
+    error::Error,
+    metrics::Metrics,
+    scheduler::{Planned, Scheduler, SequenceId},
+    sequence::{FinishReason, Sequence},
+    text::Decode,
+};
+
+/// How often clients that are behind are looked at while nothing else happens.
+const POLL: Duration = Duration::from_millis(5);
+
+pub(super) struct Worker {
+    config: EngineConfig,
+    compute: Compute,
+    decoder_of_text: Arc<dyn Decode>,
+    scheduler: Scheduler,
+    /// By id, which is the order of arrival.
+    live: BTreeMap<SequenceId, Live>,
+    closing: Vec<Closing>,
+    incoming: std_mpsc::Receiver<Submission>,
+    /// All handles are gone: finish what runs, then end.
+    closed: bool,
+    next_id: u64,
+    metrics: Metrics,
+    pace: Arc<Pace>,
+    last_end: Option<Instant>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        config: EngineConfig,
+        parts: EngineParts,
+        incoming: std_mpsc::Receiver<Submission>,
+        pace: Arc<Pace>,
+    ) -> Self {
+        Self {
+            config,
+            decoder_of_text: parts.info.tokenizer.clone(),
+            metrics: parts.metrics.clone(),
+            compute: Compute::new(parts, config.on_lookup_failure),
+            scheduler: Scheduler::new(config.limits),
+            live: BTreeMap::new(),
+            closing: Vec::new(),
+            incoming,
+            closed: false,
+            next_id: 0,
+            pace,
+            last_end: None,
+        }
+    }
+
+    /// Works until all handles are dropped and all sequences are done.
+    pub(super) fn run(mut self) {
+        loop {
+            self.receive();
+            self.attend_to_clients();
+            self.admit();
+            let plan = self.scheduler.plan();
+            if plan.is_empty() {
+                if self.closed && self.live.is_empty() && self.closing.is_empty() {
+                    return;
+                }
+                continue;
+            }
+            self.step(&plan);
+        }
+    }
+
+    /// Takes in new requests; sleeps when there is nothing to compute.
+    fn receive(&mut self) {
+        if self.scheduler.is_idle() {
+            let idle = self.live.is_empty() && self.closing.is_empty();
+            let received = if self.closed {
+                std::thread::sleep(POLL);
+                return;
+            } else if idle {
+                self.incoming.recv().map_err(|_| true)
+            } else {
+                let received = self.incoming.recv_timeout(POLL);
+                received.map_err(|e| e == std_mpsc::RecvTimeoutError::Disconnected)
+            };
+            match received {
+                Ok(submission) => self.enqueue(submission),
+                Err(closed) => self.closed |= closed,
+            }
+        }
+        loop {
+            match self.incoming.try_recv() {
+                Ok(submission) => self.enqueue(submission),
+                Err(std_mpsc::TryRecvError::Empty) => return,
+                Err(std_mpsc::TryRecvError::Disconnected) => {
+                    self.closed = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn enqueue(&mut self, submission: Submission) {
+        let Submission {
+            request,
+            sender,
+            mut places,
+            span,
+        } = submission;
+        self.metrics
+            .prompt_tokens
+            .inc_by(request.prompt_ids.len() as u64);
+        for index in 0..request.n {
+            let Some(place) = places.split(1) else {
+                error!("a request has fewer places than completions");
+                return;
+            };
+            let id = SequenceId(self.next_id);
+            self.next_id += 1;
+            let seed = request.seed.wrapping_add(u64::from(index));
+            let decoder = self.decoder_of_text.clone();
+            let sequence = Sequence::new(request.clone(), index, decoder);
+            let mut live = Live {
+                sampler: Sampler::new(request.sampling.clone(), seed, &request.prompt_ids),
+                sequence,
+                cache: None,
+                mailbox: Mailbox::new(sender.clone()),
+                place,
+                span: info_span!(parent: &span, "sequence", index),
+            };
+            if let Some(echo) = live.sequence.echo() {
+                live.mailbox.post(Ok(echo));
+            }
+            // A place was taken at the door, so the queue has room.
+            if self.scheduler.push(id, request.prompt_ids.len()).is_err() {
+                live.mailbox.post(Err(Error::Internal));
+                live.mailbox.flush(Instant::now());
+                self.metrics.queue_depth.dec();
+                continue;
+            }
+            self.live.insert(id, live);
+        }
+    }
+
+    /// Ends sequences whose clients left, are late or do not read; pauses those that are behind.
+    fn attend_to_clients(&mut self) {
+        let now = Instant::now();
+        let timeout = self.config.client_timeout;
+        self.closing
+            .retain_mut(|closing| !closing.done(now, timeout));
+        let mut ended = Vec::new();
+        for (&id, live) in &mut self.live {
+            match live.ended_by_client(now, timeout) {
+                Ok(state) => self.scheduler.set_paused(id, state == State::Blocked),
+                Err(error) => ended.push((id, error)),
+            }
+        }
+        for (id, error) in ended {
+            self.fail(id, error);
+        }
+    }
+
+    fn admit(&mut self) {
+        for id in self.scheduler.admit() {
+            if let Some(live) = self.live.get_mut(&id) {
+                live.cache = Some(self.compute.new_cache());
+            }
+        }
+        self.metrics
+            .queue_depth
+            .set(self.scheduler.waiting() as i64);
+        self.metrics.running.set(self.scheduler.running() as i64);
+    }
+
+    fn step(&mut self, plan: &[Planned]) {
+        let began = Instant::now();
+        let lives = &mut self.live;
+        let mut segments: Vec<(Planned, &mut Live)> = Vec::with_capacity(plan.len());
+        let mut by_id: HashMap<SequenceId, Planned> = plan.iter().map(|p| (p.id, *p)).collect();
+        for (id, live) in lives.iter_mut() {
+            if let Some(planned) = by_id.remove(id) {
+                live.sequence.step_started(began);
+                segments.push((planned, live));
+            }
+        }
+        let outcomes = self.compute.step(segments);
+        self.metrics
+            .step_seconds
+            .observe(began.elapsed().as_secs_f64());
+        for (planned, outcome) in outcomes {
+            match outcome {
+                Ok(computed) => self.computed(planned, computed),
+                Err(error) => self.fail(planned.id, error),
+            }
+        }
+    }
+
+    /// A part of a sequence was computed: passes on the token it chose, if it did.
+    fn computed(&mut self, planned: Planned, computed: Computed) {
+        self.scheduler.computed(planned);
+        let Some(token) = computed.token else {
+            return;
+        };
+        let now = Instant::now();
+        let Some(live) = self.live.get_mut(&planned.id) else {
+            return;
+        };
+        self.metrics.generated_tokens.inc();
+        if live.sequence.usage().completion_tokens == 0 {
+            let waited = now.saturating_duration_since(live.sequence.request().arrived);
+            self.metrics
+                .first_token_seconds
+                .observe(waited.as_secs_f64());
+        }
+        match live.sequence.accept(token, now) {
+            Ok(delta) => {
+                let outcome = delta.finish.as_ref().map(|finish| match finish.reason {
+                    FinishReason::StopString(_) | FinishReason::StopToken(_) => "stop",
+                    FinishReason::Length => "length",
+                });
+                live.mailbox.post(Ok(delta));
+                live.mailbox.flush(now);
+                if let Some(outcome) = outcome {
+                    self.end(planned.id, outcome);
+                }
+            }
+            Err(error) => {
+                error!(%error, "decoding of text failed");
+                self.fail(planned.id, error.into());
+            }
+        }
+    }
+
+    fn fail(&mut self, id: SequenceId, error: Error) {
+        let outcome = error.outcome();
+        if let Some(live) = self.live.get_mut(&id) {
+            live.span
+                .in_scope(|| debug!(error = %error, outcome, "generation ended early"));
+            live.mailbox.post(Err(error));
+        }
+        self.end(id, outcome);
+    }
+
+    /// Frees the place in the batch and the KV cache at once.
+    fn end(&mut self, id: SequenceId, outcome: &'static str) {
+        self.scheduler.remove(id);
+        let Some(mut live) = self.live.remove(&id) else {
+            return;
+        };
+        let now = Instant::now();
+        self.metrics.ended(outcome);
+        let usage = live.sequence.usage();
+        live.span.in_scope(|| {
+            debug!(
+                outcome,
+                prompt_tokens = usage.prompt_tokens,
+                completion_tokens = usage.completion_tokens,
+                matched_positions = usage.matched_positions,
+                "generation ended"
+            );
+        });
+        if let Some(last) = self.last_end.replace(now) {
+            self.pace.place_freed(now.saturating_duration_since(last));
+        }
+        if live.mailbox.flush(now) == State::Blocked {
+            self.closing.push(Closing {
+                mailbox: live.mailbox,
+                deadline: live.sequence.request().deadline,
+                _place: live.place,
+            });
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The model directory as the decoder-service needs it: weights, tokenizer, defaults.
+
+use std::{path::Path, sync::Arc};
+
+use crate::sampling_shim::SamplingParams;
+use scone_model::{Decoder, FgramModel, ModelConfig, SconeConfig, checkpoint};
+use serde::Deserialize;
+use tokenizers::Tokenizer;
+
+use crate::{embed_tier::ModelFacts, error::Error, text::Decode};
+
+/// Facts of the model that requests are checked against.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// Name of the model directory.
+    pub name: String,
+    /// Number of token ids.
+    pub vocab_size: usize,
+    /// Most tokens of prompt and output together.
+    pub context_tokens: usize,
+    /// Width of an input embedding in elements.
+    pub dim: usize,
+    /// K; `None` for a plain model, which has no f-grams.
+    pub max_n: Option<usize>,
+    /// Starts an empty prompt.
+    pub bos_token_id: Option<u32>,
+    /// End a text.
+    pub eos_token_ids: Vec<u32>,
+    /// Text to ids and back.
+    pub tokenizer: Arc<Tokenizer>,
+    /// SHA-256 of tokenizer.json, hexadecimal.
+    pub tokenizer_hash: String,
+    /// SHA-256 of f-gram model and token embedding; empty for a plain model.
+    pub model_hash: String,
+    /// What absent request fields mean.
+    pub defaults: Defaults,
+}
+
+/// What absent request fields mean.
+#[derive(Clone, Debug, Default)]
+pub struct Defaults {
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// `max_tokens`; the rest of the context when absent.
+    pub max_new_tokens: Option<u32>,
+}
+
+/// A model directory, loaded.
+#[derive(Debug)]
+pub struct ServedModel {
+    /// Facts for checking requests.
+    pub info: ModelInfo,
+    /// The main model.
+    pub decoder: Decoder,
+    /// The f-gram model, when its weights are there; only needed to build a table.
+    pub fgram: Option<FgramModel>,
+}
+
+/// The fields of `generation_config.json` that are used.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct GenerationConfig {
+    do_sample: Option<bool>,
+    temperature: Option<f32>,
+    top_k: Option<u32>,
+    top_p: Option<f32>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
+    max_new_tokens: Option<u32>,
+    bos_token_id: Option<u32>,
+    eos_token_id: Option<OneOrMany>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+impl GenerationConfig {
+    /// `do_sample: false` is greedy, as in `transformers`; unlike there, absent means sampling, as
+    /// in vLLM.
+    fn sampling(&self) -> SamplingParams {
+        let defaults = SamplingParams::default();
+        let temperature = match (self.do_sample, self.temperature) {
+            (Some(false), _) => 0.0,
+            (_, Some(temperature)) => temperature,
+            (_, None) => 1.0,
+        };
+        SamplingParams {
+            temperature,
+            top_k: self.top_k.unwrap_or(0),
+            top_p: self.top_p.unwrap_or(1.0),
+            min_p: self.min_p.unwrap_or(0.0),
+            repetition_penalty: self.repetition_penalty.unwrap_or(1.0),
+            ..defaults
+        }
+    }
+}
+
+impl ServedModel {
+    /// Loads a model directory in Hugging Face layout. Blocks for as long as the weights take.
+    ///
+    /// # Errors
+    /// Names the file that is missing or wrong.
+    pub fn load(dir: &Path) -> Result<Self, Error> {
+        let device = candle_core::Device::Cpu;
+        let loaded = checkpoint::load_model_dir(dir, &device)?;
+        let path = dir.join("tokenizer.json");
+        let tokenizer = Tokenizer::from_file(&path).map_err(|source| Error::File {
+            action: "read",
+            path: path.display().to_string(),
+            source,
+        })?;
+        let generation = generation_config(&dir.join("generation_config.json"))?;
+        let name = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        let name = name.file_name().unwrap_or_default().to_string_lossy();
+        let mut info = ModelInfo::new(
+            &name,
+            &loaded.config,
+            loaded.scone.as_ref(),
+            tokenizer,
+            loaded.tokenizer_hash.unwrap_or_default(),
+        );
+        info.bos_token_id = generation.bos_token_id.or(info.bos_token_id);
+        match &generation.eos_token_id {
+            Some(OneOrMany::One(id)) => info.eos_token_ids = vec![*id],
+            Some(OneOrMany::Many(ids)) => info.eos_token_ids.clone_from(ids),
+            None => {}
+        }
+        info.defaults = Defaults {
+            sampling: generation.sampling(),
+            max_new_tokens: generation.max_new_tokens,
+        };
+        info.check()?;
+        Ok(Self {
+            info,
+            decoder: loaded.decoder,
+            fgram: loaded.fgram,
+        })
+    }
+}
+
+fn generation_config(path: &Path) -> Result<GenerationConfig, Error> {
+    let wrong = |source: Box<dyn std::error::Error + Send + Sync>| Error::File {
+        action: "read",
+        path: path.display().to_string(),
+        source,
+    };
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| wrong(error.into())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(GenerationConfig::default())
+        }
+        Err(error) => Err(wrong(error.into())),
+    }
+}
+
+impl ModelInfo {
+    /// Facts from a model's configs, with sampling defaults of our own.
+    pub fn new(
+        name: &str,
+        config: &ModelConfig,
+        scone: Option<&SconeConfig>,
+        tokenizer: Tokenizer,
+        tokenizer_hash: String,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            vocab_size: config.vocab_size(),
+            context_tokens: config.max_positions(),
+            dim: config.hidden_size(),
+            max_n: scone.map(|scone| scone.max_n),
+            bos_token_id: config.bos_token_id(),
+            eos_token_ids: config.eos_token_ids().to_vec(),
+            tokenizer: Arc::new(tokenizer),
+            tokenizer_hash,
+            model_hash: scone.map_or_else(String::new, |scone| scone.model_hash.clone()),
+            defaults: Defaults::default(),
+        }
+    }
+
+    /// What the files cannot promise one another.
+    fn check(&self) -> Result<(), Error> {
+        if self.context_tokens < 2 {
+            let got = self.context_tokens;
+            return Err(Error::Config(format!(
+                "the model's context is {got} tokens; at least 2 are needed to generate"
+            )));
+        }
+        let special = self.bos_token_id.iter().chain(&self.eos_token_ids);
+        for id in special {
+            if *id as usize >= self.vocab_size {
+                let vocab_size = self.vocab_size;
+                return Err(Error::Config(format!(
+                    "the model's bos or eos token id {id} is not below its vocab_size {vocab_size}"
+                )));
+            }
+        }
+        self.defaults.sampling.validate(self.vocab_size)?;
+        Ok(())
+    }
+
+    /// What a table must agree with; `None` for a plain model.
+    pub fn table_facts(&self) -> Option<ModelFacts> {
+        Some(ModelFacts {
+            dim: self.dim as u32,
+            vocab_size: self.vocab_size as u32,
+            max_n: self.max_n? as u32,
+            tokenizer_hash: self.tokenizer_hash.clone(),
+            model_hash: self.model_hash.clone(),
+        })
+    }
+
+    /// Token ids of a text, special tokens added as the tokenizer says.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let encoded = self.tokenizer.encode_fast(text, true);
+        match encoded {
+            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+            Err(error) => Err(Error::InvalidField {
+                field: "text",
+                problem: format!("cannot be tokenised: {error}"),
+            }),
+        }
+    }
+
+    /// Text of token ids.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot decode.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
+        Ok(Decode::decode(&*self.tokenizer, ids)?)
+    }
+}

@@ -1,0 +1,252 @@
+//! What a client asks for, checked: every limit is enforced here, before any work is queued.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use crate::sampling_shim::SamplingParams;
+
+use crate::{error::Error, model::ModelInfo};
+
+/// Most stop strings of a request.
+pub const MAX_STOP_STRINGS: usize = 16;
+/// Longest stop string in bytes.
+pub const MAX_STOP_BYTES: usize = 256;
+/// Most stop token ids of a request.
+pub const MAX_STOP_TOKEN_IDS: usize = 64;
+/// Most completions of a request.
+pub const MAX_N: u32 = 16;
+/// Longest request id in characters.
+pub const MAX_REQUEST_ID_CHARS: usize = 128;
+
+/// What to continue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// Text, for the model's own tokenizer.
+    Text(String),
+    /// Token ids as they are.
+    Ids(Vec<u32>),
+}
+
+/// A request as it came: nothing is checked, absent fields are `None`.
+/// Fields are those of `scone.decoder.v1.GenerateRequest`.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "documented in decoder.proto")]
+pub struct Draft {
+    pub request_id: String,
+    pub prompt: Option<Prompt>,
+    pub max_tokens: Option<u32>,
+    pub min_tokens: Option<u32>,
+    pub temperature: Option<f32>,
+    pub top_k: Option<u32>,
+    pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+    pub presence_penalty: Option<f32>,
+    pub frequency_penalty: Option<f32>,
+    pub stop: Vec<String>,
+    pub stop_token_ids: Vec<u32>,
+    pub ignore_eos: Option<bool>,
+    pub seed: Option<u64>,
+    pub n: Option<u32>,
+    pub logprobs: Option<u32>,
+    pub echo: Option<bool>,
+    pub logit_bias: HashMap<u32, f32>,
+}
+
+/// A request that can be served.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// For logs.
+    pub id: String,
+    /// At least one id, all in the vocabulary; leaves room for a token in the context.
+    pub prompt_ids: Vec<u32>,
+    /// The prompt's text, when it is to be sent back.
+    pub echo: Option<String>,
+    /// Number of completions.
+    pub n: u32,
+    /// Completion `i` uses `seed + i`.
+    pub seed: u64,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// When to stop.
+    pub stop: StopConditions,
+    /// When the request came in.
+    pub arrived: Instant,
+    /// When the client stops waiting.
+    pub deadline: Option<Instant>,
+}
+
+/// When a completion ends.
+#[derive(Clone, Debug)]
+pub struct StopConditions {
+    /// At least 1, and no more than the context leaves.
+    pub max_tokens: u32,
+    /// No stop before this many tokens.
+    pub min_tokens: u32,
+    /// Stop tokens of the request, and end-of-text unless it is ignored.
+    pub token_ids: Vec<u32>,
+    /// Stop strings, none empty.
+    pub strings: Arc<[String]>,
+}
+
+fn invalid(field: &'static str, problem: impl Into<String>) -> Error {
+    Error::InvalidField {
+        field,
+        problem: problem.into(),
+    }
+}
+
+impl Draft {
+    /// Checks every field against its limit and fills in the model's defaults.
+    ///
+    /// # Errors
+    /// [`Error::InvalidField`] for the first field outside its limit.
+    pub fn check(self, model: &ModelInfo, deadline: Option<Instant>) -> Result<Request, Error> {
+        let arrived = Instant::now();
+        if self.request_id.chars().count() > MAX_REQUEST_ID_CHARS {
+            return Err(invalid(
+                "request_id",
+                format!("has more than {MAX_REQUEST_ID_CHARS} characters"),
+            ));
+        }
+        let n = self.n.unwrap_or(1);
+        if !(1..=MAX_N).contains(&n) {
+            return Err(invalid("n", format!("is {n}; allowed is 1 to {MAX_N}")));
+        }
+        // Cheap checks come first: a prompt of megabytes is not tokenised for nothing.
+        let sampling = self.sampling(model)?;
+        self.check_stop(model)?;
+        let prompt_ids = self.prompt_ids(model)?;
+        let stop = self.stop_conditions(model, prompt_ids.len())?;
+        let echo = match (self.echo.unwrap_or(false), &self.prompt) {
+            (false, _) => None,
+            (true, Some(Prompt::Text(text))) => Some(text.clone()),
+            (true, _) => Some(model.decode(&prompt_ids)?),
+        };
+        Ok(Request {
+            prompt_ids,
+            echo,
+            n,
+            seed: self.seed.unwrap_or_else(rand::random),
+            sampling,
+            stop,
+            arrived,
+            deadline,
+            id: self.request_id,
+        })
+    }
+
+    fn prompt_ids(&self, model: &ModelInfo) -> Result<Vec<u32>, Error> {
+        let (field, mut ids) = match &self.prompt {
+            None => return Err(invalid("prompt", "is missing; set text or token_ids")),
+            Some(Prompt::Text(text)) => ("text", model.encode(text)?),
+            Some(Prompt::Ids(ids)) => ("token_ids", ids.clone()),
+        };
+        if ids.is_empty() {
+            let bos = model.bos_token_id.ok_or_else(|| {
+                invalid(
+                    field,
+                    "is empty, and the model has no beginning-of-text token to start from",
+                )
+            })?;
+            ids.push(bos);
+        }
+        let most = model.context_tokens - 1;
+        if ids.len() > most {
+            let (len, context) = (ids.len(), model.context_tokens);
+            return Err(invalid(
+                field,
+                format!(
+                    "has {len} tokens; the context of {context} allows {most} and one new token"
+                ),
+            ));
+        }
+        in_vocabulary(field, &ids, model)?;
+        Ok(ids)
+    }
+
+    fn check_stop(&self, model: &ModelInfo) -> Result<(), Error> {
+        if self.stop.len() > MAX_STOP_STRINGS {
+            let got = self.stop.len();
+            return Err(invalid(
+                "stop",
+                format!("has {got} strings; at most {MAX_STOP_STRINGS} are allowed"),
+            ));
+        }
+        for stop in &self.stop {
+            if stop.is_empty() || stop.len() > MAX_STOP_BYTES {
+                let got = stop.len();
+                return Err(invalid(
+                    "stop",
+                    format!("has a string of {got} bytes; allowed is 1 to {MAX_STOP_BYTES}"),
+                ));
+            }
+        }
+        if self.stop_token_ids.len() > MAX_STOP_TOKEN_IDS {
+            let got = self.stop_token_ids.len();
+            return Err(invalid(
+                "stop_token_ids",
+                format!("has {got} ids; at most {MAX_STOP_TOKEN_IDS} are allowed"),
+            ));
+        }
+        in_vocabulary("stop_token_ids", &self.stop_token_ids, model)
+    }
+
+    fn stop_conditions(&self, model: &ModelInfo, prompt: usize) -> Result<StopConditions, Error> {
+        let left = (model.context_tokens - prompt) as u32;
+        let max_tokens = match self.max_tokens.or(model.defaults.max_new_tokens) {
+            Some(0) => return Err(invalid("max_tokens", "is 0; at least 1 is allowed")),
+            Some(most) => most.min(left),
+            None => left,
+        };
+        let min_tokens = self.min_tokens.unwrap_or(0);
+        if min_tokens > max_tokens {
+            return Err(invalid(
+                "min_tokens",
+                format!("is {min_tokens}; at most {max_tokens} tokens will be generated"),
+            ));
+        }
+        let mut token_ids = self.stop_token_ids.clone();
+        if !self.ignore_eos.unwrap_or(false) {
+            token_ids.extend(&model.eos_token_ids);
+        }
+        Ok(StopConditions {
+            max_tokens,
+            min_tokens,
+            token_ids,
+            strings: self.stop.clone().into(),
+        })
+    }
+
+    fn sampling(&self, model: &ModelInfo) -> Result<SamplingParams, Error> {
+        let defaults = &model.defaults.sampling;
+        let params = SamplingParams {
+            temperature: self.temperature.unwrap_or(defaults.temperature),
+            top_k: self.top_k.unwrap_or(defaults.top_k),
+            top_p: self.top_p.unwrap_or(defaults.top_p),
+            min_p: self.min_p.unwrap_or(defaults.min_p),
+            repetition_penalty: self
+                .repetition_penalty
+                .unwrap_or(defaults.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(defaults.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(defaults.frequency_penalty),
+            logprobs: self.logprobs,
+            logit_bias: self
+                .logit_bias
+                .iter()
+                .map(|(&id, &bias)| (id, bias))
+                .collect(),
+        };
+        params.validate(model.vocab_size).map_err(Error::from)?;
+        Ok(params)
+    }
+}
+
+fn in_vocabulary(field: &'static str, ids: &[u32], model: &ModelInfo) -> Result<(), Error> {
+    match ids.iter().find(|&&id| id as usize >= model.vocab_size) {
+        None => Ok(()),
+        Some(id) => Err(invalid(
+            field,
+            format!("has the id {id}; ids are below {}", model.vocab_size),
+        )),
+    }
+}

@@ -1,0 +1,244 @@
+//! One text being generated: its ids, when it stops, what it has to tell its client.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    request::Request,
+    text::{Decode, DecodeError, TextStream},
+};
+
+/// News of one completion for its client.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Delta {
+    /// Which of the request's completions.
+    pub index: u32,
+    /// New tokens.
+    pub tokens: Vec<GeneratedToken>,
+    /// New text, whole characters; may lag behind the tokens.
+    pub text: String,
+    /// Set in the last delta of a completion.
+    pub finish: Option<Finish>,
+}
+
+impl Delta {
+    /// Appends `next`, which came later, for a client that did not take this one yet.
+    pub fn merge(&mut self, next: Delta) {
+        self.tokens.extend(next.tokens);
+        self.text.push_str(&next.text);
+        self.finish = next.finish;
+    }
+
+    /// Nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty() && self.text.is_empty() && self.finish.is_none()
+    }
+}
+
+/// One generated token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GeneratedToken {
+    /// Token id.
+    pub id: u32,
+    /// Length of the f-gram whose row was the input of the step that chose this token; 0: none.
+    pub match_length: u8,
+    /// Natural logarithm of the token's probability, when asked.
+    pub logprob: Option<f32>,
+    /// The most probable tokens, best first, when asked.
+    pub top_logprobs: Vec<(u32, f32)>,
+}
+
+/// How a completion ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finish {
+    /// Why.
+    pub reason: FinishReason,
+    /// Counts.
+    pub usage: Usage,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// Why a completion ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// A stop string, not part of the text.
+    StopString(String),
+    /// A stop token or end-of-text.
+    StopToken(u32),
+    /// `max_tokens` or the end of the context.
+    Length,
+}
+
+/// Counts of one completion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens generated.
+    pub completion_tokens: u32,
+    /// Positions fed to the model.
+    pub positions: u32,
+    /// Of these, with an f-gram row as input.
+    pub matched_positions: u32,
+    /// Of these, with the token embedding because the embed tier did not answer.
+    pub fallback_positions: u32,
+}
+
+/// Where the time of one completion went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// From arrival to the first step.
+    pub queue: Duration,
+    /// From the first step to the first token.
+    pub prefill: Duration,
+    /// From the first token to the last.
+    pub decode: Duration,
+    /// Part of prefill and decode spent waiting for the embed tier.
+    pub lookup: Duration,
+}
+
+/// One text being generated. Knows nothing of models, caches and channels.
+#[derive(Debug)]
+pub struct Sequence {
+    request: Arc<Request>,
+    index: u32,
+    /// Prompt and output.
+    ids: Vec<u32>,
+    /// How many of `ids` the model has computed: they are in the KV cache.
+    computed: usize,
+    text: TextStream,
+    usage: Usage,
+    lookup: Duration,
+    started: Option<Instant>,
+    first_token: Option<Instant>,
+}
+
+impl Sequence {
+    /// Completion `index` of a request.
+    pub fn new(request: Arc<Request>, index: u32, decoder: Arc<dyn Decode>) -> Self {
+        let text = TextStream::new(decoder, &request.prompt_ids, request.stop.strings.clone());
+        Self {
+            ids: request.prompt_ids.clone(),
+            computed: 0,
+            text,
+            usage: Usage {
+                prompt_tokens: request.prompt_ids.len() as u32,
+                ..Usage::default()
+            },
+            lookup: Duration::ZERO,
+            started: None,
+            first_token: None,
+            request,
+            index,
+        }
+    }
+
+    /// The request it belongs to.
+    pub fn request(&self) -> &Arc<Request> {
+        &self.request
+    }
+
+    /// Counts so far.
+    pub fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// The next `tokens` ids to compute, and before them the ids of at most `context` positions
+    /// that matching may look back on; with the number of these.
+    pub fn window(&self, tokens: usize, context: usize) -> (&[u32], usize) {
+        let from = self.computed.saturating_sub(context);
+        (
+            &self.ids[from..self.computed + tokens],
+            self.computed - from,
+        )
+    }
+
+    /// A step begins that this sequence takes part in.
+    pub fn step_started(&mut self, now: Instant) {
+        self.started.get_or_insert(now);
+    }
+
+    /// A step computed the next `tokens` ids; `matched` of them from f-gram rows, `fallback`
+    /// without an answer of the embed tier, for which the step waited `lookup`.
+    pub fn step_computed(&mut self, tokens: usize, matched: u32, fallback: u32, lookup: Duration) {
+        self.computed += tokens;
+        self.usage.positions += tokens as u32;
+        self.usage.matched_positions += matched;
+        self.usage.fallback_positions += fallback;
+        self.lookup += lookup;
+    }
+
+    /// Tokens that may not be chosen next: the stop tokens, before `min_tokens`.
+    pub fn banned(&self) -> impl Iterator<Item = u32> + '_ {
+        let stop = &self.request.stop;
+        let early = self.usage.completion_tokens < stop.min_tokens;
+        stop.token_ids.iter().copied().filter(move |_| early)
+    }
+
+    /// The text to send before the first token, when the request asked for it.
+    pub fn echo(&self) -> Option<Delta> {
+        let text = self.request.echo.clone()?;
+        Some(Delta {
+            index: self.index,
+            text,
+            ..Delta::default()
+        })
+    }
+
+    /// Takes the token that a step chose, and returns what to tell the client.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot decode.
+    pub fn accept(&mut self, token: GeneratedToken, now: Instant) -> Result<Delta, DecodeError> {
+        self.first_token.get_or_insert(now);
+        let id = token.id;
+        self.ids.push(id);
+        self.usage.completion_tokens += 1;
+        let stop = &self.request.stop;
+        let may_stop = self.usage.completion_tokens >= stop.min_tokens.max(1);
+        let full = self.usage.completion_tokens >= stop.max_tokens;
+        let stop_token = may_stop && stop.token_ids.contains(&id);
+
+        let mut text = String::new();
+        let mut stopped = None;
+        if !stop_token {
+            stopped = self.text.push(id, may_stop, &mut text)?;
+        }
+        if stopped.is_none() && (stop_token || full) {
+            stopped = self.text.finish(may_stop, &mut text)?;
+        }
+        let reason = match stopped {
+            Some(stopped) => Some(FinishReason::StopString(
+                stop.strings[stopped.index].clone(),
+            )),
+            None if stop_token => Some(FinishReason::StopToken(id)),
+            None if full => Some(FinishReason::Length),
+            None => None,
+        };
+        let finish = reason.map(|reason| self.finish(reason, now));
+        Ok(Delta {
+            index: self.index,
+            tokens: vec![token],
+            text,
+            finish,
+        })
+    }
+
+    fn finish(&self, reason: FinishReason, now: Instant) -> Finish {
+        let started = self.started.unwrap_or(now);
+        let first_token = self.first_token.unwrap_or(now);
+        Finish {
+            reason,
+            usage: self.usage,
+            timings: Timings {
+                queue: started.saturating_duration_since(self.request.arrived),
+                prefill: first_token.saturating_duration_since(started),
+                decode: now.saturating_duration_since(first_token),
+                lookup: self.lookup,
+            },
+        }
+    }
+}

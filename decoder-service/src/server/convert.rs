@@ -1,0 +1,159 @@
+//! Between the wire and the domain.
+
+use std::time::Duration;
+
+use scone_proto::decoder::v1::{
+    self as proto, FinishReason as ProtoReason, GenerateRequest, GenerateResponse,
+    SamplingParameters, finish::StoppedBy, generate_request,
+};
+use tonic::metadata::MetadataMap;
+
+use crate::{
+    request::{Draft, Prompt},
+    sequence::{Delta, Finish, FinishReason, GeneratedToken},
+};
+
+pub(super) fn draft(request: GenerateRequest) -> Draft {
+    let s = request.sampling.unwrap_or_default();
+    let prompt = request.prompt.map(|prompt| match prompt {
+        generate_request::Prompt::Text(text) => Prompt::Text(text),
+        generate_request::Prompt::TokenIds(ids) => Prompt::Ids(ids.ids),
+    });
+    let SamplingParameters {
+        max_tokens,
+        min_tokens,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        presence_penalty,
+        frequency_penalty,
+        stop,
+        stop_token_ids,
+        ignore_eos,
+        seed,
+        n,
+        logprobs,
+        echo,
+        logit_bias,
+    } = s;
+    Draft {
+        request_id: request.request_id,
+        prompt,
+        max_tokens,
+        min_tokens,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        presence_penalty,
+        frequency_penalty,
+        stop,
+        stop_token_ids,
+        ignore_eos,
+        seed,
+        n,
+        logprobs,
+        echo,
+        logit_bias,
+    }
+}
+
+pub(super) fn response(delta: Delta) -> GenerateResponse {
+    GenerateResponse {
+        index: delta.index,
+        tokens: delta.tokens.into_iter().map(token).collect(),
+        text: delta.text,
+        finish: delta.finish.map(finish),
+    }
+}
+
+fn token(token: GeneratedToken) -> proto::Token {
+    let top = token.top_logprobs.into_iter();
+    proto::Token {
+        id: token.id,
+        match_length: u32::from(token.match_length),
+        logprob: token.logprob,
+        top_logprobs: top
+            .map(|(id, logprob)| proto::TokenLogprob { id, logprob })
+            .collect(),
+    }
+}
+
+fn finish(finish: Finish) -> proto::Finish {
+    let (reason, stopped_by) = match finish.reason {
+        FinishReason::StopString(stop) => (ProtoReason::Stop, Some(StoppedBy::Stop(stop))),
+        FinishReason::StopToken(id) => (ProtoReason::Stop, Some(StoppedBy::StopTokenId(id))),
+        FinishReason::Length => (ProtoReason::Length, None),
+    };
+    let usage = finish.usage;
+    let timings = finish.timings;
+    proto::Finish {
+        reason: reason.into(),
+        stopped_by,
+        usage: Some(proto::Usage {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            positions: usage.positions,
+            matched_positions: usage.matched_positions,
+            fallback_positions: usage.fallback_positions,
+        }),
+        timings: Some(proto::Timings {
+            queue_us: micros(timings.queue),
+            prefill_us: micros(timings.prefill),
+            decode_us: micros(timings.decode),
+            lookup_us: micros(timings.lookup),
+        }),
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    duration.as_micros() as u64
+}
+
+/// The client's deadline of the `grpc-timeout` header: at most 8 digits and a unit (gRPC over
+/// HTTP/2, "Timeout"). A header that is none is ignored, as other servers do.
+pub(super) fn timeout(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let value: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(value * 3600),
+        "M" => Duration::from_secs(value * 60),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        "u" => Duration::from_micros(value),
+        "n" => Duration::from_nanos(value),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn grpc_timeouts() {
+        let parse = |text: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", text.parse().unwrap());
+            timeout(&metadata)
+        };
+        assert_eq!(parse("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(parse("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(
+            parse("99999999H"),
+            Some(Duration::from_secs(99_999_999 * 3600))
+        );
+        for wrong in ["", "S", "12", "-1S", "123456789S", "1x"] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+        assert_eq!(timeout(&MetadataMap::new()), None);
+    }
+}

@@ -1,0 +1,108 @@
+//! From checked flags to an engine that can run: model, then table or embed tier.
+
+use std::{path::Path, sync::Arc};
+
+use tracing::info;
+
+use crate::{
+    config::{EmbedSource, ModelConfig},
+    embed_tier::{EmbedTier, Embedded, ModelFacts, Remote},
+    engine::EngineParts,
+    error::Error,
+    metrics::Metrics,
+    model::ServedModel,
+    table_cache,
+};
+
+/// Facts of the embed tier for `GetModelInfo`.
+#[derive(Clone, Debug, Default)]
+pub struct TierInfo {
+    /// Empty without a tier.
+    pub table_id: String,
+    /// "embedded", "remote" or "none".
+    pub mode: &'static str,
+}
+
+/// Loads the model and opens or reaches its table.
+///
+/// # Errors
+/// Names the file, address or fact that is wrong. A table that does not belong to the model is
+/// [`Error::Incompatible`], with both values.
+pub async fn prepare(
+    config: &ModelConfig,
+    metrics: Metrics,
+) -> Result<(EngineParts, TierInfo), Error> {
+    let config = config.clone();
+    let remote = match &config.embed {
+        EmbedSource::Remote(options) => Some(options.clone()),
+        EmbedSource::Table(_) | EmbedSource::FromModel(_) => None,
+    };
+    let (model, embedded) = blocking(move || load(&config)).await?;
+    let tier: Option<Box<dyn EmbedTier>> = match remote {
+        Some(options) => {
+            let facts = table_facts(&model, "--embed")?;
+            Some(Box::new(Remote::connect(&options, facts).await?))
+        }
+        None => embedded.map(|tier| Box::new(tier) as Box<dyn EmbedTier>),
+    };
+    let tier_info = match &tier {
+        None => TierInfo {
+            table_id: String::new(),
+            mode: "none",
+        },
+        Some(tier) => TierInfo {
+            table_id: tier.facts().table_id.clone(),
+            mode: tier.mode(),
+        },
+    };
+    info!(
+        model = model.info.name,
+        vocab_size = model.info.vocab_size,
+        context_tokens = model.info.context_tokens,
+        max_n = model.info.max_n,
+        table_id = tier_info.table_id,
+        embed_mode = tier_info.mode,
+        "model loaded"
+    );
+    let parts = EngineParts {
+        info: Arc::new(model.info),
+        decoder: model.decoder,
+        tier,
+        metrics,
+    };
+    Ok((parts, tier_info))
+}
+
+/// Reading weights and building tables take long: off the network threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::Config(format!("loading ended early: {error}"))),
+    }
+}
+
+fn load(config: &ModelConfig) -> Result<(ServedModel, Option<Embedded>), Error> {
+    let model = ServedModel::load(&config.model)?;
+    let table = match &config.embed {
+        EmbedSource::Remote(_) => None,
+        EmbedSource::Table(dir) => Some(dir.clone()),
+        EmbedSource::FromModel(cache) => table_cache::table_of(&config.model, &model, cache)?,
+    };
+    let open = |dir: &Path| {
+        let facts = table_facts(&model, "--table")?;
+        Embedded::open(dir, &config.table, &facts)
+    };
+    let embedded = table.as_deref().map(open).transpose()?;
+    Ok((model, embedded))
+}
+
+fn table_facts(model: &ServedModel, flag: &str) -> Result<ModelFacts, Error> {
+    model.info.table_facts().ok_or_else(|| {
+        Error::Config(format!(
+            "{flag}: {} is a plain model (no scone.json) and uses no table; leave {flag} away",
+            model.info.name
+        ))
+    })
+}

@@ -1,0 +1,524 @@
+//! The engine: same tokens whatever the batch, and what happens when clients or the embed tier
+//! misbehave.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use candle_core::{Device, Tensor};
+use common::{
+    CONTEXT, Done, EOS, TestEngine, collect, encode, engine, engine_config, engine_over,
+    engine_with, eventually, fixture, greedy, limits,
+};
+use decoder_service::{
+    Error,
+    embed_tier::{Answers, EmbedTier, LookupBatch, TableFacts, TierError},
+    engine::OnLookupFailure,
+    metrics::Outcome,
+    model::ServedModel,
+    request::{Draft, Prompt},
+    sequence::FinishReason,
+};
+use scone_fgram::FgramSet;
+use scone_model::checkpoint;
+
+/// A tier that does what a test wants before the real one answers.
+struct Wrapped<F> {
+    inner: Box<dyn EmbedTier>,
+    around: F,
+}
+
+impl<F> EmbedTier for Wrapped<F>
+where
+    F: FnMut(&mut dyn EmbedTier, &LookupBatch, &mut Answers) + Send,
+{
+    fn facts(&self) -> &TableFacts {
+        self.inner.facts()
+    }
+
+    fn mode(&self) -> &'static str {
+        "wrapped"
+    }
+
+    fn lookup(&mut self, batch: &LookupBatch, out: &mut Answers) {
+        (self.around)(&mut *self.inner, batch, out);
+    }
+}
+
+fn wrap<F>(around: F) -> impl FnOnce(Box<dyn EmbedTier>) -> Box<dyn EmbedTier>
+where
+    F: FnMut(&mut dyn EmbedTier, &LookupBatch, &mut Answers) + Send + 'static,
+{
+    |inner| Box::new(Wrapped { inner, around })
+}
+
+/// Steps take at least this long, so that a test can act in the middle.
+fn slow(step: Duration) -> impl FnOnce(Box<dyn EmbedTier>) -> Box<dyn EmbedTier> {
+    wrap(move |tier, batch, out| {
+        std::thread::sleep(step);
+        tier.lookup(batch, out);
+    })
+}
+
+fn outcomes(engine: &TestEngine, outcome: &'static str) -> u64 {
+    engine
+        .metrics
+        .requests
+        .get_or_create(&Outcome { outcome })
+        .get()
+}
+
+const PROMPTS: [&str; 6] = [
+    "the fox",
+    "the bear sat near the river. the other fox was there and the end.",
+    "café",
+    "there",
+    "x",
+    "then the fox met the other bear; ",
+];
+
+#[test]
+fn tokens_are_those_of_the_input_rule_computed_from_scratch() {
+    let fixture = fixture();
+    let engine = engine(&fixture, limits(2, 2, 8));
+    let done = engine.run(greedy("then the fox", 12));
+
+    let loaded = checkpoint::load_model_dir(&fixture.model, &Device::Cpu).unwrap();
+    let (decoder, fgram) = (loaded.decoder, loaded.fgram.unwrap());
+    let set = FgramSet::read(fixture.model.join("fgrams.bin")).unwrap();
+    let t = decoder.token_embedding().to_vec2::<f32>().unwrap();
+    let mut ids = encode("then the fox");
+    let prompt = ids.len();
+    let mut matches = Vec::new();
+    for _ in 0..12 {
+        let mut input = Vec::new();
+        let mut last = 0;
+        for end in 1..=ids.len() {
+            // Brute force: the longest run of ids that ends here and is in the set.
+            let longest = (2..=3.min(end))
+                .rev()
+                .map(|n| &ids[end - n..end])
+                .find(|run| set.iter().any(|f| f.ids == *run));
+            last = longest.map_or(0, <[u32]>::len);
+            match longest {
+                None => input.extend(&t[ids[end - 1] as usize]),
+                Some(run) => {
+                    let row = fgram.rows(decoder.token_embedding(), &[run]).unwrap();
+                    let (mut bytes, mut stored) = (Vec::new(), vec![0.0; 32]);
+                    scone_fgram::RowDtype::F16.encode(&row, &mut bytes).unwrap();
+                    scone_fgram::RowDtype::F16
+                        .decode(&bytes, &mut stored)
+                        .unwrap();
+                    input.extend(stored);
+                }
+            }
+        }
+        let input = Tensor::from_vec(input, (1, ids.len(), 32), &Device::Cpu).unwrap();
+        let hidden = decoder.forward(&input).unwrap();
+        let logits = decoder.logits(&hidden).unwrap().to_vec3::<f32>().unwrap();
+        let row = &logits[0][ids.len() - 1];
+        let best = (0..row.len())
+            .max_by(|&a, &b| row[a].total_cmp(&row[b]))
+            .unwrap();
+        ids.push(best as u32);
+        matches.push(last as u8);
+    }
+    assert_eq!(done.ids, ids[prompt..]);
+    assert_eq!(done.matches, matches);
+    assert!(done.finish.usage.matched_positions > 0);
+    assert_eq!(
+        done.finish.usage.positions,
+        (prompt + 11) as u32,
+        "the last token is not fed"
+    );
+}
+
+#[test]
+fn the_batch_does_not_change_the_tokens() {
+    let fixture = fixture();
+    let drafts = || {
+        PROMPTS.iter().enumerate().map(|(i, prompt)| Draft {
+            temperature: Some(if i % 2 == 0 { 0.0 } else { 1.0 }),
+            seed: Some(i as u64),
+            ..greedy(prompt, 16)
+        })
+    };
+    let alone = engine(&fixture, limits(1, 1, 4096));
+    let alone: Vec<Vec<u32>> = drafts().map(|draft| alone.run(draft).ids).collect();
+    for (max_batch, step_tokens) in [(6, 7), (3, 5), (6, 512)] {
+        let together = engine_retry(&fixture, max_batch, step_tokens);
+        let mut receivers: Vec<_> = drafts().map(|draft| together.submit(draft)).collect();
+        let ids: Vec<_> = receivers.iter_mut().map(|r| collect(r).ids).collect();
+        assert_eq!(ids, alone, "batch {max_batch}, {step_tokens} tokens a step");
+    }
+}
+
+/// The engine before holds the sled table until its thread has ended.
+fn engine_retry(fixture: &common::Fixture, max_batch: usize, step_tokens: usize) -> TestEngine {
+    wait_for_table(fixture);
+    engine(fixture, limits(max_batch, 8, step_tokens))
+}
+
+fn wait_for_table(fixture: &common::Fixture) {
+    eventually("the table is free", || {
+        scone_fgram::Table::open(&fixture.table, &scone_fgram::TableOptions::default()).is_ok()
+    });
+}
+
+#[test]
+fn one_lookup_a_step_carries_the_whole_batch() {
+    let fixture = fixture();
+    let most = Arc::new(AtomicUsize::new(0));
+    let seen = most.clone();
+    let engine = engine_with(
+        &fixture,
+        engine_config(limits(6, 6, 512)),
+        wrap(move |tier, batch, out| {
+            seen.fetch_max(batch.spans.len(), Ordering::Relaxed);
+            for span in &batch.spans {
+                assert!(span.context <= 2, "only K-1 ids of context are needed");
+            }
+            std::thread::sleep(Duration::from_millis(3));
+            tier.lookup(batch, out);
+        }),
+    );
+    let mut receivers: Vec<_> = PROMPTS
+        .iter()
+        .map(|p| engine.submit(greedy(p, 20)))
+        .collect();
+    for receiver in &mut receivers {
+        collect(receiver);
+    }
+    assert_eq!(most.load(Ordering::Relaxed), 6);
+}
+
+#[test]
+fn a_client_that_leaves_frees_its_place() {
+    let fixture = fixture();
+    let engine = engine_with(
+        &fixture,
+        engine_config(limits(1, 2, 64)),
+        slow(Duration::from_millis(5)),
+    );
+    let mut first = engine.submit(greedy("the fox", 80));
+    first.blocking_recv().unwrap().unwrap();
+    let queued = engine.submit(greedy("the fox", 80));
+    drop(first);
+    drop(queued);
+    let done = engine.run(greedy("the bear", 3));
+    assert_eq!(done.ids.len(), 3);
+    assert_eq!(outcomes(&engine, "cancelled"), 2);
+    assert_eq!(engine.metrics.running.get(), 0);
+}
+
+#[test]
+fn a_full_queue_refuses_at_once_and_frees_up() {
+    let fixture = fixture();
+    let engine = engine_with(
+        &fixture,
+        engine_config(limits(1, 1, 64)),
+        slow(Duration::from_millis(5)),
+    );
+    let mut first = engine.submit(greedy("the fox", 40));
+    let mut second = engine.submit(greedy("the fox", 2));
+    let refused = engine.handle.submit(engine.request(greedy("x", 1)));
+    assert!(matches!(
+        refused,
+        Err(Error::QueueFull {
+            running_and_waiting: 2,
+            ..
+        })
+    ));
+    let three = Draft {
+        n: Some(3),
+        ..greedy("x", 1)
+    };
+    let refused = engine.handle.submit(engine.request(three));
+    assert!(matches!(
+        refused,
+        Err(Error::InvalidField { field: "n", .. })
+    ));
+    collect(&mut first);
+    collect(&mut second);
+    eventually("a place is free", || {
+        engine.handle.submit(engine.request(greedy("x", 1))).is_ok()
+    });
+}
+
+#[test]
+fn a_deadline_ends_a_running_and_a_waiting_request() {
+    let fixture = fixture();
+    let engine = engine_with(
+        &fixture,
+        engine_config(limits(1, 4, 64)),
+        slow(Duration::from_millis(10)),
+    );
+    let with_deadline = |ms| {
+        let deadline = Instant::now() + Duration::from_millis(ms);
+        greedy("the fox", 80)
+            .check(&engine.info, Some(deadline))
+            .unwrap()
+    };
+    let mut running = engine.handle.submit(with_deadline(100)).unwrap();
+    let mut waiting = engine.handle.submit(with_deadline(20)).unwrap();
+    let Some(Err(Error::DeadlineExceeded { tokens: 0 })) = waiting.blocking_recv() else {
+        panic!("the waiting request should end first, without a token");
+    };
+    let mut tokens = 0;
+    let error = loop {
+        match running.blocking_recv().unwrap() {
+            Ok(delta) => tokens += delta.tokens.len(),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::DeadlineExceeded { .. }), "{error}");
+    assert!(tokens < 80);
+    assert_eq!(outcomes(&engine, "deadline_exceeded"), 2);
+}
+
+#[test]
+fn a_client_that_does_not_read_pauses_alone_and_loses_nothing() {
+    let fixture = fixture();
+    let engine = engine(&fixture, limits(2, 2, 64));
+    let expected = engine.run(greedy("the fox", 70));
+    let mut lazy = engine.submit(greedy("the fox", 70));
+    let quick = engine.run(greedy("the bear", 70));
+    assert_eq!(quick.ids.len(), 70);
+    eventually("the lazy client is behind", || {
+        lazy.len() == lazy.max_capacity()
+    });
+    assert_eq!(engine.metrics.running.get(), 1, "it keeps its place");
+    let done = collect(&mut lazy);
+    assert_eq!((done.ids, done.text), (expected.ids, expected.text));
+}
+
+#[test]
+fn a_client_that_never_reads_loses_its_place() {
+    let fixture = fixture();
+    let mut config = engine_config(limits(1, 1, 64));
+    config.client_timeout = Duration::from_millis(50);
+    let engine = engine_with(&fixture, config, |tier| tier);
+    let lazy = engine.submit(greedy("the fox", 80));
+    eventually("it ends", || outcomes(&engine, "client_stalled") == 1);
+    assert_eq!(engine.run(greedy("x", 2)).ids.len(), 2);
+    drop(lazy);
+}
+
+/// Fails all positions of spans that end in this byte, while `active`.
+fn failing_on(
+    byte: u8,
+    active: Arc<AtomicBool>,
+) -> impl FnOnce(Box<dyn EmbedTier>) -> Box<dyn EmbedTier> {
+    wrap(move |tier, batch, out| {
+        tier.lookup(batch, out);
+        let (mut id, mut position) = (0, 0);
+        for span in &batch.spans {
+            let (context, answers) = (span.context as usize, span.answers as usize);
+            id += context + answers;
+            if batch.ids[id - 1] == u32::from(byte) && active.load(Ordering::Relaxed) {
+                let error = TierError::Unavailable("test".into());
+                out.fail(position..position + answers, &error);
+            }
+            position += answers;
+        }
+    })
+}
+
+#[test]
+fn a_failed_lookup_ends_only_the_sequences_it_concerns() {
+    let fixture = fixture();
+    let active = Arc::new(AtomicBool::new(true));
+    let engine = engine_with(
+        &fixture,
+        engine_config(limits(4, 4, 512)),
+        failing_on(b'!', active.clone()),
+    );
+    let mut good = engine.submit(greedy("the fox", 30));
+    let mut bad = engine.submit(greedy("the bear!", 30));
+    let error = bad.blocking_recv().unwrap().unwrap_err();
+    assert!(
+        matches!(error, Error::Lookup(TierError::Unavailable(_))),
+        "{error}"
+    );
+    assert_eq!(collect(&mut good).ids.len(), 30);
+    assert_eq!(outcomes(&engine, "lookup_failed"), 1);
+
+    active.store(false, Ordering::Relaxed);
+    assert_eq!(
+        engine.run(greedy("the bear!", 5)).ids.len(),
+        5,
+        "it serves again"
+    );
+}
+
+#[test]
+fn token_embedding_fallback_goes_on_and_counts() {
+    let fixture = fixture();
+    let mut config = engine_config(limits(4, 4, 512));
+    config.on_lookup_failure = OnLookupFailure::TokenEmbedding;
+    let always = wrap(|_, batch: &LookupBatch, out: &mut Answers| {
+        out.fail(0..batch.positions(), &TierError::Unavailable("test".into()));
+    });
+    let engine = engine_with(&fixture, config, always);
+    let done = engine.run(greedy("the fox", 10));
+    let usage = done.finish.usage;
+    assert_eq!(usage.fallback_positions, usage.positions);
+    assert_eq!(usage.matched_positions, 0);
+    assert_eq!(
+        engine.metrics.fallback_positions.get(),
+        u64::from(usage.positions)
+    );
+
+    // The same as a model without a table.
+    wait_for_table(&fixture);
+    let model = ServedModel::load(&fixture.model).unwrap();
+    let plain = engine_over(model, engine_config(limits(1, 1, 64)), None);
+    assert_eq!(plain.run(greedy("the fox", 10)).ids, done.ids);
+}
+
+#[test]
+fn n_completions_have_seeds_of_their_own() {
+    let fixture = fixture();
+    let engine = engine(&fixture, limits(4, 4, 64));
+    let draft = |seed| Draft {
+        temperature: Some(1.5),
+        seed: Some(seed),
+        ..greedy("the fox", 12)
+    };
+    let alone: Vec<_> = (7..10).map(|seed| engine.run(draft(seed)).ids).collect();
+    let mut together = engine.submit(Draft {
+        n: Some(3),
+        ..draft(7)
+    });
+    let mut ids = vec![Vec::new(); 3];
+    let mut finished = 0;
+    while let Some(message) = together.blocking_recv() {
+        let delta = message.unwrap();
+        finished += usize::from(delta.finish.is_some());
+        ids[delta.index as usize].extend(delta.tokens.iter().map(|t| t.id));
+    }
+    assert_eq!(finished, 3);
+    assert_eq!(ids, alone);
+    assert_ne!(ids[0], ids[1]);
+}
+
+fn text_of(engine: &TestEngine, draft: Draft) -> Done {
+    let done = engine.run(draft);
+    assert_eq!(
+        engine.info.decode(&done.ids).unwrap(),
+        done.text,
+        "text is that of the tokens"
+    );
+    done
+}
+
+#[test]
+fn every_way_to_stop() {
+    let fixture = fixture();
+    let engine = engine(&fixture, limits(2, 2, 64));
+    let free = text_of(&engine, greedy("the fox", 20));
+    assert_eq!(free.finish.reason, FinishReason::Length);
+    assert_eq!(free.finish.usage.completion_tokens, 20);
+
+    // A stop token: counted, and its text is not sent.
+    let token = free.ids[4];
+    let first = free.ids.iter().position(|&id| id == token).unwrap();
+    let draft = Draft {
+        stop_token_ids: vec![token],
+        ..greedy("the fox", 20)
+    };
+    let done = engine.run(draft.clone());
+    assert_eq!(done.finish.reason, FinishReason::StopToken(token));
+    assert_eq!(done.ids, free.ids[..=first]);
+    assert_eq!(done.text, engine.info.decode(&free.ids[..first]).unwrap());
+
+    // Not before min_tokens: the token is not even chosen.
+    let done = engine.run(Draft {
+        min_tokens: Some(20),
+        ..draft
+    });
+    assert_eq!(done.ids.len(), 20);
+    assert!(!done.ids.contains(&token));
+
+    // A stop string out of the middle of the text, over the border of two tokens.
+    let chars: Vec<char> = free.text.chars().collect();
+    let stop: String = chars[5..8].iter().collect();
+    let at = free.text.find(&stop).unwrap();
+    let done = engine.run(Draft {
+        stop: vec![stop.clone()],
+        ..greedy("the fox", 20)
+    });
+    assert_eq!(done.finish.reason, FinishReason::StopString(stop));
+    assert_eq!(done.text, free.text[..at]);
+
+    // The end of the context.
+    let done = engine.run(greedy("the fox", 10_000));
+    assert_eq!(done.ids.len(), CONTEXT - encode("the fox").len());
+    assert_eq!(done.finish.reason, FinishReason::Length);
+}
+
+#[test]
+fn echo_sends_the_prompt_first_and_once() {
+    let fixture = fixture();
+    let engine = engine(&fixture, limits(2, 2, 64));
+    let plain = engine.run(greedy("the café", 6));
+    let echo = |prompt| Draft {
+        echo: Some(true),
+        prompt: Some(prompt),
+        ..greedy("", 6)
+    };
+    for prompt in [
+        Prompt::Text("the café".into()),
+        Prompt::Ids(encode("the café")),
+    ] {
+        let done = engine.run(echo(prompt));
+        assert_eq!(done.text, format!("the café{}", plain.text));
+        assert_eq!(done.ids, plain.ids);
+    }
+}
+
+#[test]
+fn an_empty_prompt_starts_from_bos() {
+    let fixture = fixture();
+    let engine = engine(&fixture, limits(2, 2, 64));
+    let from_bos = Draft {
+        prompt: Some(Prompt::Ids(vec![EOS])),
+        ..greedy("", 6)
+    };
+    assert_eq!(engine.run(greedy("", 6)).ids, engine.run(from_bos).ids);
+}
+
+#[test]
+fn logprobs_are_reported_when_asked() {
+    let fixture = fixture();
+    let engine = engine(&fixture, limits(2, 2, 64));
+    let done = engine.run(Draft {
+        logprobs: Some(3),
+        ..greedy("the fox", 4)
+    });
+    for delta in &done.deltas {
+        for token in &delta.tokens {
+            assert_eq!(token.top_logprobs.len(), 3);
+            assert_eq!(
+                token.top_logprobs[0],
+                (token.id, token.logprob.unwrap()),
+                "greedy"
+            );
+            assert!(token.top_logprobs.windows(2).all(|w| w[0].1 >= w[1].1));
+        }
+    }
+    let done = engine.run(greedy("the fox", 2));
+    assert!(
+        done.deltas
+            .iter()
+            .flat_map(|d| &d.tokens)
+            .all(|t| t.logprob.is_none())
+    );
+}

@@ -1,0 +1,313 @@
+//! The remote embed tier against embed-services that answer, lie, hang and die.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use common::{
+    Fixture, TestEngine, collect,
+    embed_server::{EmbedServer, Meddle, PATIENCE, open},
+    embedded, encode, engine_config, engine_over, eventually, fixture, fixture_of, greedy, limits,
+    shards_of,
+};
+use decoder_service::{
+    Error,
+    embed_tier::{Answers, EmbedTier, LookupBatch, Remote, TierError, remote::RemoteOptions},
+    engine::OnLookupFailure,
+    model::ServedModel,
+};
+use tokio::runtime::Runtime;
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+fn options(servers: &[&EmbedServer]) -> RemoteOptions {
+    RemoteOptions {
+        addresses: servers.iter().map(|server| server.url()).collect(),
+        timeout: Duration::from_secs(5),
+        start_timeout: PATIENCE,
+    }
+}
+
+fn connect(runtime: &Runtime, fixture: &Fixture, options: &RemoteOptions) -> Result<Remote, Error> {
+    let model = ServedModel::load(&fixture.model).unwrap();
+    runtime.block_on(Remote::connect(options, model.info.table_facts().unwrap()))
+}
+
+fn engine(fixture: &Fixture, tier: Remote, on_failure: OnLookupFailure) -> TestEngine {
+    let mut config = engine_config(limits(4, 4, 64));
+    config.on_lookup_failure = on_failure;
+    let model = ServedModel::load(&fixture.model).unwrap();
+    engine_over(model, config, Some(Box::new(tier)))
+}
+
+/// A prompt and some decode steps in one batch.
+fn batch() -> LookupBatch {
+    let ids = encode("the fox met the other bear and the bear sat near the café by the river.");
+    let mut batch = LookupBatch::default();
+    batch.push(&ids, 0);
+    batch.push(&ids[4..7], 2);
+    batch.push(&ids[..1], 0);
+    batch.push(&ids[10..30], 2);
+    batch.push(&ids[..2], 1);
+    batch
+}
+
+fn answers(tier: &mut dyn EmbedTier, batch: &LookupBatch) -> Answers {
+    let mut out = Answers::default();
+    out.reset(batch.positions(), 32);
+    tier.lookup(batch, &mut out);
+    out
+}
+
+/// Where positions match, their rows; and no failure.
+fn assert_same(mut got: Answers, mut expected: Answers) {
+    assert_eq!(got.error(), None);
+    assert_eq!(got.match_lengths(), expected.match_lengths());
+    for position in 0..got.match_lengths().len() {
+        if expected.match_lengths()[position] > 0 {
+            assert_eq!(got.embedding(position), expected.embedding(position));
+        }
+    }
+}
+
+fn expected(fixture: &Fixture, batch: &LookupBatch) -> Answers {
+    let model = ServedModel::load(&fixture.model).unwrap();
+    answers(&mut *embedded(fixture, &model), batch)
+}
+
+fn start(runtime: &Runtime, table: &Path) -> EmbedServer {
+    runtime.block_on(EmbedServer::start(table))
+}
+
+fn start_with(runtime: &Runtime, table: &Path, meddle: Meddle, max_positions: u32) -> EmbedServer {
+    let any = "127.0.0.1:0".parse().unwrap();
+    runtime.block_on(EmbedServer::over(open(table), any, meddle, max_positions))
+}
+
+#[test]
+fn the_answers_are_those_of_the_embedded_table() {
+    let (fixture, runtime, batch) = (fixture(), runtime(), batch());
+    let expected = expected(&fixture, &batch);
+    // Small limits, so that the prompt goes in several messages.
+    let server = start_with(&runtime, &fixture.table, Arc::new(Some), 12);
+    let mut tier = connect(&runtime, &fixture, &options(&[&server])).unwrap();
+    assert_same(answers(&mut tier, &batch), expected);
+    assert!(server.lookups() > 5);
+}
+
+#[test]
+fn shards_answer_together_what_one_table_answers() {
+    let (fixture, runtime, batch) = (fixture(), runtime(), batch());
+    let expected = expected(&fixture, &batch);
+    let servers: Vec<_> = shards_of(&fixture, 3)
+        .iter()
+        .map(|s| start(&runtime, s))
+        .collect();
+    let all: Vec<_> = servers.iter().collect();
+    let mut tier = connect(&runtime, &fixture, &options(&all)).unwrap();
+    assert_same(answers(&mut tier, &batch), expected);
+    assert!(servers.iter().all(|server| server.lookups() > 0));
+}
+
+#[test]
+fn a_missing_shard_is_a_start_up_error_that_names_it() {
+    let (fixture, runtime) = (fixture(), runtime());
+    let shards = shards_of(&fixture, 2);
+    let server = start(&runtime, &shards[1]);
+    let mut options = options(&[&server]);
+    options.start_timeout = Duration::from_millis(300);
+    let error = connect(&runtime, &fixture, &options)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("shards [0]"), "{error}");
+}
+
+#[test]
+fn nobody_there_is_a_start_up_error_that_names_the_address() {
+    let (fixture, runtime) = (fixture(), runtime());
+    let options = RemoteOptions {
+        addresses: vec!["http://127.0.0.1:1".into()],
+        timeout: Duration::from_secs(1),
+        start_timeout: Duration::from_millis(300),
+    };
+    let error = connect(&runtime, &fixture, &options)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("127.0.0.1:1"), "{error}");
+}
+
+#[test]
+fn the_table_of_another_model_is_refused() {
+    let (fixture, other, runtime) = (fixture(), fixture_of(2, 3), runtime());
+    let server = start(&runtime, &other.table);
+    let error = connect(&runtime, &fixture, &options(&[&server])).unwrap_err();
+    let Error::Incompatible(incompatible) = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(incompatible.what, "model_hash");
+    let status = tonic::Status::from(error);
+    assert_eq!(status.code(), tonic::Code::FailedPrecondition);
+}
+
+#[test]
+fn replicas_share_the_work_and_stand_in_for_one_another() {
+    let (fixture, runtime) = (fixture(), runtime());
+    let table = open(&fixture.table);
+    let any = "127.0.0.1:0".parse().unwrap();
+    let start = || runtime.block_on(EmbedServer::over(table.clone(), any, Arc::new(Some), 2048));
+    let (first, second) = (start(), start());
+    let tier = connect(&runtime, &fixture, &options(&[&first, &second])).unwrap();
+    let engine = engine(&fixture, tier, OnLookupFailure::Fail);
+    let whole = engine.run(greedy("the fox", 40));
+    assert!(first.lookups() > 5 && second.lookups() > 5);
+
+    let mut running = engine.submit(greedy("the fox", 40));
+    running.blocking_recv().unwrap().unwrap();
+    runtime.block_on(first.kill());
+    let mut rest = collect(&mut running);
+    let mut ids = whole.ids[..1].to_vec();
+    ids.append(&mut rest.ids);
+    assert_eq!(ids, whole.ids, "same tokens and no error");
+}
+
+#[test]
+fn a_replica_that_hangs_is_passed_over_within_the_timeout() {
+    let (fixture, runtime, batch) = (fixture(), runtime(), batch());
+    let expected = expected(&fixture, &batch);
+    let table = open(&fixture.table);
+    let any = "127.0.0.1:0".parse().unwrap();
+    let hang: Meddle = Arc::new(|_| None);
+    let hanging = runtime.block_on(EmbedServer::over(table.clone(), any, hang, 2048));
+    let good = runtime.block_on(EmbedServer::over(table, any, Arc::new(Some), 2048));
+    let mut options = options(&[&hanging, &good]);
+    options.timeout = Duration::from_millis(1000);
+    let mut tier = connect(&runtime, &fixture, &options).unwrap();
+    for _ in 0..2 {
+        let got = answers(&mut tier, &batch);
+        assert_eq!(got.error(), None);
+        assert_eq!(got.match_lengths(), expected.match_lengths());
+    }
+    assert!(hanging.lookups() > 0 && good.lookups() > 0);
+}
+
+#[test]
+fn a_tier_that_hangs_fails_in_time() {
+    let (fixture, runtime, batch) = (fixture(), runtime(), batch());
+    let server = start_with(&runtime, &fixture.table, Arc::new(|_| None), 2048);
+    let mut options = options(&[&server]);
+    options.timeout = Duration::from_millis(100);
+    let mut tier = connect(&runtime, &fixture, &options).unwrap();
+    let began = Instant::now();
+    let got = answers(&mut tier, &batch);
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(matches!(got.error(), Some(TierError::Unavailable(_))));
+    assert!(got.match_lengths().iter().all(|&length| length == 0));
+}
+
+#[test]
+fn a_bad_answer_is_an_error_and_never_a_row() {
+    let (fixture, runtime, batch) = (fixture(), runtime(), batch());
+    let cut: Meddle = Arc::new(|mut rows| {
+        rows.rows = rows.rows.slice(..rows.rows.len() - 1);
+        Some(rows)
+    });
+    let other_table: Meddle = Arc::new(|mut rows| {
+        rows.table_id = "another".into();
+        Some(rows)
+    });
+    for meddle in [cut, other_table] {
+        let server = start_with(&runtime, &fixture.table, meddle, 2048);
+        let mut tier = connect(&runtime, &fixture, &options(&[&server])).unwrap();
+        let got = answers(&mut tier, &batch);
+        assert!(matches!(got.error(), Some(TierError::BadAnswer(_))));
+        assert!(got.match_lengths().iter().all(|&length| length == 0));
+        let table = server.table.clone();
+        runtime.block_on(server.kill());
+        drop(tier);
+        eventually("the table is closed", || Arc::strong_count(&table) == 1);
+    }
+}
+
+#[test]
+fn a_killed_tier_gives_unavailable_and_serves_again_when_it_is_back() {
+    let (fixture, runtime) = (fixture(), runtime());
+    let server = start(&runtime, &fixture.table);
+    let (table, address) = (server.table.clone(), server.address);
+    let mut options = options(&[&server]);
+    options.timeout = Duration::from_millis(300);
+    let tier = connect(&runtime, &fixture, &options).unwrap();
+    let engine = engine(&fixture, tier, OnLookupFailure::Fail);
+    let whole = engine.run(greedy("the fox", 60));
+
+    let mut running = engine.submit(greedy("the fox", 60));
+    running.blocking_recv().unwrap().unwrap();
+    runtime.block_on(server.kill());
+    let error = loop {
+        match running.blocking_recv().unwrap() {
+            Ok(delta) => assert_eq!(delta.finish, None, "must not finish"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(tonic::Status::from(error).code(), tonic::Code::Unavailable);
+
+    // While it is away, look-ups fail at once instead of after the timeout.
+    std::thread::sleep(Duration::from_millis(400));
+    let began = Instant::now();
+    engine
+        .submit(greedy("the fox", 60))
+        .blocking_recv()
+        .unwrap()
+        .unwrap_err();
+    assert!(
+        began.elapsed() < Duration::from_millis(200),
+        "{:?}",
+        began.elapsed()
+    );
+
+    let back = runtime.block_on(EmbedServer::over(table, address, Arc::new(Some), 2048));
+    eventually("it serves again", || {
+        let first = engine.submit(greedy("the fox", 1)).blocking_recv().unwrap();
+        first.is_ok()
+    });
+    assert_eq!(engine.run(greedy("the fox", 60)).ids, whole.ids);
+    assert!(back.lookups() > 0);
+}
+
+#[test]
+fn fallback_goes_on_without_the_tier_and_uses_it_again() {
+    let (fixture, runtime) = (fixture(), runtime());
+    let silent = Arc::new(AtomicBool::new(false));
+    let flag = silent.clone();
+    let meddle: Meddle = Arc::new(move |rows| (!flag.load(Ordering::Relaxed)).then_some(rows));
+    let server = start_with(&runtime, &fixture.table, meddle, 2048);
+    let mut options = options(&[&server]);
+    options.timeout = Duration::from_millis(20);
+    let tier = connect(&runtime, &fixture, &options).unwrap();
+    let engine = engine(&fixture, tier, OnLookupFailure::TokenEmbedding);
+    silent.store(true, Ordering::Relaxed);
+    let usage = engine.run(greedy("the fox", 5)).finish.usage;
+    assert!(usage.fallback_positions > 5 && usage.matched_positions == 0);
+    silent.store(false, Ordering::Relaxed);
+    eventually("rows come again", || {
+        engine
+            .run(greedy("the fox", 5))
+            .finish
+            .usage
+            .fallback_positions
+            == 0
+    });
+}

@@ -1,0 +1,368 @@
+//! The service as a client sees it: `run` on a free port and a real gRPC client.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::{net::SocketAddr, time::Duration};
+
+use common::{CONTEXT, Fixture, fixture, limits};
+use decoder_service::{
+    Config, SERVICE_NAME,
+    config::{CacheOptions, EmbedSource, ModelConfig},
+    engine::OnLookupFailure,
+};
+use scone_fgram::{RowDtype, TableOptions};
+use scone_proto::decoder::v1::{
+    FinishReason, GenerateRequest, GenerateResponse, GetModelInfoRequest, SamplingParameters,
+    TokenIds, decoder_service_client::DecoderServiceClient, finish::StoppedBy,
+    generate_request::Prompt,
+};
+use tokio::{
+    sync::oneshot,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tonic::{Code, Request, Status, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Service {
+    fixture: Fixture,
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<Result<(), decoder_service::Error>>,
+}
+
+impl Service {
+    async fn start(max_batch: usize, max_queue: usize) -> Self {
+        let fixture = fixture();
+        let embed = EmbedSource::Table(fixture.table.clone());
+        Self::over(fixture, embed, max_batch, max_queue).await
+    }
+
+    async fn over(
+        fixture: Fixture,
+        embed: EmbedSource,
+        max_batch: usize,
+        max_queue: usize,
+    ) -> Self {
+        let config = Config {
+            model: ModelConfig {
+                model: fixture.model.clone(),
+                embed,
+                table: TableOptions::default(),
+                on_lookup_failure: OnLookupFailure::Fail,
+            },
+            engine: common::engine_config(limits(max_batch, max_queue, 64)),
+            metrics_listen: None,
+            drain_timeout: Duration::from_secs(10),
+        };
+        let any = "127.0.0.1:0".parse().unwrap();
+        let listener = scone_service::grpc::bind(any).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async {
+            stopped.await.ok();
+        };
+        let task = tokio::spawn(decoder_service::run(config, listener, shutdown));
+        Self {
+            fixture,
+            address,
+            stop: Some(stop),
+            task,
+        }
+    }
+
+    async fn channel(&self) -> Channel {
+        let url = format!("http://{}", self.address);
+        Channel::from_shared(url).unwrap().connect().await.unwrap()
+    }
+
+    async fn client(&self) -> DecoderServiceClient<Channel> {
+        DecoderServiceClient::new(self.channel().await)
+    }
+
+    fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+}
+
+fn request(text: &str, max_tokens: u32) -> GenerateRequest {
+    GenerateRequest {
+        prompt: Some(Prompt::Text(text.to_owned())),
+        sampling: Some(SamplingParameters {
+            max_tokens: Some(max_tokens),
+            temperature: Some(0.0),
+            ignore_eos: Some(true),
+            ..SamplingParameters::default()
+        }),
+        request_id: String::new(),
+    }
+}
+
+async fn all(
+    client: &mut DecoderServiceClient<Channel>,
+    request: impl tonic::IntoRequest<GenerateRequest>,
+) -> Result<Vec<GenerateResponse>, Status> {
+    let mut stream = client.generate(request).await?.into_inner();
+    let mut responses = Vec::new();
+    while let Some(response) = stream.message().await? {
+        responses.push(response);
+    }
+    Ok(responses)
+}
+
+fn ids(responses: &[GenerateResponse]) -> Vec<u32> {
+    responses
+        .iter()
+        .flat_map(|r| &r.tokens)
+        .map(|t| t.id)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn generate_streams_tokens_text_and_one_finish() {
+    let mut service = Service::start(4, 4).await;
+    let mut client = service.client().await;
+    let responses = all(&mut client, request("then the fox", 20)).await.unwrap();
+    assert_eq!(ids(&responses).len(), 20);
+    assert!(responses.len() >= 10, "streamed, not sent at once");
+    let finishes: Vec<_> = responses.iter().filter_map(|r| r.finish.as_ref()).collect();
+    assert_eq!(finishes.len(), 1);
+    let finish = responses.last().unwrap().finish.as_ref().unwrap();
+    assert_eq!(finish.reason(), FinishReason::Length);
+    let usage = finish.usage.unwrap();
+    assert_eq!(usage.completion_tokens, 20);
+    assert!(usage.matched_positions > 0 && usage.matched_positions <= usage.positions);
+    let timings = finish.timings.unwrap();
+    assert!(timings.prefill_us > 0 && timings.decode_us > 0 && timings.lookup_us > 0);
+    assert!(timings.lookup_us < timings.prefill_us + timings.decode_us);
+
+    let mut stop = request("then the fox", 20);
+    let token = ids(&responses)[3];
+    stop.sampling.as_mut().unwrap().stop_token_ids = vec![token];
+    let stopped = all(&mut client, stop).await.unwrap();
+    let finish = stopped.last().unwrap().finish.clone().unwrap();
+    assert_eq!(finish.reason(), FinishReason::Stop);
+    assert_eq!(finish.stopped_by, Some(StoppedBy::StopTokenId(token)));
+    service.stop();
+    timeout(PATIENCE, service.task)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn model_info_health_and_bad_requests() {
+    let service = Service::start(4, 4).await;
+    let mut client = service.client().await;
+    let info = client
+        .get_model_info(GetModelInfoRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        (info.model.as_str(), info.embed_mode.as_str()),
+        ("tiny", "embedded")
+    );
+    assert_eq!((info.vocab_size, info.dim, info.max_n), (261, 32, 3));
+    assert_eq!((info.max_batch, info.max_queue), (4, 4));
+    assert_eq!(info.context_tokens as usize, CONTEXT);
+    assert_eq!(info.table_id.len(), 32);
+
+    let mut health = HealthClient::new(service.channel().await);
+    let check = HealthCheckRequest {
+        service: SERVICE_NAME.to_owned(),
+    };
+    let status = health.check(check).await.unwrap().into_inner().status();
+    assert_eq!(status, ServingStatus::Serving);
+
+    let mut stops = request("x", 1);
+    stops.sampling.as_mut().unwrap().stop = vec!["x".to_owned(); 10_000];
+    let mut out_of_vocabulary = request("x", 1);
+    out_of_vocabulary.prompt = Some(Prompt::TokenIds(TokenIds { ids: vec![999] }));
+    let no_prompt = GenerateRequest::default();
+    for (bad, field) in [
+        (stops, "stop"),
+        (out_of_vocabulary, "token_ids"),
+        (no_prompt, "prompt"),
+        (request(&"long ".repeat(3000), 1), "text"),
+    ] {
+        let status = all(&mut client, bad).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().starts_with(field), "{}", status.message());
+    }
+    assert_eq!(
+        ids(&all(&mut client, request("x", 2)).await.unwrap()).len(),
+        2,
+        "it lives on"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_dropped_frees_its_place() {
+    let service = Service::start(1, 1).await;
+    let mut client = service.client().await;
+    for _ in 0..10 {
+        let mut stream = client
+            .generate(request("the fox", 90))
+            .await
+            .unwrap()
+            .into_inner();
+        stream.message().await.unwrap().unwrap();
+        drop(stream);
+    }
+    let responses = timeout(PATIENCE, async {
+        loop {
+            match all(&mut client, request("the fox", 3)).await {
+                Ok(responses) => return responses,
+                Err(status) => assert_eq!(status.code(), Code::ResourceExhausted),
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert_eq!(ids(&responses.await.unwrap()).len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overload_is_refused_at_once_with_a_retry_hint() {
+    let service = Service::start(1, 1).await;
+    let mut client = service.client().await;
+    let mut held = Vec::new();
+    let status = timeout(PATIENCE, async {
+        loop {
+            match client.generate(request("the fox", 90)).await {
+                Ok(stream) => held.push(stream),
+                Err(status) => return status,
+            }
+        }
+    });
+    let status = status.await.unwrap();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let retry: u64 = status
+        .metadata()
+        .get("retry-after-ms")
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(retry >= 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadline_that_passed_ends_the_work() {
+    let service = Service::start(1, 1).await;
+    let mut client = service.client().await;
+    let mut late = Request::new(request("the fox", 90));
+    // Only the header: tonic's own client would give up by itself with set_timeout.
+    late.metadata_mut()
+        .insert("grpc-timeout", "1u".parse().unwrap());
+    let status = all(&mut client, late).await.unwrap_err();
+    assert!(
+        matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled),
+        "{status}"
+    );
+    assert_eq!(
+        ids(&all(&mut client, request("x", 1)).await.unwrap()).len(),
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn draining_finishes_what_runs_and_refuses_what_is_new() {
+    let mut service = Service::start(2, 2).await;
+    let mut client = service.client().await;
+    let mut running = client
+        .generate(request("the fox", 60))
+        .await
+        .unwrap()
+        .into_inner();
+    let first = running.message().await.unwrap().unwrap();
+    service.stop();
+    let refused = timeout(PATIENCE, async {
+        loop {
+            match all(&mut client, request("x", 1)).await {
+                Ok(_) => sleep(Duration::from_millis(1)).await,
+                Err(status) => return status,
+            }
+        }
+    });
+    let refused = refused.await.unwrap();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    let mut tokens = first.tokens.len();
+    while let Some(response) = running.message().await.unwrap() {
+        tokens += response.tokens.len();
+    }
+    assert_eq!(tokens, 60);
+    drop(client);
+    timeout(PATIENCE, service.task)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_of_another_model_is_a_start_up_error() {
+    let (fixture, other) = (fixture(), common::fixture_of(2, 3));
+    let embed = EmbedSource::Table(other.table.clone());
+    let service = Service::over(fixture, embed, 1, 1).await;
+    let error = timeout(PATIENCE, service.task)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("model_hash"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_table_it_is_built_once_and_kept() {
+    let fixture = fixture();
+    let cache = tempfile::tempdir().unwrap();
+    let embed = |dtype| {
+        EmbedSource::FromModel(CacheOptions {
+            dir: cache.path().to_owned(),
+            dtype,
+        })
+    };
+    let mut service = Service::over(fixture, embed(RowDtype::F16), 1, 1).await;
+    let mut client = service.client().await;
+    let first = ids(&all(&mut client, request("the fox", 8)).await.unwrap());
+    service.stop();
+    drop(client);
+    timeout(PATIENCE, service.task)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    let tables = || {
+        std::fs::read_dir(cache.path().join("tables"))
+            .unwrap()
+            .map(|e| e.unwrap().path())
+    };
+    let table = tables().find(|path| path.is_dir()).unwrap();
+    let manifest = table.join("table.json");
+    let written = std::fs::metadata(&manifest).unwrap().modified().unwrap();
+
+    let again = Service::over(service.fixture, embed(RowDtype::F16), 1, 1).await;
+    let mut client = again.client().await;
+    assert_eq!(
+        ids(&all(&mut client, request("the fox", 8)).await.unwrap()),
+        first
+    );
+    assert_eq!(
+        std::fs::metadata(&manifest).unwrap().modified().unwrap(),
+        written
+    );
+    assert_eq!(
+        tables().filter(|path| path.is_dir()).count(),
+        1,
+        "nothing half-built is left"
+    );
+}
