@@ -120,6 +120,13 @@ impl HotSet {
         }
     }
 
+    /// Makes a row the most recently used one, if it is here. Not counted.
+    pub(super) fn promote(&self, row: u32) {
+        if let Some(mut segment) = self.segment(row) {
+            segment.places.promote(&row);
+        }
+    }
+
     pub(super) fn stats(&self) -> HotSetStats {
         let rows: u64 = self
             .segments

@@ -1,8 +1,5 @@
 //! One look-up: token ids in, match lengths and distinct rows out.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-
 use super::open::Table;
 use super::store::RowKey;
 use crate::error::{Error, Result};
@@ -107,7 +104,8 @@ impl Table {
         out: &mut LookupResult,
     ) -> Vec<RowKey<'a>> {
         let mut rows: Vec<RowKey<'a>> = Vec::new();
-        let mut seen: HashMap<u32, u32> = HashMap::new();
+        let mut seen =
+            Distinct::with_room_for(spans.iter().map(|span| span.answers as usize).sum());
         let mut rest = ids;
         for span in spans {
             let first = span.context as usize;
@@ -119,15 +117,15 @@ impl Table {
                     continue;
                 };
                 out.match_lengths.push(len);
-                let place = rows.len() as u32;
-                let index = match seen.entry(row) {
-                    Entry::Occupied(entry) => *entry.get(),
-                    Entry::Vacant(entry) => {
-                        let ids = &document[end - usize::from(len)..end];
-                        rows.push(RowKey { row, ids, place });
-                        *entry.insert(place)
-                    }
-                };
+                let next = rows.len() as u32;
+                let index = seen.entry(row, next, &rows);
+                if index == next {
+                    rows.push(RowKey {
+                        row,
+                        ids: &document[end - usize::from(len)..end],
+                        place: next,
+                    });
+                }
                 out.row_index.push(index);
             }
         }
@@ -154,5 +152,38 @@ impl Table {
                 .insert(key.row, &out.rows[start..start + row_bytes]);
         }
         Ok(())
+    }
+}
+
+/// Finds rows that a look-up has already met: open addressing, at most half full.
+struct Distinct {
+    /// Index into the rows met so far, or `FREE`.
+    slots: Vec<u32>,
+}
+
+impl Distinct {
+    const FREE: u32 = u32::MAX;
+
+    fn with_room_for(rows: usize) -> Self {
+        let slots = vec![Self::FREE; (2 * rows).next_power_of_two()];
+        Self { slots }
+    }
+
+    /// The index of `row` among `rows`; a row not met yet gets `next`.
+    fn entry(&mut self, row: u32, next: u32, rows: &[RowKey<'_>]) -> u32 {
+        let mask = self.slots.len() - 1;
+        // Row ids are dense; an odd factor spreads them, and the high bits are the better ones.
+        let mut slot = (u64::from(row).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask;
+        loop {
+            let index = self.slots[slot];
+            if index == Self::FREE {
+                self.slots[slot] = next;
+                return next;
+            }
+            if rows[index as usize].row == row {
+                return index;
+            }
+            slot = (slot + 1) & mask;
+        }
     }
 }

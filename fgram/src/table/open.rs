@@ -128,27 +128,31 @@ impl Table {
         Ok(())
     }
 
+    /// Reads in the order of the store, which touches each of its pages once.
     fn warm(&self, keys: &KeyList) -> Result<()> {
         let row_bytes = self.store.row_bytes();
-        let fit = self.hot_set.capacity().min(keys.len());
+        let fit = self.hot_set.capacity().min(keys.len()) as u32;
+        let mut order: Vec<u32> = (0..fit).collect();
+        order.sort_unstable_by_key(|&row| keys.get(row as usize));
         let mut rows = Vec::new();
-        // The most served ones go in last, so that they are the most recently used.
-        let mut end = fit;
-        while end > 0 {
-            let start = end.saturating_sub(WARM_ROWS);
-            let key = |id: usize| RowKey {
-                row: id as u32,
-                ids: keys.get(id),
-                place: (id - start) as u32,
-            };
-            let batch: Vec<RowKey<'_>> = (start..end).map(key).collect();
+        for batch in order.chunks(WARM_ROWS) {
+            let batch: Vec<RowKey<'_>> = batch
+                .iter()
+                .zip(0..)
+                .map(|(&row, place)| RowKey {
+                    row,
+                    ids: keys.get(row as usize),
+                    place,
+                })
+                .collect();
             rows.resize(batch.len() * row_bytes, 0);
             self.store.get_many(&batch, &mut rows)?;
-            for (key, row) in batch.iter().zip(rows.chunks_exact(row_bytes)).rev() {
+            for (key, row) in batch.iter().zip(rows.chunks_exact(row_bytes)) {
                 self.hot_set.insert(key.row, row);
             }
-            end = start;
         }
+        // The most served ones become the most recently used.
+        (0..fit).rev().for_each(|row| self.hot_set.promote(row));
         Ok(())
     }
 }
