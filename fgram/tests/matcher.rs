@@ -226,3 +226,23 @@ fn impossible_sets_are_refused() {
     assert!(set.set_match_counts(vec![1, 2]).is_err());
     assert!(new(header(10, 5), &[]).unwrap().is_empty());
 }
+
+/// Real prose, byte by byte: this repository's own.
+#[test]
+fn longest_match_is_exact_on_the_bytes_of_real_prose() {
+    let text = include_str!("../../docs/formats.md");
+    let documents: Vec<Vec<u32>> = text
+        .split("\n\n")
+        .map(|part| part.bytes().map(u32::from).collect())
+        .collect();
+    let (train, held_out): (Vec<_>, Vec<_>) = documents
+        .into_iter()
+        .enumerate()
+        .partition(|(i, _)| i % 3 != 0);
+    let train: Vec<Vec<u32>> = train.into_iter().map(|(_, document)| document).collect();
+    let set = mine(&train, 256, 5, 1500);
+    assert!(set.count_by_length()[5] > 0);
+    for (i, document) in &held_out {
+        check_positions(&set, document, 1 + i % 7);
+    }
+}
