@@ -1,17 +1,22 @@
 //! The tokenizer: loading a `tokenizer.json`, and training one.
 
 mod sample;
+mod words;
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
-use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
 pub use sample::Sample;
+
+use words::WordCache;
 
 /// Separates documents; begins and ends a text for models trained here.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -29,6 +34,9 @@ pub struct TextTokenizer {
     json: Vec<u8>,
     sha256: [u8; 32],
     vocab_size: u32,
+    /// Caches that no thread uses right now; `None` when the tokenizer does not cut text into words
+    /// as GPT-2 does.
+    caches: Option<Arc<Mutex<Vec<WordCache>>>>,
 }
 
 impl TextTokenizer {
@@ -50,14 +58,21 @@ impl TextTokenizer {
         let mut inner = Tokenizer::from_bytes(&json).map_err(|error| anyhow!(error))?;
         // Text that happens to spell `<|endoftext|>` is text, not a border.
         inner.set_encode_special_tokens(true);
+        // Documents are encoded whole, whatever the file says about the length of its model's input.
+        inner.with_padding(None);
+        inner
+            .with_truncation(None)
+            .map_err(|error| anyhow!(error))?;
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |id| id + 1);
         ensure!(vocab_size > 0, "the vocabulary is empty");
         let sha256 = Sha256::digest(&json).into();
+        let caches = words::apply_to(&json).then(Arc::default);
         Ok(Self {
             inner,
             json,
             sha256,
             vocab_size,
+            caches,
         })
     }
 
@@ -86,11 +101,18 @@ impl TextTokenizer {
     /// # Errors
     /// When the tokenizer refuses the text.
     pub fn encode_document(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, false)
-            .map_err(|error| anyhow!(error))?;
-        Ok(encoding.get_ids().to_vec())
+        let Some(caches) = &self.caches else {
+            let encoding = self
+                .inner
+                .encode_fast(text, false)
+                .map_err(|error| anyhow!(error))?;
+            return Ok(encoding.get_ids().to_vec());
+        };
+        let mut cache = lock(caches).pop().unwrap_or_default();
+        let mut ids = Vec::new();
+        cache.encode(text, &self.inner, &mut ids)?;
+        lock(caches).push(cache);
+        Ok(ids)
     }
 
     /// The text of some ids, special tokens included. Half a character becomes U+FFFD.
@@ -102,6 +124,11 @@ impl TextTokenizer {
             .decode(ids, false)
             .map_err(|error| anyhow!(error))
     }
+}
+
+/// A panic elsewhere leaves the list of caches whole.
+fn lock(caches: &Mutex<Vec<WordCache>>) -> MutexGuard<'_, Vec<WordCache>> {
+    caches.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Trains a byte-level BPE as GPT-2 has it (same split into words, 256 bytes as alphabet, spaces
@@ -118,30 +145,53 @@ pub fn train(
         vocab_size >= MIN_VOCAB_SIZE,
         "vocabulary size is {vocab_size}, the least is {MIN_VOCAB_SIZE}"
     );
-    let byte_level = ByteLevel::new(false, false, true);
-    let mut tokenizer = Tokenizer::new(BPE::default());
-    tokenizer.with_pre_tokenizer(Some(byte_level));
-    tokenizer.with_post_processor(Some(byte_level));
-    tokenizer.with_decoder(Some(byte_level));
-    let mut trainer: TrainerWrapper = BpeTrainer::builder()
+    let words = count_words(documents)?
+        .into_iter()
+        .map(|(word, count)| Ok((words::as_byte_level(&word)?.into(), count)))
+        .collect::<Result<_>>()?;
+    let mut model = BPE::default();
+    let special = BpeTrainer::builder()
         .show_progress(false)
         .vocab_size(vocab_size)
         .min_frequency(min_frequency)
         .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build()
-        .into();
-    let mut failed = None;
-    let documents =
-        documents.map_while(|document| document.map_err(|error| failed = Some(error)).ok());
-    tokenizer
-        .train(&mut trainer, documents)
+        .do_train(&words, &mut model)
         .map_err(|error| anyhow!(error))?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
+    let byte_level = ByteLevel::new(false, false, true);
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer.with_pre_tokenizer(Some(byte_level));
+    tokenizer.with_post_processor(Some(byte_level));
+    tokenizer.with_decoder(Some(byte_level));
+    tokenizer
+        .add_special_tokens(special)
+        .map_err(|error| anyhow!(error))?;
     let json = tokenizer.to_string(true).map_err(|error| anyhow!(error))?;
     TextTokenizer::from_json(json.into_bytes())
+}
+
+type WordCounts = HashMap<Box<str>, u64>;
+
+fn count_words(documents: impl Iterator<Item = Result<String>> + Send) -> Result<WordCounts> {
+    documents
+        .par_bridge()
+        .try_fold(WordCounts::new, |mut counts, document| {
+            for word in words::split(&document?) {
+                match counts.get_mut(word) {
+                    Some(count) => *count += 1,
+                    None => drop(counts.insert(word.into(), 1)),
+                }
+            }
+            Ok::<_, anyhow::Error>(counts)
+        })
+        .try_reduce(WordCounts::new, |a, b| {
+            let (mut all, few) = if a.len() < b.len() { (b, a) } else { (a, b) };
+            for (word, count) in few {
+                *all.entry(word).or_default() += count;
+            }
+            Ok(all)
+        })
 }
 
 #[cfg(test)]

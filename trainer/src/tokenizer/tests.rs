@@ -1,4 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+
 use super::*;
 
 const TEXT: &str = include_str!("../../tests/data/harbour.txt");
@@ -48,6 +51,134 @@ fn text_survives_the_round_trip() {
         let ids = tokenizer.encode_document(text).unwrap();
         assert_eq!(tokenizer.decode(&ids).unwrap(), text);
     }
+}
+
+/// Text that is hard to cut: white space of all kinds, contractions, marks, numbers, other scripts.
+fn awkward_texts() -> Vec<String> {
+    let mut rng = StdRng::seed_from_u64(3);
+    let parts = [
+        " ",
+        "  ",
+        "\n",
+        "\t",
+        "\r\n",
+        "\u{a0}",
+        "\u{2003}",
+        "\u{200b}",
+        "\u{85}",
+        "\u{1c}",
+        "'",
+        "'s",
+        "'ll",
+        "'S",
+        "don't",
+        "a",
+        "Zwölf",
+        "e\u{301}",
+        "終わり",
+        "ⓐ",
+        "Ⅷ",
+        "½",
+        "42",
+        "٣",
+        "٫",
+        "_",
+        "--",
+        "...",
+        "🙂",
+        "👩‍👩‍👧",
+        "ª",
+        "\u{e000}",
+        "\0",
+        "<|endoftext|>",
+        "ा",
+        "ก็",
+    ];
+    let mut texts: Vec<String> = (0..3000)
+        .map(|_| {
+            (0..rng.random_range(0..12))
+                .map(|_| parts[rng.random_range(0..parts.len())])
+                .collect()
+        })
+        .collect();
+    texts.push((0..0x3000).filter_map(char::from_u32).collect());
+    texts.push(
+        (0x3000..0x11_0000)
+            .filter_map(char::from_u32)
+            .step_by(13)
+            .flat_map(|c| [c, 'x', ' '])
+            .collect(),
+    );
+    texts
+}
+
+#[test]
+fn words_and_ids_are_those_of_the_tokenizers_crate() {
+    let tokenizer = trained(400);
+    assert!(tokenizer.caches.is_some());
+    let byte_level = ByteLevel::new(false, false, true);
+    for text in awkward_texts().iter().map(String::as_str).chain([TEXT]) {
+        let mut expected = PreTokenizedString::from(text);
+        byte_level.pre_tokenize(&mut expected).unwrap();
+        let expected = expected.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
+        let expected: Vec<String> = expected
+            .into_iter()
+            .map(|(word, ..)| word.to_owned())
+            .collect();
+        let words: Vec<String> = words::split(text)
+            .map(|word| words::as_byte_level(word).unwrap())
+            .collect();
+        assert_eq!(words, expected, "{text:?}");
+        let ids = tokenizer
+            .inner
+            .encode_fast(text, false)
+            .unwrap()
+            .get_ids()
+            .to_vec();
+        assert_eq!(tokenizer.encode_document(text).unwrap(), ids, "{text:?}");
+    }
+}
+
+#[test]
+fn other_tokenizers_are_left_to_the_crate() {
+    let json = String::from_utf8(trained(300).json).unwrap();
+    let other = |from: &str, to: &str| {
+        assert!(json.contains(from), "{from}");
+        TextTokenizer::from_json(json.replacen(from, to, 1).into_bytes())
+            .unwrap()
+            .caches
+            .is_none()
+    };
+    assert!(other(
+        "\"add_prefix_space\": false",
+        "\"add_prefix_space\": true"
+    ));
+    assert!(other(
+        "\"normalizer\": null",
+        "\"normalizer\": {\"type\": \"Lowercase\"}"
+    ));
+    assert!(other("\"special\": true", "\"special\": false"));
+    assert!(!other("\"special\": true", "\"special\":true"));
+}
+
+#[test]
+fn truncation_and_padding_of_the_file_do_not_apply() {
+    let json = String::from_utf8(trained(300).json).unwrap();
+    let limit = r#""truncation": {"max_length": 3, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}"#;
+    let json = json.replacen("\"truncation\": null", limit, 1).replacen(
+        "\"add_prefix_space\": false",
+        "\"add_prefix_space\": true",
+        1,
+    );
+    assert!(json.contains("max_length"));
+    let tokenizer = TextTokenizer::from_json(json.into_bytes()).unwrap();
+    assert!(
+        tokenizer
+            .encode_document("more than three tokens, surely")
+            .unwrap()
+            .len()
+            > 3
+    );
 }
 
 #[test]
