@@ -39,16 +39,18 @@ pub mod startup;
 mod table_cache;
 pub mod text;
 
+use std::time::Duration;
+
 use scone_proto::decoder::v1::decoder_service_server::DecoderServiceServer;
 use scone_service::{
     announce::Listening,
-    grpc::{serve_until, server_builder},
+    grpc::{Drained, serve_until, server_builder},
     health::Health,
     metrics::MetricsEndpoint,
 };
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 pub use config::Config;
 pub use error::Error;
@@ -85,7 +87,7 @@ pub async fn run(
     };
     let (parts, tier) = prepared;
     let info = parts.info.clone();
-    let (engine, engine_ended) = engine::start(config.engine, parts)?;
+    let (engine, mut engine_ended) = engine::start(config.engine, parts)?;
     let address = listener.local_addr().map_err(|source| Error::File {
         action: "read the address of",
         path: "the gRPC listener".into(),
@@ -113,26 +115,51 @@ pub async fn run(
         metrics: endpoint.as_ref().map(MetricsEndpoint::address),
     }
     .announce();
-    let timeout = config.drain_timeout;
-    let serving = serve_until(router, listener, shutdown, &health, draining, timeout);
-    served_or_engine_lost(serving, engine, engine_ended).await
+    // Most of the time is for generations, a little for the last messages on their way.
+    let flush = (config.drain_timeout / 10).min(Duration::from_secs(2));
+    let shutdown = async {
+        shutdown.await;
+        finish_generations(&health, &draining, &engine, config.drain_timeout - flush).await;
+    };
+    let serving = serve_until(router, listener, shutdown, &health, draining.clone(), flush);
+    let drained = served_or_engine_lost(serving, &mut engine_ended).await?;
+    drop(engine);
+    if drained == Drained::Complete {
+        // Nothing runs any more, so the engine closes the table now. A connection that is slow to
+        // close may still hold a handle; that is no reason to wait for long.
+        let _ = tokio::time::timeout(Duration::from_secs(1), engine_ended).await;
+    }
+    Ok(())
+}
+
+/// The first half of a drain: connections stay open, so that new requests are told UNAVAILABLE
+/// instead of meeting a closed port, while running and waiting generations end.
+async fn finish_generations(
+    health: &Health,
+    draining: &CancellationToken,
+    engine: &EngineHandle,
+    limit: Duration,
+) {
+    health.set_not_serving().await;
+    draining.cancel();
+    info!(limit_ms = limit.as_millis() as u64, "finishing generations");
+    if tokio::time::timeout(limit, engine.idle()).await.is_err() {
+        warn!("drain timeout passed, giving up on the generations still running");
+    }
 }
 
 /// A server whose engine is gone must not go on looking healthy.
 async fn served_or_engine_lost(
-    serving: impl Future<Output = Result<scone_service::grpc::Drained, scone_service::Error>>,
-    engine: EngineHandle,
-    engine_ended: oneshot::Receiver<()>,
-) -> Result<(), Error> {
-    let result = tokio::select! {
-        served = serving => served.map(drop).map_err(Error::from),
+    serving: impl Future<Output = Result<Drained, scone_service::Error>>,
+    engine_ended: &mut oneshot::Receiver<()>,
+) -> Result<Drained, Error> {
+    tokio::select! {
+        served = serving => Ok(served?),
         _ = engine_ended => {
             error!("the engine thread ended unexpectedly");
             Err(Error::Internal)
         }
-    };
-    drop(engine);
-    result
+    }
 }
 
 fn reflection() -> Result<

@@ -92,10 +92,23 @@ fn load(config: &ModelConfig) -> Result<(ServedModel, Option<Embedded>), Error> 
     };
     let open = |dir: &Path| {
         let facts = table_facts(&model, "--table")?;
-        Embedded::open(dir, &config.table, &facts)
+        let opened = Embedded::open(dir, &config.table, &facts);
+        opened.map_err(|error| in_use_hint(error, dir))
     };
     let embedded = table.as_deref().map(open).transpose()?;
     Ok((model, embedded))
+}
+
+/// What to do when another process has the table, which the table itself cannot know.
+fn in_use_hint(error: Error, dir: &Path) -> Error {
+    match error {
+        Error::Table(error @ scone_fgram::Error::TableInUse { .. }) => Error::Config(format!(
+            "{error}; to share it, run `embed-service serve --table {}` and give each \
+             decoder-service `--embed 127.0.0.1:7300`",
+            dir.display()
+        )),
+        other => other,
+    }
 }
 
 fn table_facts(model: &ServedModel, flag: &str) -> Result<ModelFacts, Error> {

@@ -151,12 +151,17 @@ fn the_batch_does_not_change_the_tokens() {
         })
     };
     let alone = engine(&fixture, limits(1, 1, 4096));
-    let alone: Vec<Vec<u32>> = drafts().map(|draft| alone.run(draft).ids).collect();
+    let one_by_one: Vec<Vec<u32>> = drafts().map(|draft| alone.run(draft).ids).collect();
+    drop(alone);
     for (max_batch, step_tokens) in [(6, 7), (3, 5), (6, 512)] {
         let together = engine_retry(&fixture, max_batch, step_tokens);
         let mut receivers: Vec<_> = drafts().map(|draft| together.submit(draft)).collect();
         let ids: Vec<_> = receivers.iter_mut().map(|r| collect(r).ids).collect();
-        assert_eq!(ids, alone, "batch {max_batch}, {step_tokens} tokens a step");
+        drop(together);
+        assert_eq!(
+            ids, one_by_one,
+            "batch {max_batch}, {step_tokens} tokens a step"
+        );
     }
 }
 
@@ -215,7 +220,7 @@ fn a_client_that_leaves_frees_its_place() {
     let done = engine.run(greedy("the bear", 3));
     assert_eq!(done.ids.len(), 3);
     assert_eq!(outcomes(&engine, "cancelled"), 2);
-    assert_eq!(engine.metrics.running.get(), 0);
+    eventually("nothing runs", || engine.metrics.running.get() == 0);
 }
 
 #[test]
@@ -294,6 +299,10 @@ fn a_client_that_does_not_read_pauses_alone_and_loses_nothing() {
     eventually("the lazy client is behind", || {
         lazy.len() == lazy.max_capacity()
     });
+    eventually("only the lazy one runs", || {
+        engine.metrics.running.get() == 1
+    });
+    std::thread::sleep(Duration::from_millis(20));
     assert_eq!(engine.metrics.running.get(), 1, "it keeps its place");
     let done = collect(&mut lazy);
     assert_eq!((done.ids, done.text), (expected.ids, expected.text));
@@ -377,6 +386,7 @@ fn token_embedding_fallback_goes_on_and_counts() {
     );
 
     // The same as a model without a table.
+    drop(engine);
     wait_for_table(&fixture);
     let model = ServedModel::load(&fixture.model).unwrap();
     let plain = engine_over(model, engine_config(limits(1, 1, 64)), None);

@@ -89,13 +89,9 @@ fn expected(fixture: &Fixture, batch: &LookupBatch) -> Answers {
     answers(&mut *embedded(fixture, &model), batch)
 }
 
-fn start(runtime: &Runtime, table: &Path) -> EmbedServer {
-    runtime.block_on(EmbedServer::start(table))
-}
-
-fn start_with(runtime: &Runtime, table: &Path, meddle: Meddle, max_positions: u32) -> EmbedServer {
+fn start_with(table: &Path, meddle: Meddle, max_positions: u32) -> EmbedServer {
     let any = "127.0.0.1:0".parse().unwrap();
-    runtime.block_on(EmbedServer::over(open(table), any, meddle, max_positions))
+    EmbedServer::over(open(table), any, meddle, max_positions)
 }
 
 #[test]
@@ -103,7 +99,7 @@ fn the_answers_are_those_of_the_embedded_table() {
     let (fixture, runtime, batch) = (fixture(), runtime(), batch());
     let expected = expected(&fixture, &batch);
     // Small limits, so that the prompt goes in several messages.
-    let server = start_with(&runtime, &fixture.table, Arc::new(Some), 12);
+    let server = start_with(&fixture.table, Arc::new(Some), 12);
     let mut tier = connect(&runtime, &fixture, &options(&[&server])).unwrap();
     assert_same(answers(&mut tier, &batch), expected);
     assert!(server.lookups() > 5);
@@ -115,7 +111,7 @@ fn shards_answer_together_what_one_table_answers() {
     let expected = expected(&fixture, &batch);
     let servers: Vec<_> = shards_of(&fixture, 3)
         .iter()
-        .map(|s| start(&runtime, s))
+        .map(|s| EmbedServer::start(s))
         .collect();
     let all: Vec<_> = servers.iter().collect();
     let mut tier = connect(&runtime, &fixture, &options(&all)).unwrap();
@@ -127,7 +123,7 @@ fn shards_answer_together_what_one_table_answers() {
 fn a_missing_shard_is_a_start_up_error_that_names_it() {
     let (fixture, runtime) = (fixture(), runtime());
     let shards = shards_of(&fixture, 2);
-    let server = start(&runtime, &shards[1]);
+    let server = EmbedServer::start(&shards[1]);
     let mut options = options(&[&server]);
     options.start_timeout = Duration::from_millis(300);
     let error = connect(&runtime, &fixture, &options)
@@ -153,7 +149,7 @@ fn nobody_there_is_a_start_up_error_that_names_the_address() {
 #[test]
 fn the_table_of_another_model_is_refused() {
     let (fixture, other, runtime) = (fixture(), fixture_of(2, 3), runtime());
-    let server = start(&runtime, &other.table);
+    let server = EmbedServer::start(&other.table);
     let error = connect(&runtime, &fixture, &options(&[&server])).unwrap_err();
     let Error::Incompatible(incompatible) = &error else {
         panic!("{error}");
@@ -168,7 +164,7 @@ fn replicas_share_the_work_and_stand_in_for_one_another() {
     let (fixture, runtime) = (fixture(), runtime());
     let table = open(&fixture.table);
     let any = "127.0.0.1:0".parse().unwrap();
-    let start = || runtime.block_on(EmbedServer::over(table.clone(), any, Arc::new(Some), 2048));
+    let start = || EmbedServer::over(table.clone(), any, Arc::new(Some), 2048);
     let (first, second) = (start(), start());
     let tier = connect(&runtime, &fixture, &options(&[&first, &second])).unwrap();
     let engine = engine(&fixture, tier, OnLookupFailure::Fail);
@@ -177,7 +173,7 @@ fn replicas_share_the_work_and_stand_in_for_one_another() {
 
     let mut running = engine.submit(greedy("the fox", 40));
     running.blocking_recv().unwrap().unwrap();
-    runtime.block_on(first.kill());
+    first.kill();
     let mut rest = collect(&mut running);
     let mut ids = whole.ids[..1].to_vec();
     ids.append(&mut rest.ids);
@@ -191,8 +187,8 @@ fn a_replica_that_hangs_is_passed_over_within_the_timeout() {
     let table = open(&fixture.table);
     let any = "127.0.0.1:0".parse().unwrap();
     let hang: Meddle = Arc::new(|_| None);
-    let hanging = runtime.block_on(EmbedServer::over(table.clone(), any, hang, 2048));
-    let good = runtime.block_on(EmbedServer::over(table, any, Arc::new(Some), 2048));
+    let hanging = EmbedServer::over(table.clone(), any, hang, 2048);
+    let good = EmbedServer::over(table, any, Arc::new(Some), 2048);
     let mut options = options(&[&hanging, &good]);
     options.timeout = Duration::from_millis(1000);
     let mut tier = connect(&runtime, &fixture, &options).unwrap();
@@ -207,7 +203,7 @@ fn a_replica_that_hangs_is_passed_over_within_the_timeout() {
 #[test]
 fn a_tier_that_hangs_fails_in_time() {
     let (fixture, runtime, batch) = (fixture(), runtime(), batch());
-    let server = start_with(&runtime, &fixture.table, Arc::new(|_| None), 2048);
+    let server = start_with(&fixture.table, Arc::new(|_| None), 2048);
     let mut options = options(&[&server]);
     options.timeout = Duration::from_millis(100);
     let mut tier = connect(&runtime, &fixture, &options).unwrap();
@@ -230,13 +226,13 @@ fn a_bad_answer_is_an_error_and_never_a_row() {
         Some(rows)
     });
     for meddle in [cut, other_table] {
-        let server = start_with(&runtime, &fixture.table, meddle, 2048);
+        let server = start_with(&fixture.table, meddle, 2048);
         let mut tier = connect(&runtime, &fixture, &options(&[&server])).unwrap();
         let got = answers(&mut tier, &batch);
         assert!(matches!(got.error(), Some(TierError::BadAnswer(_))));
         assert!(got.match_lengths().iter().all(|&length| length == 0));
         let table = server.table.clone();
-        runtime.block_on(server.kill());
+        server.kill();
         drop(tier);
         eventually("the table is closed", || Arc::strong_count(&table) == 1);
     }
@@ -245,7 +241,7 @@ fn a_bad_answer_is_an_error_and_never_a_row() {
 #[test]
 fn a_killed_tier_gives_unavailable_and_serves_again_when_it_is_back() {
     let (fixture, runtime) = (fixture(), runtime());
-    let server = start(&runtime, &fixture.table);
+    let server = EmbedServer::start(&fixture.table);
     let (table, address) = (server.table.clone(), server.address);
     let mut options = options(&[&server]);
     options.timeout = Duration::from_millis(300);
@@ -255,7 +251,7 @@ fn a_killed_tier_gives_unavailable_and_serves_again_when_it_is_back() {
 
     let mut running = engine.submit(greedy("the fox", 60));
     running.blocking_recv().unwrap().unwrap();
-    runtime.block_on(server.kill());
+    server.kill();
     let error = loop {
         match running.blocking_recv().unwrap() {
             Ok(delta) => assert_eq!(delta.finish, None, "must not finish"),
@@ -278,7 +274,7 @@ fn a_killed_tier_gives_unavailable_and_serves_again_when_it_is_back() {
         began.elapsed()
     );
 
-    let back = runtime.block_on(EmbedServer::over(table, address, Arc::new(Some), 2048));
+    let back = EmbedServer::over(table, address, Arc::new(Some), 2048);
     eventually("it serves again", || {
         let first = engine.submit(greedy("the fox", 1)).blocking_recv().unwrap();
         first.is_ok()
@@ -293,7 +289,7 @@ fn fallback_goes_on_without_the_tier_and_uses_it_again() {
     let silent = Arc::new(AtomicBool::new(false));
     let flag = silent.clone();
     let meddle: Meddle = Arc::new(move |rows| (!flag.load(Ordering::Relaxed)).then_some(rows));
-    let server = start_with(&runtime, &fixture.table, meddle, 2048);
+    let server = start_with(&fixture.table, meddle, 2048);
     let mut options = options(&[&server]);
     options.timeout = Duration::from_millis(20);
     let tier = connect(&runtime, &fixture, &options).unwrap();

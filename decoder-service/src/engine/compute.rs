@@ -43,6 +43,8 @@ pub(super) struct Compute {
     metrics: Metrics,
     batch: LookupBatch,
     answers: Answers,
+    /// When a failed look-up was last logged.
+    warned: Option<Instant>,
 }
 
 impl Compute {
@@ -55,6 +57,7 @@ impl Compute {
             metrics: parts.metrics,
             batch: LookupBatch::default(),
             answers: Answers::default(),
+            warned: None,
         }
     }
 
@@ -116,8 +119,15 @@ impl Compute {
         self.metrics.lookup_seconds.observe(took.as_secs_f64());
         if let Some(error) = self.answers.error() {
             self.metrics.lookup_failures.inc();
-            let positions = self.answers.failed().iter().filter(|f| **f).count();
-            warn!(error = %error, positions, "look-up failed");
+            // Once a second: a tier that is away fails every step.
+            if self
+                .warned
+                .is_none_or(|at| at.elapsed() > Duration::from_secs(1))
+            {
+                self.warned = Some(Instant::now());
+                let failures = self.metrics.lookup_failures.get();
+                warn!(error = %error, failures, "look-up failed");
+            }
         }
         took
     }

@@ -178,6 +178,12 @@ impl EngineHandle {
         }
     }
 
+    /// Resolves when no sequence runs or waits. Requests that come meanwhile are refused.
+    pub async fn idle(&self) {
+        // Never closed, so this cannot fail; and if it could, there would be nothing to wait for.
+        let _all = self.places.acquire_many(self.capacity as u32).await;
+    }
+
     fn full(&self) -> Error {
         Error::QueueFull {
             running_and_waiting: self.capacity,

@@ -179,10 +179,13 @@ impl Worker {
                 live.cache = Some(self.compute.new_cache());
             }
         }
-        self.metrics
-            .queue_depth
-            .set(self.scheduler.waiting() as i64);
-        self.metrics.running.set(self.scheduler.running() as i64);
+        self.show_depths();
+    }
+
+    fn show_depths(&self) {
+        let (waiting, running) = (self.scheduler.waiting(), self.scheduler.running());
+        self.metrics.queue_depth.set(waiting as i64);
+        self.metrics.running.set(running as i64);
     }
 
     fn step(&mut self, plan: &[Planned]) {
@@ -257,6 +260,7 @@ impl Worker {
     /// Frees the place in the batch and the KV cache at once.
     fn end(&mut self, id: SequenceId, outcome: &'static str) {
         self.scheduler.remove(id);
+        self.show_depths();
         let Some(mut live) = self.live.remove(&id) else {
             return;
         };

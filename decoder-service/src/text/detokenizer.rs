@@ -49,10 +49,22 @@ pub struct Detokenizer {
     sent: usize,
 }
 
+/// Where the last few ids of a prompt begin, not inside a character if that can be had: a decoder
+/// with byte fallback would take the whole run of bytes for broken.
+fn context_start(decoder: &dyn Decode, ids: &[u32]) -> usize {
+    let latest = ids.len().saturating_sub(SETTLED_AFTER);
+    let earliest = latest.saturating_sub(SETTLED_AFTER - 1);
+    let whole = |&start: &usize| {
+        let text = decoder.decode(&ids[start..]);
+        text.is_ok_and(|text| !text.starts_with(REPLACEMENT))
+    };
+    (earliest..=latest).rev().find(whole).unwrap_or(latest)
+}
+
 impl Detokenizer {
     /// Starts after `context`, whose last ids decide how the first token is written.
     pub fn new(decoder: Arc<dyn Decode>, context: &[u32]) -> Self {
-        let context = &context[context.len().saturating_sub(SETTLED_AFTER)..];
+        let context = &context[context_start(&*decoder, context)..];
         Self {
             decoder,
             ids: context.to_vec(),

@@ -22,7 +22,7 @@ use scone_proto::embed::v1::{
     embed_service_server::{EmbedService, EmbedServiceServer},
     lookup_response,
 };
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{runtime::Runtime, sync::mpsc};
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -37,26 +37,21 @@ struct Service {
     max_positions: u32,
 }
 
-/// A running server; dropping it cuts all connections.
+/// A running server, with threads of its own; dropping it cuts all connections.
 pub struct EmbedServer {
     pub address: SocketAddr,
     pub table: Arc<Table>,
     lookups: Arc<AtomicU64>,
-    task: JoinHandle<()>,
+    runtime: Option<Runtime>,
 }
 
 impl EmbedServer {
-    pub async fn start(table: &Path) -> Self {
-        Self::over(
-            open(table),
-            "127.0.0.1:0".parse().unwrap(),
-            Arc::new(Some),
-            2048,
-        )
-        .await
+    pub fn start(table: &Path) -> Self {
+        let any = "127.0.0.1:0".parse().unwrap();
+        Self::over(open(table), any, Arc::new(Some), 2048)
     }
 
-    pub async fn over(
+    pub fn over(
         table: Arc<Table>,
         address: SocketAddr,
         meddle: Meddle,
@@ -69,17 +64,27 @@ impl EmbedServer {
             lookups: lookups.clone(),
             max_positions,
         };
-        let listener = scone_service::grpc::bind(address).await.unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = runtime
+            .block_on(scone_service::grpc::bind(address))
+            .unwrap();
         let address = listener.local_addr().unwrap();
-        let server = scone_service::grpc::server_builder()
-            .add_service(EmbedServiceServer::new(service))
-            .serve_with_incoming(scone_service::grpc::incoming(listener));
-        let task = tokio::spawn(async move { server.await.unwrap() });
+        runtime.spawn(async move {
+            scone_service::grpc::server_builder()
+                .add_service(EmbedServiceServer::new(service))
+                .serve_with_incoming(scone_service::grpc::incoming(listener))
+                .await
+                .unwrap();
+        });
         Self {
             address,
             table,
             lookups,
-            task,
+            runtime: Some(runtime),
         }
     }
 
@@ -92,15 +97,14 @@ impl EmbedServer {
     }
 
     /// Cuts everything, as a killed process would.
-    pub async fn kill(self) {
-        self.task.abort();
-        let _ = self.task.await;
-    }
+    pub fn kill(self) {}
 }
 
 impl Drop for EmbedServer {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

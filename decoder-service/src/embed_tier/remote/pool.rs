@@ -13,7 +13,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until, timeout_at},
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     link::{self, Link, Peer, Refusal},
@@ -259,7 +259,7 @@ impl Pool {
             match answer {
                 Ok(rows) => return Ok(rows),
                 Err(refusal) => {
-                    warn!(address = link.address, error = %refusal.error, attempt, "look-up failed");
+                    debug!(address = link.address, error = %refusal.error, attempt, "look-up failed");
                     failed = Some((link, refusal));
                 }
             }

@@ -1,0 +1,93 @@
+//! `decoder-service generate`, as the program runs it.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use clap::Parser;
+use common::fixture;
+use decoder_service::generate::{GenerateArgs, run};
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    args: GenerateArgs,
+}
+
+fn generate(args: &[&str]) -> Result<(String, String), decoder_service::Error> {
+    let args = Cli::parse_from(["generate"].iter().chain(args)).args;
+    let (mut out, mut summary) = (Vec::new(), Vec::new());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(run(&args, &mut out, &mut summary))?;
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ok((text(out), text(summary)))
+}
+
+#[test]
+fn a_prompt_of_words_is_continued_and_summed_up() {
+    let (fixture, cache) = (fixture(), tempfile::tempdir().unwrap());
+    let model = fixture.model.to_str().unwrap();
+    let cache = cache.path().to_str().unwrap();
+    let common = ["--model", model, "--cache-dir", cache, "--max-tokens", "9"];
+    let common = [&common[..], &["--ignore-eos", "--seed", "5"]].concat();
+
+    // Without a table flag the table is built into the cache.
+    let (text, summary) = generate(&[&common[..], &["then", "the", "fox"]].concat()).unwrap();
+    for part in [
+        "9 tokens",
+        "tokens/s",
+        "% of positions",
+        "look-up",
+        "seed 5",
+    ] {
+        assert!(summary.contains(part), "{summary}");
+    }
+    // Another way to say the same, with the answer for programs.
+    let table = fixture.table.to_str().unwrap();
+    let more = ["--prompt", "then the fox", "--table", table, "--json"];
+    let (json, summary) = generate(&[&common[..], &more].concat()).unwrap();
+    assert!(summary.is_empty());
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(format!("{}\n", json["text"].as_str().unwrap()), text);
+    assert_eq!(json["token_ids"].as_array().unwrap().len(), 9);
+    assert_eq!(json["embed_mode"], "embedded");
+    assert!(json["matched_share"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn what_cannot_work_says_why() {
+    let fixture = fixture();
+    let model = fixture.model.to_str().unwrap();
+    let error = generate(&["--model", "/no/such", "x"]).unwrap_err();
+    assert!(error.to_string().contains("/no/such"), "{error}");
+    let args = ["--model", model, "--table", "/no/such", "x"];
+    let error = generate(&args).unwrap_err();
+    assert!(error.to_string().contains("/no/such"), "{error}");
+
+    // A SCONE model without the parts a table is built from.
+    std::fs::remove_file(fixture.model.join("fgrams.bin")).unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let cache = cache.path().to_str().unwrap();
+    let error = generate(&["--model", model, "--cache-dir", cache, "x"]).unwrap_err();
+    assert!(error.to_string().contains("--table"), "{error}");
+
+    // A plain model takes no table, and works without.
+    std::fs::remove_file(fixture.model.join("scone.json")).unwrap();
+    let table = fixture.table.to_str().unwrap();
+    let error = generate(&["--model", model, "--table", table, "x"]).unwrap_err();
+    assert!(error.to_string().contains("plain model"), "{error}");
+    let args = [
+        "--model",
+        model,
+        "--cache-dir",
+        cache,
+        "--max-tokens",
+        "3",
+        "x",
+    ];
+    let (_, summary) = generate(&args).unwrap();
+    assert!(summary.contains("plain model"), "{summary}");
+}
