@@ -6,6 +6,10 @@
 
 pub mod commands;
 pub mod corpus;
+pub mod evaluation;
 pub mod mining;
+pub mod model_dir;
+pub mod precompute;
 pub mod progress;
 pub mod tokenizer;
+pub mod training;

@@ -1,13 +1,49 @@
 //! `trainer train`.
 
+use std::path::PathBuf;
+
+use crate::corpus::{self, CacheArgs, InputArgs};
+use crate::training::config::TrainConfig;
+use crate::training::{RunOptions, train};
+
 /// Flags of `trainer train`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Training config, YAML.
+    #[arg(long, env = "SCONE_CONFIG")]
+    config: PathBuf,
+    /// Overrides of config keys, as in `optimizer.lr=3e-3` or `fgrams=null`.
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Directory of the run: checkpoints, log.jsonl, train.yaml, and at the end the model. The
+    /// same command goes on where an earlier one stopped.
+    #[arg(long, env = "SCONE_OUT")]
+    out: PathBuf,
+    /// Stop after this many steps in all, as if killed; nothing is written then but what is due.
+    #[arg(long, hide = true)]
+    stop_after: Option<u64>,
+    #[command(flatten)]
+    cache: CacheArgs,
+}
 
 /// Runs `trainer train`.
 ///
 /// # Errors
-/// Always, until the command is written.
-pub fn run(_args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("`trainer train` is not written yet")
+/// See [`train`].
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let config = TrainConfig::load(&args.config, &args.overrides)?;
+    let options = RunOptions {
+        corpus: corpus_options(&config, &args.cache),
+        stop_after: args.stop_after,
+    };
+    train(&config, &args.out, &options)?;
+    Ok(())
+}
+
+fn corpus_options(config: &TrainConfig, cache: &CacheArgs) -> corpus::Options {
+    let input = InputArgs {
+        input: config.data.train.clone(),
+        text_field: config.data.text_field.clone(),
+    };
+    corpus::Options::from_args(&input, cache)
 }
