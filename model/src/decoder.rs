@@ -153,6 +153,16 @@ impl Decoder {
         loss::linear_cross_entropy(&hidden, &self.output.weight, targets)
     }
 
+    /// Cross-entropy in nats of each hidden state `(.., D)` against its next token id, without
+    /// gradients: for evaluation.
+    ///
+    /// # Errors
+    /// As [`loss`](Self::loss).
+    pub fn token_losses(&self, hidden: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
+        let hidden = hidden.flatten_to(hidden.rank() - 2)?;
+        loss::token_losses(&hidden, &self.output.weight, targets)
+    }
+
     /// Input embeddings of positions: row `index[i]` of T, or row `index[i] - V` of `rows` (f-gram
     /// vectors, `(R, D)`) where the index is V or more. `(N, D)`; gradients reach both.
     ///

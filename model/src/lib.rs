@@ -27,6 +27,7 @@ mod kv_cache;
 mod layers;
 pub mod loss;
 pub mod ops;
+pub mod sampling;
 mod step;
 
 pub use config::{FgramModelConfig, ModelConfig, SconeConfig};

@@ -24,6 +24,16 @@ pub fn linear_cross_entropy(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -
     ops::linear_cross_entropy(hidden, weight, targets)
 }
 
+/// Cross-entropy of each row of `hidden (N, D)` times `weight (V, D)` transposed, without
+/// gradients.
+///
+/// # Errors
+/// As [`cross_entropy`].
+pub fn token_losses(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
+    check(targets, (hidden.dim(0)?, weight.dim(0)?))?;
+    ops::token_losses(hidden, weight, targets)
+}
+
 fn check(targets: &[u32], (rows, vocab): (usize, usize)) -> Result<()> {
     if targets.len() != rows || rows == 0 {
         return Err(Error::Argument(format!(

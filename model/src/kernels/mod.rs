@@ -6,6 +6,8 @@
 //! The loops are plain Rust; [`simd`] compiles them for the best instruction set of the machine.
 
 pub(crate) mod attention;
+pub(crate) mod causal;
+pub(crate) mod gemm;
 pub(crate) mod math;
 pub(crate) mod matmul;
 pub(crate) mod rows;

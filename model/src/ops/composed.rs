@@ -207,6 +207,9 @@ pub fn select_rows(first: &Tensor, second: Option<&Tensor>, index: &[u32]) -> Re
 /// Shapes that do not fit.
 pub fn cross_entropy(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
     let targets = Tensor::from_slice(targets, targets.len(), logits.device())?;
-    let logits = logits.to_dtype(DType::F32)?;
+    let logits = match logits.dtype() {
+        DType::F16 | DType::BF16 => logits.to_dtype(DType::F32)?,
+        _ => logits.clone(),
+    };
     Ok(candle_nn::loss::cross_entropy(&logits, &targets)?)
 }

@@ -4,12 +4,21 @@
 //! pass whose sums do not depend on the number of threads. Elsewhere they are composed of
 //! candle's differentiable operations ([`composed`]), which also serve as the reference in tests.
 
+mod activation;
+mod attention;
 pub mod composed;
+mod cross_entropy;
+mod linear;
+mod norm;
+mod select;
+mod storage;
+mod tree_attention;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fgram_model::PrefixTree;
 use candle_core::Tensor;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use storage::fused;
 
 /// How a weight matrix lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +47,10 @@ pub struct Heads {
 /// # Errors
 /// Shapes that do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, layout: WeightLayout) -> Result<Tensor> {
-    composed::linear(x, weight, layout)
+    if !fused(&[x, weight]) {
+        return composed::linear(x, weight, layout);
+    }
+    Ok(x.contiguous()?.apply_op2(weight, linear::Linear(layout))?)
 }
 
 /// Adds `bias (D)` to every row of `x (N, D)`.
@@ -46,7 +58,12 @@ pub fn linear(x: &Tensor, weight: &Tensor, layout: WeightLayout) -> Result<Tenso
 /// # Errors
 /// Shapes that do not fit.
 pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    composed::add_bias(x, bias)
+    if !fused(&[x, bias]) {
+        return composed::add_bias(x, bias);
+    }
+    check_width(x, bias)?;
+    Ok(x.contiguous()?
+        .apply_op2(&bias.contiguous()?, linear::AddBias)?)
 }
 
 /// `x / sqrt(mean(x²) + eps) · weight` over the last axis.
@@ -54,7 +71,11 @@ pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Shapes that do not fit.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
-    composed::rms_norm(x, weight, eps)
+    if !fused(&[x, weight]) {
+        return composed::rms_norm(x, weight, eps);
+    }
+    check_width(x, weight)?;
+    Ok(x.contiguous()?.apply_op2(weight, norm::RmsNorm { eps })?)
 }
 
 /// `(x - mean) / sqrt(variance + eps) · weight + bias` over the last axis.
@@ -62,7 +83,13 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
 /// # Errors
 /// Shapes that do not fit.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
-    composed::layer_norm(x, weight, bias, eps)
+    if !fused(&[x, weight, bias]) {
+        return composed::layer_norm(x, weight, bias, eps);
+    }
+    check_width(x, weight)?;
+    check_width(x, bias)?;
+    Ok(x.contiguous()?
+        .apply_op3(weight, bias, norm::LayerNorm { eps })?)
 }
 
 /// `silu(gate) · up`.
@@ -70,7 +97,13 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Resul
 /// # Errors
 /// Shapes that do not fit.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    composed::swiglu(gate, up)
+    if !fused(&[gate, up]) {
+        return composed::swiglu(gate, up);
+    }
+    check_shape(up, gate.dims())?;
+    Ok(gate
+        .contiguous()?
+        .apply_op2(&up.contiguous()?, activation::Swiglu)?)
 }
 
 /// GELU by tanh, gpt2's `gelu_new`.
@@ -78,7 +111,10 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// A type without floating point.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    composed::gelu(x)
+    if !fused(&[x]) {
+        return composed::gelu(x);
+    }
+    Ok(x.contiguous()?.apply_op1(activation::Gelu)?)
 }
 
 /// Softmax attention in which each of `batch` sequences of `len` positions sees its own past.
@@ -95,7 +131,12 @@ pub fn causal_attention(
     batch: usize,
     len: usize,
 ) -> Result<Tensor> {
-    composed::causal_attention(q, k, v, heads, batch, len)
+    if !fused(&[q, k, v]) {
+        return composed::causal_attention(q, k, v, heads, batch, len);
+    }
+    let op = attention::CausalAttention { heads: *heads, len };
+    let (q, k, v) = check_heads(q, k, v, heads, batch * len)?;
+    Ok(q.apply_op3(&k, &v, op)?)
 }
 
 /// Softmax attention in which each node of a tree sees its ancestors and itself. Shapes as
@@ -110,7 +151,15 @@ pub fn tree_attention(
     heads: &Heads,
     tree: &Arc<PrefixTree>,
 ) -> Result<Tensor> {
-    composed::tree_attention(q, k, v, heads, tree)
+    if !fused(&[q, k, v]) {
+        return composed::tree_attention(q, k, v, heads, tree);
+    }
+    let (q, k, v) = check_heads(q, k, v, heads, tree.len())?;
+    let op = tree_attention::TreeAttention {
+        heads: *heads,
+        tree: tree.clone(),
+    };
+    Ok(q.apply_op3(&k, &v, op)?)
 }
 
 /// Row `index[i]` of `first (V, D)`, or row `index[i] - V` of `second (R, D)`: `(N, D)`.
@@ -118,12 +167,41 @@ pub fn tree_attention(
 /// # Errors
 /// An index beyond both.
 pub fn select_rows(first: &Tensor, second: Option<&Tensor>, index: &[u32]) -> Result<Tensor> {
-    composed::select_rows(first, second, index)
+    if !fused(&[first, second.unwrap_or(first)]) {
+        return composed::select_rows(first, second, index);
+    }
+    let (rows, width) = first.dims2()?;
+    let total = match second {
+        Some(second) => {
+            check_shape(second, &[second.dim(0)?, width])?;
+            rows + second.dim(0)?
+        }
+        None => rows,
+    };
+    if let Some(i) = index.iter().find(|&&i| i as usize >= total) {
+        return Err(Error::Argument(format!(
+            "row {i} of a table of {total} rows"
+        )));
+    }
+    let op = select::SelectRows {
+        index: index.to_vec(),
+    };
+    let first = first.contiguous()?;
+    Ok(match second {
+        Some(second) => first.apply_op2(&second.contiguous()?, op)?,
+        None => first.apply_op1(op)?,
+    })
 }
 
 /// Mean cross-entropy of logits `(N, V)`; the targets must be in range.
 pub(crate) fn cross_entropy(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
-    composed::cross_entropy(logits, targets)
+    if !fused(&[logits]) {
+        return composed::cross_entropy(logits, targets);
+    }
+    let op = cross_entropy::CrossEntropy {
+        targets: targets.to_vec(),
+    };
+    Ok(logits.contiguous()?.apply_op1(op)?)
 }
 
 /// Mean cross-entropy of `hidden (N, D)` times `weight (V, D)` transposed.
@@ -132,6 +210,71 @@ pub(crate) fn linear_cross_entropy(
     weight: &Tensor,
     targets: &[u32],
 ) -> Result<Tensor> {
-    let logits = linear(hidden, weight, WeightLayout::OutIn)?;
-    cross_entropy(&logits, targets)
+    if !fused(&[hidden, weight]) {
+        let logits = linear(hidden, weight, WeightLayout::OutIn)?;
+        return cross_entropy(&logits, targets);
+    }
+    check_shape(hidden, &[targets.len(), weight.dim(1)?])?;
+    let op = cross_entropy::LinearCrossEntropy {
+        targets: targets.to_vec(),
+        kept: Mutex::new(None),
+    };
+    Ok(hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)?)
+}
+
+/// Cross-entropy of each row of `hidden (N, D)` times `weight (V, D)` transposed, without
+/// gradients.
+pub(crate) fn token_losses(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
+    if fused(&[hidden, weight]) {
+        check_shape(hidden, &[targets.len(), weight.dim(1)?])?;
+        return Ok(cross_entropy::token_losses(hidden, weight, targets)?);
+    }
+    let logits = linear(&hidden.detach(), &weight.detach(), WeightLayout::OutIn)?;
+    let log_softmax = candle_nn::ops::log_softmax(&logits.to_dtype(candle_core::DType::F32)?, 1)?;
+    let targets = Tensor::from_slice(targets, (targets.len(), 1), hidden.device())?;
+    Ok(log_softmax
+        .gather(&targets, 1)?
+        .neg()?
+        .flatten_all()?
+        .to_vec1()?)
+}
+
+/// Adds the parts of a weight's gradient, in order.
+fn add_parts(parts: Vec<Vec<f32>>, width: usize) -> Vec<f32> {
+    let mut total = vec![0.0f32; width];
+    for part in parts {
+        for (total, part) in total.iter_mut().zip(part) {
+            *total += part;
+        }
+    }
+    total
+}
+
+fn check_shape(x: &Tensor, dims: &[usize]) -> Result<()> {
+    if x.dims() == dims {
+        return Ok(());
+    }
+    Err(Error::Argument(format!(
+        "a tensor of shape {:?}, expected {dims:?}",
+        x.dims()
+    )))
+}
+
+/// Whether a vector is as wide as the rows of `x`.
+fn check_width(x: &Tensor, vector: &Tensor) -> Result<()> {
+    check_shape(vector, &x.dims()[x.rank().saturating_sub(1)..])
+}
+
+fn check_heads(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: &Heads,
+    rows: usize,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let kv = [rows, heads.num_kv_heads * heads.head_dim];
+    check_shape(q, &[rows, heads.num_heads * heads.head_dim])?;
+    check_shape(k, &kv)?;
+    check_shape(v, &kv)?;
+    Ok((q.contiguous()?, k.contiguous()?, v.contiguous()?))
 }

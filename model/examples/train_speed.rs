@@ -1,0 +1,111 @@
+//! Training speed on random tokens: `cargo run --release -p scone-model --example train_speed`.
+//!
+//! Prints one JSON object a case: plain and SCONE training steps (forward and backward, without an
+//! optimiser) of 16 sequences of 128 tokens.
+
+use candle_core::{Device, Var};
+use scone_model::config::LlamaConfig;
+use scone_model::{
+    Decoder, FgramModel, FgramModelConfig, ModelConfig, Parameters, PrefixTree, Result,
+    init_fgram_parameters, init_parameters, var_builder,
+};
+use std::sync::Arc;
+use std::time::Instant;
+
+const BATCH: usize = 16;
+const LEN: usize = 128;
+const VOCAB: usize = 2048;
+
+fn main() -> Result<()> {
+    for (width, layers, heads) in [(128, 2, 4), (192, 4, 6)] {
+        for distinct in [0, 1500] {
+            case(width, layers, heads, distinct)?;
+        }
+    }
+    Ok(())
+}
+
+/// The parameters as variables, so that gradients are kept.
+fn variables(parameters: Parameters) -> Result<Parameters> {
+    parameters
+        .into_iter()
+        .map(|(name, tensor)| Ok((name, Var::from_tensor(&tensor)?.as_tensor().clone())))
+        .collect()
+}
+
+fn case(width: usize, layers: usize, heads: usize, distinct: usize) -> Result<()> {
+    let config = LlamaConfig::new(VOCAB, width, layers, heads, width * 8 / 3, 512);
+    let config = ModelConfig::Llama(config);
+    let parameters = variables(init_parameters(&config, 1)?)?;
+    let decoder = Decoder::load(&config, var_builder(&parameters, &Device::Cpu))?;
+    let fgram_config = FgramModelConfig {
+        num_hidden_layers: 2,
+        num_attention_heads: heads,
+        num_key_value_heads: None,
+        intermediate_size: width * 8 / 3,
+        final_norm: false,
+        max_n: 5,
+    };
+    let parameters = variables(init_fgram_parameters(&fgram_config, &config, 1)?)?;
+    let model = FgramModel::load(
+        &fgram_config,
+        &config,
+        var_builder(&parameters, &Device::Cpu),
+    )?;
+    let fgrams = fgrams(distinct);
+    let slices: Vec<&[u32]> = fgrams.iter().map(Vec::as_slice).collect();
+    let index: Vec<u32> = (0..(BATCH * LEN) as u32)
+        .map(|i| match distinct {
+            0 => i * 31 % VOCAB as u32,
+            n => VOCAB as u32 + i * 31 % n as u32,
+        })
+        .collect();
+    let step = || -> Result<f32> {
+        let rows = match distinct {
+            0 => None,
+            _ => {
+                let tree = Arc::new(PrefixTree::new(&slices)?);
+                Some(model.forward_tree(decoder.token_embedding(), &tree)?)
+            }
+        };
+        let embeds = decoder.input_embeddings(rows.as_ref(), &index)?;
+        let hidden = decoder.forward(&embeds.reshape((BATCH, LEN, width))?)?;
+        let targets: Vec<u32> = (0..(BATCH * LEN) as u32)
+            .map(|i| i * 17 % VOCAB as u32)
+            .collect();
+        let loss = decoder.loss(&hidden, &targets)?;
+        loss.backward()?;
+        Ok(loss.to_scalar::<f32>()?)
+    };
+    step()?;
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let start = Instant::now();
+        step()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    let rate = (BATCH * LEN) as f64 / times[times.len() / 2];
+    println!(
+        r#"{{"bench":"train_speed","case":"d={width} layers={layers} distinct_fgrams={distinct}","subject":"scone-model","metric":"throughput","value":{rate:.0},"unit":"tokens/s"}}"#
+    );
+    Ok(())
+}
+
+/// Pseudo-random f-grams of 2 to 5 tokens, short ones more often, beginnings shared.
+fn fgrams(n: usize) -> Vec<Vec<u32>> {
+    let mut state = 1u64;
+    let mut next = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        ((state >> 33) % below) as u32
+    };
+    (0..n)
+        .map(|_| {
+            let len = [2, 2, 2, 2, 2, 2, 3, 3, 4, 5][next(10) as usize];
+            let first = next(600);
+            std::iter::once(first)
+                .chain((1..len).map(|_| next(60)))
+                .collect()
+        })
+        .collect()
+}

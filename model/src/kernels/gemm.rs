@@ -1,0 +1,151 @@
+//! Large matrix products for training, by the gemm crate.
+//!
+//! Faster than [`matmul`](super::matmul) on many rows, but a row's last bits depend on the number
+//! of rows, so not for serving.
+#![expect(
+    unsafe_code,
+    reason = "gemm takes raw pointers; bounds are checked right before the call"
+)]
+
+/// A matrix in a slice: element (r, c) at `r * row_stride + c * column_stride`.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) row_stride: usize,
+    pub(crate) column_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Rows one after the other without gaps.
+    pub(crate) fn new(values: &'a [f32], rows: usize, columns: usize) -> Self {
+        Self {
+            values,
+            rows,
+            columns,
+            row_stride: columns,
+            column_stride: 1,
+        }
+    }
+
+    pub(crate) fn transposed(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    /// Whether every element lies inside the slice.
+    fn fits(&self) -> bool {
+        if self.rows == 0 || self.columns == 0 {
+            return true;
+        }
+        let last = (self.rows - 1)
+            .checked_mul(self.row_stride)
+            .zip((self.columns - 1).checked_mul(self.column_stride))
+            .and_then(|(a, b)| a.checked_add(b));
+        last.is_some_and(|last| last < self.values.len())
+    }
+}
+
+/// Who computes a product.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// The calling thread.
+    One,
+    /// The rayon pool.
+    Pool,
+}
+
+/// `out = a · b`, row-major without gaps.
+///
+/// # Panics
+/// When shapes do not fit, or a matrix is larger than its slice.
+pub(crate) fn gemm(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], threads: Threads) {
+    let (m, k, n) = (a.rows, a.columns, b.columns);
+    assert_eq!(k, b.rows, "inner sizes of a product");
+    assert!(a.fits() && b.fits(), "a matrix beyond its slice");
+    assert_eq!(Some(out.len()), m.checked_mul(n), "size of a product");
+    let parallelism = match threads {
+        Threads::One => gemm::Parallelism::None,
+        Threads::Pool => gemm::Parallelism::Rayon(0),
+    };
+    // SAFETY: the assertions above say that every element of the two inputs, at the strides given
+    // (which are below `isize::MAX`, being offsets inside slices), and of the m × n output lies
+    // inside its slice; `out` is borrowed mutably, so nothing else aliases it; with `read_dst`
+    // false the output is only written.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            n as isize,
+            false,
+            a.values.as_ptr(),
+            a.column_stride as isize,
+            a.row_stride as isize,
+            b.values.as_ptr(),
+            b.column_stride as isize,
+            b.row_stride as isize,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_of_strided_matrices() {
+        let a: Vec<f32> = (0..35).map(|i| (i as f32).sin()).collect();
+        let b: Vec<f32> = (0..42).map(|i| (i as f32).cos()).collect();
+        // a is (5, 7); b is columns 1..5 of (7, 6).
+        let left = Matrix::new(&a, 5, 7);
+        let right = Matrix {
+            values: &b[1..],
+            rows: 7,
+            columns: 4,
+            row_stride: 6,
+            column_stride: 1,
+        };
+        for threads in [Threads::One, Threads::Pool] {
+            let mut out = vec![f32::NAN; 20];
+            gemm(left, right, &mut out, threads);
+            let mut back = vec![f32::NAN; 20];
+            gemm(right.transposed(), left.transposed(), &mut back, threads);
+            for r in 0..5 {
+                for c in 0..4 {
+                    let expected: f32 = (0..7).map(|i| a[r * 7 + i] * b[i * 6 + c + 1]).sum();
+                    assert!((out[r * 4 + c] - expected).abs() < 1e-5);
+                    assert!((back[c * 5 + r] - expected).abs() < 1e-5);
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond its slice")]
+    fn a_matrix_beyond_its_slice_is_refused() {
+        let a = [0.0; 5];
+        let b = [0.0; 6];
+        let mut out = [0.0; 4];
+        gemm(
+            Matrix::new(&a, 2, 3),
+            Matrix::new(&b, 3, 2),
+            &mut out,
+            Threads::One,
+        );
+    }
+}

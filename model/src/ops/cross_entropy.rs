@@ -1,0 +1,205 @@
+//! Cross-entropy of logits, and of a hidden state through the output layer.
+
+use super::storage::{gradient, result, slice, with_slice};
+use crate::kernels::gemm::{Matrix, Threads, gemm};
+use crate::kernels::math::{exp, max, sum};
+use crate::kernels::simd;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+use std::sync::Mutex;
+
+/// Rows one task takes.
+const GROUP: usize = 32;
+
+/// Turns a row of logits into its softmax and returns the loss of the target.
+#[inline(always)]
+fn softmax_row(row: &mut [f32], target: u32) -> f32 {
+    let logit = row[target as usize];
+    let largest = max(row);
+    for x in row.iter_mut() {
+        *x = exp(*x - largest);
+    }
+    let total = sum(row);
+    let inverse = 1.0 / total;
+    for x in row.iter_mut() {
+        *x *= inverse;
+    }
+    total.ln() - (logit - largest)
+}
+
+/// Loss of a row without touching it.
+#[inline(always)]
+fn row_loss(row: &[f32], target: u32, scratch: &mut Vec<f32>) -> f32 {
+    scratch.clear();
+    scratch.extend_from_slice(row);
+    softmax_row(scratch, target)
+}
+
+fn mean(losses: &[f32]) -> f32 {
+    let total: f64 = losses.iter().map(|&l| f64::from(l)).sum();
+    (total / losses.len() as f64) as f32
+}
+
+/// Mean over the rows of logits `(N, V)`.
+pub(super) struct CrossEntropy {
+    pub(super) targets: Vec<u32>,
+}
+
+impl CustomOp1 for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross-entropy"
+    }
+
+    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let vocab = layout.shape().dims2()?.1;
+        let logits = slice(logits, layout)?;
+        let losses: Vec<f32> = logits
+            .par_chunks(vocab)
+            .zip(&self.targets)
+            .map_init(Vec::new, |scratch, (row, &target)| {
+                simd(
+                    #[inline(always)]
+                    || row_loss(row, target, scratch),
+                )
+            })
+            .collect();
+        result(vec![mean(&losses)], ())
+    }
+
+    fn bwd(&self, logits: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let vocab = logits.dim(1)?;
+        let scale = grad.to_scalar::<f32>()? / self.targets.len() as f32;
+        let mut values = with_slice(logits, |logits| Ok(logits.to_vec()))?;
+        values
+            .par_chunks_mut(vocab)
+            .zip(&self.targets)
+            .for_each(|(row, &target)| {
+                simd(
+                    #[inline(always)]
+                    || logits_gradient(row, target, scale),
+                );
+            });
+        gradient(values, logits)
+    }
+}
+
+/// Turns a row of logits into the gradient of `scale` times its loss, and returns the loss.
+#[inline(always)]
+fn logits_gradient(row: &mut [f32], target: u32, scale: f32) -> f32 {
+    let loss = softmax_row(row, target);
+    row[target as usize] -= 1.0;
+    for x in row.iter_mut() {
+        *x *= scale;
+    }
+    loss
+}
+
+/// Mean over the rows of `hidden (N, D)` times `weight (V, D)` transposed.
+///
+/// The forward pass computes both gradients while the logits are in the cache, and keeps them
+/// until the backward pass asks.
+pub(super) struct LinearCrossEntropy {
+    pub(super) targets: Vec<u32>,
+    pub(super) kept: Mutex<Option<(Vec<f32>, Vec<f32>)>>,
+}
+
+impl CustomOp2 for LinearCrossEntropy {
+    fn name(&self) -> &'static str {
+        "linear-cross-entropy"
+    }
+
+    fn cpu_fwd(
+        &self,
+        hidden: &CpuStorage,
+        hidden_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (rows, width) = hidden_layout.shape().dims2()?;
+        let vocab = weight_layout.shape().dims2()?.0;
+        let hidden = slice(hidden, hidden_layout)?;
+        let weight = Matrix::new(slice(weight, weight_layout)?, vocab, width);
+        let scale = 1.0 / rows as f32;
+        let mut dlogits = vec![0.0f32; rows * vocab];
+        let mut losses = vec![0.0f32; rows];
+        dlogits
+            .par_chunks_mut(GROUP * vocab)
+            .zip(losses.par_chunks_mut(GROUP))
+            .zip(hidden.par_chunks(GROUP * width))
+            .zip(self.targets.par_chunks(GROUP))
+            .for_each(|(((logits, losses), hidden), targets)| {
+                let hidden = Matrix::new(hidden, losses.len(), width);
+                gemm(hidden, weight.transposed(), logits, Threads::One);
+                simd(
+                    #[inline(always)]
+                    || {
+                        let rows = logits.chunks_mut(vocab).zip(targets);
+                        for ((row, &target), loss) in rows.zip(losses) {
+                            *loss = logits_gradient(row, target, scale);
+                        }
+                    },
+                );
+            });
+        let mut dhidden = vec![0.0f32; rows * width];
+        let mut dweight = vec![0.0f32; vocab * width];
+        let dlogits = Matrix::new(&dlogits, rows, vocab);
+        gemm(dlogits, weight, &mut dhidden, Threads::Pool);
+        let hidden = Matrix::new(hidden, rows, width);
+        gemm(dlogits.transposed(), hidden, &mut dweight, Threads::Pool);
+        if let Ok(mut kept) = self.kept.lock() {
+            *kept = Some((dhidden, dweight));
+        }
+        result(vec![mean(&losses)], ())
+    }
+
+    fn bwd(
+        &self,
+        hidden: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let kept = self.kept.lock().ok().and_then(|mut kept| kept.take());
+        let Some((mut dhidden, mut dweight)) = kept else {
+            candle_core::bail!("the loss was differentiated before");
+        };
+        let scale = grad.to_scalar::<f32>()?;
+        if scale != 1.0 {
+            for x in dhidden.iter_mut().chain(&mut dweight) {
+                *x *= scale;
+            }
+        }
+        Ok((gradient(dhidden, hidden)?, gradient(dweight, weight)?))
+    }
+}
+
+/// Loss of every row, without gradients.
+pub(super) fn token_losses(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
+    let (vocab, width) = weight.dims2()?;
+    let mut losses = vec![0.0f32; targets.len()];
+    with_slice(hidden, |hidden| {
+        with_slice(weight, |weight| {
+            let weight = Matrix::new(weight, vocab, width);
+            losses
+                .par_chunks_mut(GROUP)
+                .zip(hidden.par_chunks(GROUP * width))
+                .zip(targets.par_chunks(GROUP))
+                .for_each(|((losses, hidden), targets)| {
+                    let mut logits = vec![0.0f32; losses.len() * vocab];
+                    let hidden = Matrix::new(hidden, losses.len(), width);
+                    gemm(hidden, weight.transposed(), &mut logits, Threads::One);
+                    simd(
+                        #[inline(always)]
+                        || {
+                            let rows = logits.chunks_mut(vocab).zip(targets);
+                            for ((row, &target), loss) in rows.zip(losses) {
+                                *loss = softmax_row(row, target);
+                            }
+                        },
+                    );
+                });
+            Ok(())
+        })
+    })?;
+    Ok(losses)
+}

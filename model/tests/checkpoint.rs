@@ -1,0 +1,309 @@
+//! Model directories: round trips, foreign layouts, hostile files.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use candle_core::{Device, Tensor};
+use common::{embeddings, fgram_config, fgram_parameters, parameters, values};
+use scone_model::checkpoint::{
+    FgramParts, StoredDtype, load_model_dir, read_parameters, save_model_dir, write_parameters,
+};
+use scone_model::{Decoder, Error, ModelConfig, Parameters, SconeConfig};
+use std::path::Path;
+
+fn hidden(decoder: &Decoder) -> Vec<f32> {
+    values(&decoder.forward(&embeddings(&[1, 6, 16], 0.5)).unwrap())
+}
+
+fn save_scone(dir: &Path, config: &ModelConfig) -> (Parameters, String) {
+    let main = parameters(config);
+    let fgram = fgram_config(true);
+    let a = fgram_parameters(&fgram, config);
+    let parts = FgramParts {
+        config: &fgram,
+        parameters: &a,
+        fgram_set_hash: "abc",
+    };
+    let hash = save_model_dir(dir, config, &main, Some(parts)).unwrap();
+    (main, hash.unwrap())
+}
+
+#[test]
+fn what_is_saved_is_loaded() {
+    for config in common::families() {
+        let dir = tempfile::tempdir().unwrap();
+        let (main, hash) = save_scone(dir.path(), &config);
+        std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
+        let loaded = load_model_dir(dir.path(), &Device::Cpu).unwrap();
+        assert_eq!(loaded.config, config);
+        assert_eq!(loaded.model_hash.as_deref(), Some(hash.as_str()));
+        let scone = loaded.scone.unwrap();
+        assert_eq!(scone.fgram_model, fgram_config(true));
+        assert_eq!(scone.fgram_set_hash, "abc");
+        let empty = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+        assert_eq!(loaded.tokenizer_hash.as_deref(), Some(empty));
+        let before = common::decoder(&config, &main);
+        assert_eq!(hidden(&loaded.decoder), hidden(&before));
+        let a = fgram_parameters(&fgram_config(true), &config);
+        let model = common::fgram_model(&fgram_config(true), &config, &a);
+        let fgrams: [&[u32]; 2] = [&[1, 2, 3], &[4, 5]];
+        assert_eq!(
+            loaded.fgram.unwrap().rows(before.token_embedding(), &fgrams).unwrap(),
+            model.rows(before.token_embedding(), &fgrams).unwrap()
+        );
+        let left: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.contains("tmp"))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[test]
+fn a_plain_model_and_a_directory_without_a_load() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = common::llama(true);
+    assert_eq!(
+        save_model_dir(dir.path(), &config, &parameters(&config), None).unwrap(),
+        None
+    );
+    let loaded = load_model_dir(dir.path(), &Device::Cpu).unwrap();
+    assert!(loaded.scone.is_none() && loaded.fgram.is_none() && loaded.model_hash.is_none());
+    assert!(loaded.tokenizer_hash.is_none());
+    let (_, hash) = save_scone(dir.path(), &config);
+    std::fs::remove_file(dir.path().join("fgram_model.safetensors")).unwrap();
+    let loaded = load_model_dir(dir.path(), &Device::Cpu).unwrap();
+    assert!(loaded.fgram.is_none());
+    assert_eq!(loaded.model_hash, Some(hash));
+}
+
+#[test]
+fn half_precision_is_loaded_as_it_was_rounded() {
+    for (name, dtype) in [("bfloat16", StoredDtype::Bf16), ("float16", StoredDtype::F16)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = common::gpt2();
+        config.set_torch_dtype(name);
+        let (main, hash) = save_scone(dir.path(), &config);
+        let loaded = load_model_dir(dir.path(), &Device::Cpu).unwrap();
+        assert_eq!(loaded.config.torch_dtype(), name);
+        assert_eq!(loaded.model_hash, Some(hash));
+        let rounded: Parameters = main
+            .iter()
+            .map(|(name, x)| (name.clone(), dtype.round(x).unwrap()))
+            .collect();
+        let expected = common::decoder(&config, &rounded);
+        assert_eq!(hidden(&loaded.decoder), hidden(&expected));
+    }
+}
+
+#[test]
+fn gpt2_names_with_and_without_the_prefix() {
+    let config = common::gpt2();
+    let main = parameters(&config);
+    let bare: Parameters = main
+        .iter()
+        .map(|(name, x)| (name.replace("transformer.", ""), x.clone()))
+        .collect();
+    assert_eq!(
+        hidden(&common::decoder(&config, &main)),
+        hidden(&common::decoder(&config, &bare))
+    );
+}
+
+#[test]
+fn a_checkpoint_in_parts_loads() {
+    let config = common::llama(false);
+    let dir = tempfile::tempdir().unwrap();
+    let main = parameters(&config);
+    save_model_dir(dir.path(), &config, &main, None).unwrap();
+    std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    let mut map = serde_json::Map::new();
+    for part in 0..2 {
+        let file = format!("model-{part}.safetensors");
+        let tensors: Parameters = main
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| i % 2 == part)
+            .map(|(_, (name, x))| (name.clone(), x.clone()))
+            .collect();
+        for name in tensors.keys() {
+            map.insert(name.clone(), file.clone().into());
+        }
+        write_parameters(&dir.path().join(&file), &tensors, StoredDtype::F32).unwrap();
+    }
+    let index = dir.path().join("model.safetensors.index.json");
+    std::fs::write(&index, serde_json::json!({"weight_map": map}).to_string()).unwrap();
+    let loaded = load_model_dir(dir.path(), &Device::Cpu).unwrap();
+    assert_eq!(
+        hidden(&loaded.decoder),
+        hidden(&common::decoder(&config, &main))
+    );
+    std::fs::write(&index, r#"{"weight_map": {"a": "../x.safetensors"}}"#).unwrap();
+    assert!(load_model_dir(dir.path(), &Device::Cpu).is_err());
+}
+
+#[test]
+fn the_files_have_the_fields_transformers_asks_for() {
+    let dir = tempfile::tempdir().unwrap();
+    for (config, class, kind) in [
+        (common::llama(true), "LlamaForCausalLM", "llama"),
+        (common::gpt2(), "GPT2LMHeadModel", "gpt2"),
+    ] {
+        save_model_dir(dir.path(), &config, &parameters(&config), None).unwrap();
+        let text = std::fs::read_to_string(dir.path().join("config.json")).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["architectures"], serde_json::json!([class]));
+        assert_eq!(value["model_type"], kind);
+        assert_eq!(value["torch_dtype"], "float32");
+        assert_eq!(ModelConfig::from_json(&text).unwrap(), config);
+        let bytes = std::fs::read(dir.path().join("model.safetensors")).unwrap();
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        assert_eq!(header.metadata().as_ref().unwrap()["format"], "pt");
+    }
+}
+
+#[test]
+fn weights_that_are_not_those_of_scone_json_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = common::llama(true);
+    save_scone(dir.path(), &config);
+    let mut main = parameters(&config);
+    let table = &main["model.embed_tokens.weight"];
+    let changed = (table * 1.001).unwrap();
+    main.insert("model.embed_tokens.weight".into(), changed);
+    let path = dir.path().join("model.safetensors");
+    write_parameters(&path, &main, StoredDtype::F32).unwrap();
+    let error = load_model_dir(dir.path(), &Device::Cpu).unwrap_err();
+    assert!(error.to_string().contains("scone.json"), "{error}");
+}
+
+#[test]
+fn missing_and_misshapen_tensors_are_named() {
+    let config = common::llama(true);
+    let mut main = parameters(&config);
+    let name = "model.layers.1.mlp.up_proj.weight";
+    let load = |main: &Parameters| {
+        let vb = common::builder(main, candle_core::DType::F32);
+        Decoder::load(&config, vb).unwrap_err()
+    };
+    main.insert(name.into(), embeddings(&[16, 20], 0.1));
+    let error = load(&main);
+    assert!(matches!(&error, Error::TensorShape { name: n, .. } if n == name));
+    main.remove(name);
+    assert!(matches!(load(&main), Error::MissingTensor { name: n } if n == name));
+}
+
+#[test]
+fn truncated_and_flipped_files_do_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = common::llama(true);
+    save_scone(dir.path(), &config);
+    for file in ["model.safetensors", "fgram_model.safetensors"] {
+        let path = dir.path().join(file);
+        let bytes = std::fs::read(&path).unwrap();
+        for len in (0..bytes.len()).step_by(bytes.len() / 40) {
+            std::fs::write(&path, &bytes[..len]).unwrap();
+            assert!(load_model_dir(dir.path(), &Device::Cpu).is_err(), "{len}");
+        }
+        // In the header anything may change; it must end in a model or an error.
+        for i in (0..bytes.len().min(3000)).step_by(7) {
+            let mut flipped = bytes.clone();
+            flipped[i] ^= 1 << (i % 8);
+            std::fs::write(&path, &flipped).unwrap();
+            let _ = load_model_dir(dir.path(), &Device::Cpu);
+        }
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    assert!(load_model_dir(dir.path(), &Device::Cpu).is_ok());
+    for file in ["config.json", SconeConfig::FILE] {
+        let path = dir.path().join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        for len in (0..text.len() - 2).step_by(13) {
+            std::fs::write(&path, &text[..len]).unwrap();
+            assert!(load_model_dir(dir.path(), &Device::Cpu).is_err(), "{len}");
+        }
+        std::fs::write(&path, text).unwrap();
+    }
+}
+
+#[test]
+fn a_huge_length_in_the_header_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.safetensors");
+    let header = r#"{"a":{"dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,4]}}"#;
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.bytes());
+    bytes.extend([0; 4]);
+    std::fs::write(&path, &bytes).unwrap();
+    assert!(read_parameters(&path, &Device::Cpu).is_err());
+    std::fs::write(&path, u64::MAX.to_le_bytes()).unwrap();
+    assert!(read_parameters(&path, &Device::Cpu).is_err());
+}
+
+#[test]
+fn hostile_configs_are_errors_that_name_the_field() {
+    let llama = common::llama(true).to_json();
+    let gpt2 = common::gpt2().to_json();
+    let cases: [(&str, &str, &str); 16] = [
+        (&llama, "num_attention_heads", "0"),
+        (&llama, "num_attention_heads", "3"),
+        (&llama, "num_key_value_heads", "3"),
+        (&llama, "num_key_value_heads", "0"),
+        (&llama, "hidden_size", "0"),
+        (&llama, "hidden_size", "18446744073709551615"),
+        (&llama, "vocab_size", "4294967295"),
+        (&llama, "num_hidden_layers", "100000"),
+        (&llama, "rms_norm_eps", "-1.0"),
+        (&llama, "rope_theta", "0"),
+        (&llama, "rope_scaling", r#"{"type": "linear", "factor": 2.0}"#),
+        (&llama, "attention_bias", "true"),
+        (&llama, "hidden_act", "\"gelu\""),
+        (&llama, "model_type", "\"mamba\""),
+        (&gpt2, "n_head", "5"),
+        (&gpt2, "activation_function", "\"relu\""),
+    ];
+    for (base, field, value) in cases {
+        let mut config: serde_json::Value = serde_json::from_str(base).unwrap();
+        config[field] = serde_json::from_str(value).unwrap();
+        let error = ModelConfig::from_json(&config.to_string()).unwrap_err();
+        // Heads and width may each be blamed for not fitting the other.
+        let text = error.to_string();
+        assert!(text.contains(field), "{field} = {value}: {text}");
+    }
+    let mut config: serde_json::Value = serde_json::from_str(&llama).unwrap();
+    config["rope_scaling"] = serde_json::Value::Null;
+    config["head_dim"] = 4.into();
+    assert!(ModelConfig::from_json(&config.to_string()).is_ok());
+    for text in ["", "[]", "{}", "null", "{\"model_type\": \"llama\"}"] {
+        assert!(ModelConfig::from_json(text).is_err());
+    }
+}
+
+#[test]
+fn a_write_that_fails_leaves_the_old_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    scone_model::checkpoint::write_atomically(&path, b"old").unwrap();
+    let nowhere = dir.path().join("missing").join("file");
+    let error = scone_model::checkpoint::write_atomically(&nowhere, b"new").unwrap_err();
+    assert!(error.to_string().contains("missing"));
+    assert_eq!(std::fs::read(&path).unwrap(), b"old");
+}
+
+#[test]
+fn initialisation_is_the_same_everywhere() {
+    let config = common::llama(true);
+    let first = scone_model::init_parameters(&config, 1).unwrap();
+    let same = scone_model::init_parameters(&config, 1).unwrap();
+    let other = scone_model::init_parameters(&config, 2).unwrap();
+    let name = "model.embed_tokens.weight";
+    assert_eq!(values(&first[name]), values(&same[name]));
+    assert_ne!(values(&first[name]), values(&other[name]));
+    let sum = |x: &Tensor| -> f32 { values(&x.sqr().unwrap()).iter().sum() };
+    let std = (sum(&first[name]) / (23.0 * 16.0)).sqrt();
+    assert!((std - 0.3).abs() < 0.03, "{std}");
+    let down = "model.layers.0.mlp.down_proj.weight";
+    let std = (sum(&first[down]) / (16.0 * 20.0)).sqrt();
+    assert!((std - 0.15).abs() < 0.02, "two layers halve it: {std}");
+}

@@ -1,0 +1,124 @@
+//! Tiny models and helpers for the tests.
+#![allow(dead_code, clippy::unwrap_used, reason = "tests; each uses a part")]
+
+use candle_core::{DType, Device, Tensor, Var};
+use scone_model::config::{Gpt2Config, LlamaConfig};
+use scone_model::{
+    Decoder, FgramModel, FgramModelConfig, ModelConfig, Parameters, init_fgram_parameters,
+    init_parameters,
+};
+
+pub fn llama(tied: bool) -> ModelConfig {
+    let mut config = LlamaConfig::new(23, 16, 2, 4, 20, 64);
+    config.num_key_value_heads = Some(2);
+    config.tie_word_embeddings = tied;
+    config.initializer_range = 0.3;
+    config.eos_token_id = Some(scone_model::config::TokenIds::One(2));
+    ModelConfig::Llama(config)
+}
+
+pub fn gpt2() -> ModelConfig {
+    let mut config = Gpt2Config::new(23, 16, 2, 4, 64);
+    config.initializer_range = 0.3;
+    ModelConfig::Gpt2(config)
+}
+
+pub fn families() -> [ModelConfig; 3] {
+    [llama(true), llama(false), gpt2()]
+}
+
+pub fn fgram_config(final_norm: bool) -> FgramModelConfig {
+    FgramModelConfig {
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: None,
+        intermediate_size: 24,
+        final_norm,
+        max_n: 5,
+    }
+}
+
+/// Numbers that look random and are the same everywhere.
+pub fn numbers(n: usize, seed: f64) -> Vec<f64> {
+    (0..n)
+        .map(|i| (i as f64 * 12.9898 + seed * 78.233).sin() * 0.9)
+        .collect()
+}
+
+pub fn embeddings(dims: &[usize], seed: f64) -> Tensor {
+    let n = dims.iter().product();
+    Tensor::from_vec(numbers(n, seed), dims, &Device::Cpu)
+        .unwrap()
+        .to_dtype(DType::F32)
+        .unwrap()
+}
+
+/// Fresh parameters; norms and biases moved off their neutral values.
+pub fn parameters(config: &ModelConfig) -> Parameters {
+    roughen(init_parameters(config, 5).unwrap())
+}
+
+pub fn fgram_parameters(config: &FgramModelConfig, main: &ModelConfig) -> Parameters {
+    roughen(init_fgram_parameters(config, main, 5).unwrap())
+}
+
+fn roughen(parameters: Parameters) -> Parameters {
+    parameters
+        .into_iter()
+        .map(|(name, tensor)| {
+            let tensor = match tensor.rank() {
+                1 => (&tensor + (embeddings(tensor.dims(), name.len() as f64) * 0.3).unwrap()),
+                _ => Ok(tensor),
+            };
+            (name, tensor.unwrap())
+        })
+        .collect()
+}
+
+/// The parameters as variables of a type, under the same names.
+pub fn variables(parameters: &Parameters, dtype: DType) -> Parameters {
+    parameters
+        .iter()
+        .map(|(name, tensor)| {
+            let var = Var::from_tensor(&tensor.to_dtype(dtype).unwrap()).unwrap();
+            (name.clone(), var.as_tensor().clone())
+        })
+        .collect()
+}
+
+/// A builder in the type of the parameters.
+pub fn builder(parameters: &Parameters, dtype: DType) -> candle_nn::VarBuilder<'static> {
+    let map = parameters
+        .iter()
+        .map(|(name, tensor)| (name.clone(), tensor.clone()))
+        .collect();
+    candle_nn::VarBuilder::from_tensors(map, dtype, &Device::Cpu)
+}
+
+pub fn decoder(config: &ModelConfig, parameters: &Parameters) -> Decoder {
+    let dtype = parameters.values().next().unwrap().dtype();
+    Decoder::load(config, builder(parameters, dtype)).unwrap()
+}
+
+pub fn fgram_model(
+    config: &FgramModelConfig,
+    main: &ModelConfig,
+    parameters: &Parameters,
+) -> FgramModel {
+    let dtype = parameters.values().next().unwrap().dtype();
+    FgramModel::load(config, main, builder(parameters, dtype)).unwrap()
+}
+
+pub fn values(x: &Tensor) -> Vec<f32> {
+    x.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+pub fn assert_close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (i, (a, b)) in got.iter().zip(expected).enumerate() {
+        assert!(
+            (a - b).abs() <= tolerance * (1.0 + b.abs()),
+            "{what}[{i}]: {a} instead of {b}"
+        );
+    }
+}

@@ -1,0 +1,218 @@
+//! The serving path: equal to the training path, and independent of company.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use candle_core::{Device, IndexOp, Tensor};
+use candle_transformers::models::llama as oracle;
+use common::{
+    assert_close, builder, decoder, embeddings, families, fgram_config, fgram_model,
+    fgram_parameters, parameters, values,
+};
+use scone_model::{Decoder, KvCache, ModelConfig, Segment};
+
+/// Runs one sequence in chunks of the given lengths.
+fn in_chunks(decoder: &Decoder, embeds: &Tensor, chunks: &[usize]) -> Vec<f32> {
+    let mut cache = KvCache::new(decoder.shape());
+    let mut out = Vec::new();
+    let mut start = 0;
+    for &len in chunks {
+        let rows = embeds.narrow(0, start, len).unwrap();
+        let mut segments = [Segment {
+            cache: &mut cache,
+            len,
+        }];
+        out.extend(values(&decoder.step(&rows, &mut segments).unwrap()));
+        start += len;
+    }
+    assert_eq!(cache.len(), start);
+    out
+}
+
+#[test]
+fn steps_equal_the_forward_pass_and_do_not_depend_on_chunks() {
+    for config in families() {
+        let decoder = decoder(&config, &parameters(&config));
+        let embeds = embeddings(&[33, 16], 1.0);
+        let forward = decoder.forward(&embeds.unsqueeze(0).unwrap()).unwrap();
+        let whole = in_chunks(&decoder, &embeds, &[33]);
+        assert_close("step", &whole, &values(&forward), 1e-5);
+        assert_eq!(whole, in_chunks(&decoder, &embeds, &[1; 33]));
+        assert_eq!(whole, in_chunks(&decoder, &embeds, &[5, 1, 20, 7]));
+        let logits = decoder.step_logits(&forward.i(0).unwrap()).unwrap();
+        let expected = decoder.logits(&forward).unwrap();
+        assert_close("logits", &values(&logits), &values(&expected), 1e-5);
+    }
+}
+
+#[test]
+fn a_row_of_a_ragged_batch_is_the_row_alone() {
+    for config in families() {
+        let decoder = decoder(&config, &parameters(&config));
+        let sequences: Vec<Tensor> = (0..5)
+            .map(|i| embeddings(&[7 + 3 * i, 16], i as f64))
+            .collect();
+        let alone: Vec<Vec<f32>> = sequences
+            .iter()
+            .map(|x| in_chunks(&decoder, x, &[x.dim(0).unwrap()]))
+            .collect();
+        let mut caches: Vec<KvCache> = (0..5).map(|_| KvCache::new(decoder.shape())).collect();
+        let mut got: Vec<Vec<f32>> = vec![Vec::new(); 5];
+        let mut round = 0;
+        while sequences.iter().zip(&caches).any(|(x, c)| c.len() < x.dim(0).unwrap()) {
+            let mut rows = Vec::new();
+            let mut segments = Vec::new();
+            let mut of = Vec::new();
+            for (i, cache) in caches.iter_mut().enumerate() {
+                let left = sequences[i].dim(0).unwrap() - cache.len();
+                let len = left.min(1 + (i + round) % 4);
+                if len > 0 {
+                    rows.push(sequences[i].narrow(0, cache.len(), len).unwrap());
+                    segments.push(Segment { cache, len });
+                    of.push((i, len));
+                }
+            }
+            let rows = Tensor::cat(&rows, 0).unwrap();
+            let hidden = values(&decoder.step(&rows, &mut segments).unwrap());
+            let mut start = 0;
+            for (i, len) in of {
+                got[i].extend(&hidden[start * 16..(start + len) * 16]);
+                start += len;
+            }
+            round += 1;
+        }
+        assert_eq!(got, alone);
+    }
+}
+
+#[test]
+fn logits_of_a_row_do_not_depend_on_the_batch() {
+    let config = common::llama(false);
+    let decoder = decoder(&config, &parameters(&config));
+    let hidden = embeddings(&[9, 16], 0.7);
+    let all = decoder.step_logits(&hidden).unwrap();
+    for i in 0..9 {
+        let alone = decoder.step_logits(&hidden.narrow(0, i, 1).unwrap()).unwrap();
+        assert_eq!(values(&all.i(i).unwrap()), values(&alone));
+    }
+}
+
+#[test]
+fn rows_of_a_are_bit_exact_in_any_batch_and_equal_training() {
+    for main in families() {
+        for final_norm in [false, true] {
+            let config = fgram_config(final_norm);
+            let decoder = decoder(&main, &parameters(&main));
+            let model = fgram_model(&config, &main, &fgram_parameters(&config, &main));
+            let fgrams: Vec<Vec<u32>> = (0..60u32)
+                .map(|i| (0..2 + i % 4).map(|j| (i * 5 + j * j) % 23).collect())
+                .collect();
+            let slices: Vec<&[u32]> = fgrams.iter().map(Vec::as_slice).collect();
+            let tokens = decoder.token_embedding();
+            let all = model.rows(tokens, &slices).unwrap();
+            for (row, fgram) in all.chunks(16).zip(&slices) {
+                assert_eq!(row, model.rows(tokens, &[fgram]).unwrap());
+            }
+            let mut backwards = slices.clone();
+            backwards.reverse();
+            let reversed = model.rows(tokens, &backwards).unwrap();
+            assert!(all.chunks(16).eq(reversed.chunks(16).rev()));
+            let tree = scone_model::PrefixTree::new(&slices).unwrap().into();
+            let trained = model.forward_tree(tokens, &tree).unwrap();
+            assert_close("rows", &all, &values(&trained), 1e-5);
+            assert!(model.rows(tokens, &[&[1, 23]]).is_err());
+            assert!(model.rows(tokens, &[&[1; 6]]).is_err());
+            assert!(model.rows(tokens, &[&[]]).is_err());
+            assert!(model.rows(tokens, &[]).unwrap().is_empty());
+        }
+    }
+}
+
+#[test]
+fn the_same_logits_as_the_llama_of_candle_transformers() {
+    for tied in [true, false] {
+        let config = common::llama(tied);
+        let parameters = parameters(&config);
+        let ModelConfig::Llama(c) = &config else {
+            unreachable!()
+        };
+        let oracle_config = oracle::Config {
+            hidden_size: c.hidden_size,
+            intermediate_size: c.intermediate_size,
+            vocab_size: c.vocab_size,
+            num_hidden_layers: c.num_hidden_layers,
+            num_attention_heads: c.num_attention_heads,
+            num_key_value_heads: c.num_key_value_heads.unwrap(),
+            use_flash_attn: false,
+            rms_norm_eps: c.rms_norm_eps,
+            rope_theta: c.rope_theta as f32,
+            bos_token_id: None,
+            eos_token_id: None,
+            rope_scaling: None,
+            max_position_embeddings: c.max_position_embeddings,
+            tie_word_embeddings: tied,
+        };
+        let dtype = candle_core::DType::F32;
+        let vb = builder(&parameters, dtype);
+        let model = oracle::Llama::load(vb, &oracle_config).unwrap();
+        let embeds = embeddings(&[1, 21, 16], 0.3);
+        let mut cache = oracle::Cache::new(false, dtype, &oracle_config, &Device::Cpu).unwrap();
+        let expected = model.forward_input_embed(&embeds, 0, &mut cache).unwrap();
+        let decoder = decoder(&config, &parameters);
+        let hidden = decoder.forward(&embeds).unwrap();
+        let logits = decoder.logits(&hidden.i((.., 20)).unwrap()).unwrap();
+        assert_close("logits", &values(&logits), &values(&expected), 1e-4);
+    }
+}
+
+#[test]
+fn a_cache_can_be_cut_back_and_used_again() {
+    let config = common::llama(true);
+    let decoder = decoder(&config, &parameters(&config));
+    let embeds = embeddings(&[20, 16], 2.0);
+    let whole = in_chunks(&decoder, &embeds, &[20]);
+    let mut cache = KvCache::new(decoder.shape());
+    let mut step = |cache: &mut KvCache, start: usize, len: usize| {
+        let rows = embeds.narrow(0, start, len).unwrap();
+        values(&decoder.step(&rows, &mut [Segment { cache, len }]).unwrap())
+    };
+    step(&mut cache, 3, 15);
+    cache.clear();
+    step(&mut cache, 0, 15);
+    cache.truncate(12);
+    assert_eq!(cache.len(), 12);
+    assert_eq!(step(&mut cache, 12, 8), whole[12 * 16..]);
+    assert!(cache.memory_bytes() >= 2 * 2 * 20 * 8 * 4);
+}
+
+#[test]
+fn what_does_not_fit_is_an_error_and_leaves_the_cache_alone() {
+    let config = common::llama(true);
+    let main = decoder(&config, &parameters(&config));
+    let mut cache = KvCache::new(main.shape());
+    let mut step = |rows: usize, width: usize, len: usize| {
+        let cache = &mut cache;
+        main.step(&embeddings(&[rows, width], 1.0), &mut [Segment { cache, len }])
+            .is_ok()
+    };
+    assert!(!step(3, 16, 4));
+    assert!(!step(3, 17, 3));
+    assert!(!step(65, 16, 65), "more positions than the model has");
+    assert!(step(60, 16, 60));
+    assert!(!step(5, 16, 5));
+    assert!(step(4, 16, 4));
+    assert_eq!(cache.len(), 64);
+    let mut config = config;
+    if let ModelConfig::Llama(c) = &mut config {
+        c.num_hidden_layers = 1;
+    }
+    let other = decoder(&config, &parameters(&config));
+    let mut cache = KvCache::new(other.shape());
+    let mut segments = [Segment {
+        cache: &mut cache,
+        len: 1,
+    }];
+    assert!(main.step(&embeddings(&[1, 16], 1.0), &mut segments).is_err());
+    assert!(main.forward(&embeddings(&[1, 65, 16], 1.0)).is_err());
+    assert!(main.forward(&embeddings(&[1, 5, 15], 1.0)).is_err());
+}

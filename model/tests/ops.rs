@@ -1,0 +1,227 @@
+//! The fused operations against their composed forms in f64: results and gradients.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use candle_core::{DType, Device, Tensor, Var};
+use scone_model::ops::{self, Heads, WeightLayout, composed};
+use scone_model::{PrefixTree, loss};
+use std::sync::Arc;
+
+fn numbers(dims: &[usize], seed: f64) -> Tensor {
+    let n: usize = dims.iter().product();
+    let values: Vec<f64> = (0..n)
+        .map(|i| (i as f64 * 0.7311 + seed).sin() * 1.3 + (i as f64 * 0.2113 + seed).cos())
+        .collect();
+    Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
+}
+
+fn values(x: &Tensor) -> Vec<f64> {
+    x.to_dtype(DType::F64)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
+}
+
+fn close(what: &str, got: &Tensor, expected: &Tensor, tolerance: f64) {
+    assert_eq!(got.dims(), expected.dims(), "{what}: shape");
+    for (i, (a, b)) in values(got).iter().zip(values(expected)).enumerate() {
+        assert!(
+            (a - b).abs() <= tolerance * (1.0 + b.abs()),
+            "{what}[{i}]: {a} instead of {b}"
+        );
+    }
+}
+
+type Op<'a> = &'a dyn Fn(&[Tensor]) -> Tensor;
+
+/// Runs one operation in f32 (fused) and in f64 (composed), with a weighted sum as the loss.
+fn compare(inputs: &[Tensor], fused: Op<'_>, reference: Op<'_>) {
+    let run = |dtype: DType, op: Op<'_>| {
+        let vars: Vec<Var> = inputs
+            .iter()
+            .map(|x| Var::from_tensor(&x.to_dtype(dtype).unwrap()).unwrap())
+            .collect();
+        let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+        let out = op(&tensors);
+        let weights = numbers(out.dims(), 0.4).to_dtype(dtype).unwrap();
+        let grads = (&out * weights)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .backward()
+            .unwrap();
+        let grads: Vec<Tensor> = tensors
+            .iter()
+            .map(|x| grads.get(x).expect("a gradient for every input").clone())
+            .collect();
+        (out, grads)
+    };
+    let (got, got_grads) = run(DType::F32, fused);
+    let (expected, expected_grads) = run(DType::F64, reference);
+    close("result", &got, &expected, 2e-5);
+    for (i, (got, expected)) in got_grads.iter().zip(&expected_grads).enumerate() {
+        close(&format!("gradient {i}"), got, expected, 5e-5);
+    }
+}
+
+#[test]
+fn linear_in_both_layouts() {
+    for (layout, dims) in [
+        (WeightLayout::OutIn, [11, 7]),
+        (WeightLayout::InOut, [7, 11]),
+    ] {
+        let op = |x: &[Tensor]| ops::linear(&x[0], &x[1], layout).unwrap();
+        let reference = |x: &[Tensor]| composed::linear(&x[0], &x[1], layout).unwrap();
+        compare(
+            &[numbers(&[9, 7], 0.1), numbers(&dims, 0.2)],
+            &op,
+            &reference,
+        );
+    }
+}
+
+#[test]
+fn linear_with_a_cut_weight() {
+    let op = |x: &[Tensor]| {
+        let weight = x[1].narrow(1, 3, 4).unwrap();
+        ops::linear(&x[0], &weight, WeightLayout::InOut).unwrap()
+    };
+    let inputs = [numbers(&[5, 6], 0.1), numbers(&[6, 12], 0.2)];
+    compare(&inputs, &op, &op);
+}
+
+#[test]
+fn bias_norms_and_activations() {
+    let x = numbers(&[150, 37], 0.3);
+    let (w, b) = (numbers(&[37], 0.5), numbers(&[37], 0.6));
+    compare(
+        &[x.clone(), b.clone()],
+        &|x| ops::add_bias(&x[0], &x[1]).unwrap(),
+        &|x| composed::add_bias(&x[0], &x[1]).unwrap(),
+    );
+    compare(
+        &[x.clone(), w.clone()],
+        &|x| ops::rms_norm(&x[0], &x[1], 1e-5).unwrap(),
+        &|x| composed::rms_norm(&x[0], &x[1], 1e-5).unwrap(),
+    );
+    compare(
+        &[x.clone(), w, b],
+        &|x| ops::layer_norm(&x[0], &x[1], &x[2], 1e-5).unwrap(),
+        &|x| composed::layer_norm(&x[0], &x[1], &x[2], 1e-5).unwrap(),
+    );
+    compare(
+        &[x.clone(), numbers(&[150, 37], 0.9)],
+        &|x| ops::swiglu(&x[0], &x[1]).unwrap(),
+        &|x| composed::swiglu(&x[0], &x[1]).unwrap(),
+    );
+    compare(&[x], &|x| ops::gelu(&x[0]).unwrap(), &|x| {
+        composed::gelu(&x[0]).unwrap()
+    });
+}
+
+#[test]
+fn causal_attention_with_and_without_groups_and_rotation() {
+    for (num_heads, num_kv_heads, head_dim, rope_theta, len) in [
+        (2, 2, 8, None, 5),
+        (4, 2, 6, Some(100.0), 19),
+        (3, 1, 32, Some(10_000.0), 33),
+        (1, 1, 20, None, 1),
+    ] {
+        let heads = Heads {
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            rope_theta,
+        };
+        let n = 2 * len;
+        let inputs = [
+            numbers(&[n, num_heads * head_dim], 0.1),
+            numbers(&[n, num_kv_heads * head_dim], 0.2),
+            numbers(&[n, num_kv_heads * head_dim], 0.3),
+        ];
+        compare(
+            &inputs,
+            &|x| ops::causal_attention(&x[0], &x[1], &x[2], &heads, 2, len).unwrap(),
+            &|x| composed::causal_attention(&x[0], &x[1], &x[2], &heads, 2, len).unwrap(),
+        );
+    }
+}
+
+#[test]
+fn tree_attention_over_shared_prefixes() {
+    let mut fgrams: Vec<Vec<u32>> = Vec::new();
+    for i in 0..400u32 {
+        let len = 1 + (i % 5) as usize;
+        let fgram = [i * 7 % 40, i % 3, i * i % 5, i % 2, 1];
+        fgrams.push(fgram[..len].to_vec());
+    }
+    let slices: Vec<&[u32]> = fgrams.iter().map(Vec::as_slice).collect();
+    let tree = Arc::new(PrefixTree::new(&slices).unwrap());
+    let heads = Heads {
+        num_heads: 4,
+        num_kv_heads: 2,
+        head_dim: 6,
+        rope_theta: None,
+    };
+    let n = tree.len();
+    assert!(n > 200, "several tasks");
+    let inputs = [
+        numbers(&[n, 24], 0.1),
+        numbers(&[n, 12], 0.2),
+        numbers(&[n, 12], 0.3),
+    ];
+    compare(
+        &inputs,
+        &|x| ops::tree_attention(&x[0], &x[1], &x[2], &heads, &tree).unwrap(),
+        &|x| composed::tree_attention(&x[0], &x[1], &x[2], &heads, &tree).unwrap(),
+    );
+}
+
+#[test]
+fn rows_of_one_table_and_of_two() {
+    let index = [3, 0, 6, 3, 9, 7, 7];
+    let (first, second) = (numbers(&[7, 5], 0.1), numbers(&[3, 5], 0.2));
+    compare(
+        &[first.clone(), second.clone()],
+        &|x| ops::select_rows(&x[0], Some(&x[1]), &index).unwrap(),
+        &|x| composed::select_rows(&x[0], Some(&x[1]), &index).unwrap(),
+    );
+    compare(
+        &[first.clone()],
+        &|x| ops::select_rows(&x[0], None, &index[..4]).unwrap(),
+        &|x| composed::select_rows(&x[0], None, &index[..4]).unwrap(),
+    );
+    assert!(ops::select_rows(&first, None, &index).is_err());
+    assert!(ops::select_rows(&first, Some(&second), &[10]).is_err());
+}
+
+#[test]
+fn cross_entropy_of_logits_and_of_hidden_states() {
+    let targets: Vec<u32> = (0..75).map(|i| i * 5 % 33).collect();
+    let tensor = Tensor::new(targets.as_slice(), &Device::Cpu).unwrap();
+    let reference = |x: &Tensor| candle_nn::loss::cross_entropy(x, &tensor).unwrap();
+    compare(
+        &[numbers(&[75, 33], 0.2)],
+        &|x| loss::cross_entropy(&x[0], &tensor).unwrap(),
+        &|x| reference(&x[0]),
+    );
+    let inputs = [numbers(&[75, 12], 0.2), numbers(&[33, 12], 0.3)];
+    let logits = |x: &[Tensor]| x[0].matmul(&x[1].t().unwrap()).unwrap();
+    compare(
+        &inputs,
+        &|x| loss::linear_cross_entropy(&x[0], &x[1], &targets).unwrap(),
+        &|x| reference(&logits(x)),
+    );
+    let f32s: Vec<Tensor> = inputs
+        .iter()
+        .map(|x| x.to_dtype(DType::F32).unwrap())
+        .collect();
+    let each = loss::token_losses(&f32s[0], &f32s[1], &targets).unwrap();
+    let mean = each.iter().map(|&x| f64::from(x)).sum::<f64>() / 75.0;
+    let expected = values(&reference(&logits(&inputs)))[0];
+    assert!((mean - expected).abs() < 1e-5);
+    for bad in [&targets[..74], &[33; 75]] {
+        assert!(loss::linear_cross_entropy(&f32s[0], &f32s[1], bad).is_err());
+    }
+}
