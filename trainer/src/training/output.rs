@@ -12,6 +12,10 @@ use super::prepare::Prepared;
 /// is in the files.
 pub(super) fn round_weights(prepared: &Prepared) -> Result<()> {
     let dtype = StoredDtype::from_torch(prepared.model_config.torch_dtype())?;
+    if dtype == StoredDtype::F32 {
+        // Nothing to round, and candle refuses to set a variable to its own storage.
+        return Ok(());
+    }
     for var in prepared.network.vars().values() {
         var.set(&dtype.round(&var.as_detached_tensor())?)?;
     }
