@@ -96,7 +96,9 @@ fn case(width: usize, layers: usize, heads: usize, distinct: usize) -> Result<()
 fn fgrams(n: usize) -> Vec<Vec<u32>> {
     let mut state = 1u64;
     let mut next = |below: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         ((state >> 33) % below) as u32
     };
     (0..n)

@@ -2,7 +2,7 @@
 
 use crate::config::{Family, ModelConfig, Shape};
 use crate::error::{Error, Result};
-use crate::layers::{Block, Linear, Norm, Positions, Weights};
+use crate::layers::{Block, Blocks, Linear, Norm, Positions, Weights};
 use crate::loss;
 use crate::ops::{self, WeightLayout};
 use candle_core::Tensor;
@@ -17,7 +17,7 @@ pub struct Decoder {
     shape: Shape,
     token_embedding: Tensor,
     position_embedding: Option<Tensor>,
-    blocks: Vec<Block>,
+    blocks: Blocks,
     norm: Norm,
     /// Output layer, `(V, D)`; the token embedding when tied.
     output: Linear,
@@ -59,9 +59,7 @@ impl Decoder {
         } else {
             root.get(&table, "lm_head.weight")?
         };
-        let blocks = (0..shape.num_layers)
-            .map(|i| Block::load(&shape, &body.below(layers).below(i)))
-            .collect::<Result<_>>()?;
+        let blocks = Blocks::load(&shape, &body.below(layers))?;
         Ok(Self {
             norm: Norm::load(&shape, &body.below(norm))?,
             shape,
@@ -91,7 +89,7 @@ impl Decoder {
     }
 
     pub(crate) fn blocks(&self) -> &[Block] {
-        &self.blocks
+        self.blocks.as_slice()
     }
 
     pub(crate) fn norm(&self) -> &Norm {
@@ -122,10 +120,8 @@ impl Decoder {
             None => embeds.clone(),
         };
         let positions = Positions::Sequences { batch, len };
-        let mut x = embeds.reshape((batch * len, width))?;
-        for block in &self.blocks {
-            x = block.forward(&x, &positions)?;
-        }
+        let x = embeds.reshape((batch * len, width))?;
+        let x = self.blocks.forward(&x, &positions)?;
         Ok(self.norm.forward(&x)?.reshape((batch, len, width))?)
     }
 

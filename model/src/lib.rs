@@ -29,6 +29,7 @@ pub mod loss;
 pub mod ops;
 pub mod sampling;
 mod step;
+mod train;
 
 pub use config::{FgramModelConfig, ModelConfig, SconeConfig};
 pub use decoder::Decoder;

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::infer::{self, Context, Head};
 use crate::kernels::rows::{rotary_angles, rotary_frequencies, rotate};
 use crate::kv_cache::Segment;
-use crate::ops::Heads;
+use crate::ops::{self, Heads};
 use candle_core::Tensor;
 
 impl Decoder {
@@ -23,9 +23,7 @@ impl Decoder {
         let (n, width) = embeds.dims2()?;
         self.check_step(n, width, segments)?;
         if !embeds.device().is_cpu() {
-            return Err(Error::Argument(
-                "step is not implemented for this device".into(),
-            ));
+            return self.composed_step(embeds, segments);
         }
         let embeds = embeds.to_dtype(candle_core::DType::F32)?.contiguous()?;
         let mut x = infer::with_values(&embeds, <[f32]>::to_vec)?;
@@ -67,6 +65,51 @@ impl Decoder {
         let logits = infer::with_values(&hidden, |x| infer::linear(self.output(), x))??;
         let dims = (n, self.shape().vocab_size);
         Ok(Tensor::from_vec(logits, dims, hidden.device())?)
+    }
+
+    /// [`step`](Self::step) of candle's operations, for other devices than the CPU.
+    fn composed_step(&self, embeds: &Tensor, segments: &mut [Segment<'_>]) -> Result<Tensor> {
+        let places = segments
+            .iter()
+            .flat_map(|s| s.cache.len() as u32..(s.cache.len() + s.len) as u32);
+        let mut x = match self.position_embedding() {
+            Some(table) => {
+                let positions =
+                    ops::composed::select_rows(table, None, &places.collect::<Vec<_>>())?;
+                (embeds + positions)?
+            }
+            None => embeds.clone(),
+        };
+        for (layer, block) in self.blocks().iter().enumerate() {
+            let attention = &block.attention;
+            let (q, k, v) = attention.project(&block.attention_norm.forward(&x)?)?;
+            let mut mixed = Vec::with_capacity(segments.len());
+            let mut start = 0;
+            for segment in segments.iter_mut() {
+                let part = |x: &Tensor| x.narrow(0, start, segment.len);
+                let (mut q, mut k, v) = (part(&q)?, part(&k)?, part(&v)?);
+                if let Some(theta) = attention.heads.rope_theta {
+                    let first = segment.cache.len();
+                    q = ops::composed::rotate_rows(&q, &attention.heads, theta, first)?;
+                    k = ops::composed::rotate_rows(&k, &attention.heads, theta, first)?;
+                }
+                let (k, v) = segment.cache.append(layer, &k, &v)?;
+                mixed.push(ops::composed::cached_attention(
+                    &q,
+                    &k,
+                    &v,
+                    &attention.heads,
+                )?);
+                start += segment.len;
+            }
+            x = (x + attention.output.forward(&Tensor::cat(&mixed, 0)?)?)?;
+            let mlp = block.mlp.forward(&block.mlp_norm.forward(&x)?)?;
+            x = (x + mlp)?;
+        }
+        for segment in segments.iter_mut() {
+            segment.cache.commit(segment.len);
+        }
+        self.norm().forward(&x)
     }
 
     fn head_dim(&self) -> usize {
@@ -178,5 +221,53 @@ impl Context for Sequences<'_, '_> {
         let (segment, position) = self.places[row];
         let cache = &self.segments[segment].cache.layers[head.layer];
         head.over(&cache.keys, &cache.values, 0..=position, scores, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Gpt2Config, LlamaConfig};
+    use crate::{Decoder, KvCache, ModelConfig, Segment, init_parameters, var_builder};
+    use candle_core::{Device, Tensor};
+
+    /// The path of other devices, run on the CPU.
+    #[test]
+    fn the_composed_step_equals_the_step() {
+        let mut llama = LlamaConfig::new(11, 16, 2, 4, 20, 100);
+        llama.num_key_value_heads = Some(2);
+        let gpt2 = Gpt2Config::new(11, 16, 2, 4, 100);
+        for config in [ModelConfig::Llama(llama), ModelConfig::Gpt2(gpt2)] {
+            let parameters = init_parameters(&config, 3).unwrap();
+            let model = Decoder::load(&config, var_builder(&parameters, &Device::Cpu)).unwrap();
+            let mut caches: Vec<KvCache> = (0..4).map(|_| KvCache::new(model.shape())).collect();
+            for round in 0..12 {
+                let lens = [1 + round % 3, 7];
+                let rows = lens.iter().sum();
+                let x = Tensor::randn(0f32, 0.1, (rows, 16), &Device::Cpu).unwrap();
+                let mut halves = caches.chunks_mut(2);
+                let mut run = |composed: bool| {
+                    let caches = halves.next().unwrap();
+                    let mut segments: Vec<Segment<'_>> = caches
+                        .iter_mut()
+                        .zip(lens)
+                        .map(|(cache, len)| Segment { cache, len })
+                        .collect();
+                    let hidden = if composed {
+                        model.composed_step(&x, &mut segments)
+                    } else {
+                        model.step(&x, &mut segments)
+                    };
+                    hidden
+                        .unwrap()
+                        .flatten_all()
+                        .unwrap()
+                        .to_vec1::<f32>()
+                        .unwrap()
+                };
+                for (a, b) in run(true).iter().zip(run(false)) {
+                    assert!((a - b).abs() < 1e-4, "{a} {b}");
+                }
+            }
+        }
     }
 }

@@ -14,7 +14,7 @@ mod tree;
 
 use crate::config::{FgramModelConfig, ModelConfig, Shape};
 use crate::error::{Error, Result};
-use crate::layers::{Block, Norm, Positions, Weights};
+use crate::layers::{Blocks, Norm, Positions, Weights};
 use crate::ops;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
@@ -26,7 +26,7 @@ pub use tree::PrefixTree;
 pub struct FgramModel {
     shape: Shape,
     position_embedding: Tensor,
-    blocks: Vec<Block>,
+    blocks: Blocks,
     norm: Option<Norm>,
 }
 
@@ -40,9 +40,7 @@ impl FgramModel {
         let shape = config.shape(main)?;
         let root = Weights::new(vb);
         let positions = [shape.max_positions, shape.hidden_size];
-        let blocks = (0..shape.num_layers)
-            .map(|i| Block::load(&shape, &root.below("layers").below(i)))
-            .collect::<Result<_>>()?;
+        let blocks = Blocks::load(&shape, &root.below("layers"))?;
         let norm = match config.final_norm {
             true => Some(Norm::load(&shape, &root.below("norm"))?),
             false => None,
@@ -96,11 +94,8 @@ impl FgramModel {
     fn forward_nodes(&self, embeds: &Tensor, tree: &Arc<PrefixTree>) -> Result<Tensor> {
         self.check_len(tree)?;
         let positions = ops::select_rows(&self.position_embedding, None, tree.depths())?;
-        let mut x = (embeds + positions)?;
-        let view = Positions::Tree(tree.clone());
-        for block in &self.blocks {
-            x = block.forward(&x, &view)?;
-        }
+        let x = (embeds + positions)?;
+        let x = self.blocks.forward(&x, &Positions::Tree(tree.clone()))?;
         let last = ops::select_rows(&x, None, tree.outputs())?;
         match &self.norm {
             Some(norm) => norm.forward(&last),

@@ -24,7 +24,7 @@ pub(super) fn rows(model: &FgramModel, tokens: &Tensor, tree: &PrefixTree) -> Re
         keys: Vec::new(),
         values: Vec::new(),
     };
-    for (layer, block) in model.blocks.iter().enumerate() {
+    for (layer, block) in model.blocks.as_slice().iter().enumerate() {
         infer::block(block, layer, &mut x, &mut context)?;
     }
     let mut last = Vec::with_capacity(tree.outputs().len() * width);

@@ -66,6 +66,18 @@ pub(crate) enum Threads {
 /// # Panics
 /// When shapes do not fit, or a matrix is larger than its slice.
 pub(crate) fn gemm(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], threads: Threads) {
+    product(a, b, out, false, threads);
+}
+
+/// `out += a · b` on the calling thread.
+///
+/// # Panics
+/// As [`gemm`].
+pub(crate) fn add_gemm(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
+    product(a, b, out, true, Threads::One);
+}
+
+fn product(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], add: bool, threads: Threads) {
     let (m, k, n) = (a.rows, a.columns, b.columns);
     assert_eq!(k, b.rows, "inner sizes of a product");
     assert!(a.fits() && b.fits(), "a matrix beyond its slice");
@@ -76,8 +88,7 @@ pub(crate) fn gemm(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], threads: Threa
     };
     // SAFETY: the assertions above say that every element of the two inputs, at the strides given
     // (which are below `isize::MAX`, being offsets inside slices), and of the m × n output lies
-    // inside its slice; `out` is borrowed mutably, so nothing else aliases it; with `read_dst`
-    // false the output is only written.
+    // inside its slice; `out` is initialised and borrowed mutably, so nothing else aliases it.
     unsafe {
         gemm::gemm(
             m,
@@ -86,14 +97,14 @@ pub(crate) fn gemm(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], threads: Threa
             out.as_mut_ptr(),
             1,
             n as isize,
-            false,
+            add,
             a.values.as_ptr(),
             a.column_stride as isize,
             a.row_stride as isize,
             b.values.as_ptr(),
             b.column_stride as isize,
             b.row_stride as isize,
-            0.0,
+            if add { 1.0 } else { 0.0 },
             1.0,
             false,
             false,
@@ -125,11 +136,14 @@ mod tests {
             gemm(left, right, &mut out, threads);
             let mut back = vec![f32::NAN; 20];
             gemm(right.transposed(), left.transposed(), &mut back, threads);
+            let mut doubled = out.clone();
+            add_gemm(left, right, &mut doubled);
             for r in 0..5 {
                 for c in 0..4 {
                     let expected: f32 = (0..7).map(|i| a[r * 7 + i] * b[i * 6 + c + 1]).sum();
                     assert!((out[r * 4 + c] - expected).abs() < 1e-5);
                     assert!((back[c * 5 + r] - expected).abs() < 1e-5);
+                    assert!((doubled[r * 4 + c] - 2.0 * expected).abs() < 1e-5);
                 }
             }
         }

@@ -8,9 +8,11 @@
 pub(crate) mod attention;
 pub(crate) mod causal;
 pub(crate) mod gemm;
+pub(crate) mod gradients;
 pub(crate) mod math;
 pub(crate) mod matmul;
 pub(crate) mod rows;
+pub(crate) mod tree;
 
 /// Partial sums of a reduction: one AVX-512 register, two of AVX2.
 pub(crate) const LANES: usize = 16;

@@ -78,9 +78,9 @@ impl Attention {
         let (q, k, v) = self.project(x)?;
         let mixed = match positions {
             Positions::Sequences { batch, len } => {
-                ops::causal_attention(&q, &k, &v, &self.heads, *batch, *len)?
+                ops::composed::causal_attention(&q, &k, &v, &self.heads, *batch, *len)?
             }
-            Positions::Tree(tree) => ops::tree_attention(&q, &k, &v, &self.heads, tree)?,
+            Positions::Tree(tree) => ops::composed::tree_attention(&q, &k, &v, &self.heads, tree)?,
         };
         self.output.forward(&mixed)
     }

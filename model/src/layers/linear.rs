@@ -49,7 +49,7 @@ impl Linear {
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = ops::linear(x, &self.weight, self.layout)?;
         match &self.bias {
-            Some(bias) => ops::add_bias(&y, bias),
+            Some(bias) => ops::composed::add_bias(&y, bias),
             None => Ok(y),
         }
     }

@@ -40,10 +40,10 @@ impl Mlp {
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Swiglu { gate, up, down } => {
-                let act = ops::swiglu(&gate.forward(x)?, &up.forward(x)?)?;
+                let act = ops::composed::swiglu(&gate.forward(x)?, &up.forward(x)?)?;
                 down.forward(&act)
             }
-            Self::Gelu { fc, proj } => proj.forward(&ops::gelu(&fc.forward(x)?)?),
+            Self::Gelu { fc, proj } => proj.forward(&ops::composed::gelu(&fc.forward(x)?)?),
         }
     }
 }

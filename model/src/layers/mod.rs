@@ -5,6 +5,7 @@
 
 mod attention;
 mod block;
+mod blocks;
 mod linear;
 mod mlp;
 mod norm;
@@ -12,6 +13,7 @@ mod weights;
 
 pub(crate) use attention::{Attention, Input as AttentionInput, Positions};
 pub(crate) use block::Block;
+pub(crate) use blocks::Blocks;
 pub(crate) use linear::Linear;
 pub(crate) use mlp::Mlp;
 pub(crate) use norm::Norm;

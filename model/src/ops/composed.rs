@@ -80,34 +80,61 @@ pub fn causal_attention(
     let mut k = split(k, heads.num_kv_heads)?.contiguous()?;
     let v = split(v, heads.num_kv_heads)?.contiguous()?;
     if let Some(theta) = heads.rope_theta {
-        (q, k) = (rope(&q, theta)?, rope(&k, theta)?);
+        (q, k) = (rope(&q, theta, 0)?, rope(&k, theta, 0)?);
     }
-    let (k, v) = (repeat_heads(&k, heads)?, repeat_heads(&v, heads)?);
-    let scale = 1.0 / (heads.head_dim as f64).sqrt();
-    let scores = (q.matmul(&k.t()?)? * scale)?;
-    let mask: Vec<f32> = (0..len * len)
-        .map(|i| {
-            if i % len > i / len {
-                f32::NEG_INFINITY
-            } else {
-                0.0
-            }
-        })
-        .collect();
-    let mask = Tensor::from_vec(mask, (len, len), q.device())?.to_dtype(q.dtype())?;
-    let weights = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
-    let mixed = weights.matmul(&v)?.transpose(1, 2)?;
+    let mixed = attend(&q, &k, &v, heads)?.transpose(1, 2)?;
     Ok(mixed.reshape((batch * len, heads.num_heads * heads.head_dim))?)
 }
 
-/// Rotary positions 0 to T-1 for `x (B, H, T, Dh)`: element i turns with element `i + Dh/2`.
-fn rope(x: &Tensor, theta: f64) -> Result<Tensor> {
+/// The last `len` positions of one sequence attend to all of it: `q (len, H·Dh)`, keys and values
+/// `(total, Hkv·Dh)`, rotated before.
+pub(crate) fn cached_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: &Heads,
+) -> Result<Tensor> {
+    // (T, H·Dh) to (1, H, T, Dh)
+    let split = |x: &Tensor, h: usize| -> Result<Tensor> {
+        let x = x.reshape((1, x.dim(0)?, h, heads.head_dim))?;
+        Ok(x.transpose(1, 2)?.contiguous()?)
+    };
+    let (k, v) = (split(k, heads.num_kv_heads)?, split(v, heads.num_kv_heads)?);
+    let mixed = attend(&split(q, heads.num_heads)?, &k, &v, heads)?;
+    Ok(mixed.transpose(1, 2)?.reshape(q.dims())?)
+}
+
+/// Turns the heads of rows `(T, heads · Dh)` by positions from `start` on.
+pub(crate) fn rotate_rows(x: &Tensor, heads: &Heads, theta: f64, start: usize) -> Result<Tensor> {
+    let split = x.reshape((1, x.dim(0)?, (), heads.head_dim))?;
+    let turned = rope(&split.transpose(1, 2)?.contiguous()?, theta, start)?;
+    Ok(turned.transpose(1, 2)?.reshape(x.dims())?)
+}
+
+/// `q (B, H, Tq, Dh)` are the last positions of `k`, `v (B, Hkv, Tk, Dh)`.
+fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
+    let (k, v) = (repeat_heads(k, heads)?, repeat_heads(v, heads)?);
+    let scale = 1.0 / (heads.head_dim as f64).sqrt();
+    let scores = (q.matmul(&k.t()?)? * scale)?;
+    let (rows, columns) = (q.dim(2)?, k.dim(2)?);
+    let hidden = |i: usize| i % columns > i / columns + (columns - rows);
+    let mask: Vec<f32> = (0..rows * columns)
+        .map(|i| if hidden(i) { f32::NEG_INFINITY } else { 0.0 })
+        .collect();
+    let mask = Tensor::from_vec(mask, (rows, columns), q.device())?.to_dtype(q.dtype())?;
+    let weights = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
+    Ok(weights.matmul(&v)?)
+}
+
+/// Rotary positions from `start` on for `x (B, H, T, Dh)`: element i turns with element
+/// `i + Dh/2`.
+fn rope(x: &Tensor, theta: f64, start: usize) -> Result<Tensor> {
     let (_, _, len, dim) = x.dims4()?;
     let half = dim / 2;
     let angles: Vec<f32> = (0..len * half)
         .map(|i| {
             let frequency = theta.powf(-((i % half) as f64) / half as f64) as f32;
-            (i / half) as f32 * frequency
+            (start + i / half) as f32 * frequency
         })
         .collect();
     let angles = Tensor::from_vec(angles, (len, half), x.device())?;

@@ -1,10 +1,9 @@
-//! Matrix product with a weight, and the bias.
+//! Matrix product with a weight.
 
 use super::WeightLayout;
 use super::storage::{gradient, result, slice, strided, with_slice, with_storage};
 use crate::kernels::gemm::{Matrix, Threads, gemm};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
 /// `x (N, in)` and a weight.
 ///
@@ -81,57 +80,5 @@ impl CustomOp2 for Linear {
             })
         })?;
         Ok((gradient(dx, x)?, gradient(dw, weight)?))
-    }
-}
-
-/// Adds a bias to every row.
-pub(super) struct AddBias;
-
-impl CustomOp2 for AddBias {
-    fn name(&self) -> &'static str {
-        "add-bias"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let bias = slice(bias, bias_layout)?;
-        let mut out = slice(x, x_layout)?.to_vec();
-        out.par_chunks_mut(bias.len() * 64).for_each(|rows| {
-            for row in rows.chunks_mut(bias.len()) {
-                for (y, b) in row.iter_mut().zip(bias) {
-                    *y += b;
-                }
-            }
-        });
-        result(out, x_layout.shape())
-    }
-
-    fn bwd(
-        &self,
-        _: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let width = bias.elem_count();
-        let sums = with_slice(grad, |grad| {
-            let sum = |rows: &[f32]| {
-                let mut sums = vec![0.0f32; width];
-                for row in rows.chunks(width) {
-                    for (sum, g) in sums.iter_mut().zip(row) {
-                        *sum += g;
-                    }
-                }
-                sums
-            };
-            let parts = grad.par_chunks(width * 64).map(sum).collect();
-            Ok(super::add_parts(parts, width))
-        })?;
-        Ok((Some(grad.clone()), gradient(sums, bias)?))
     }
 }

@@ -4,21 +4,17 @@
 //! pass whose sums do not depend on the number of threads. Elsewhere they are composed of
 //! candle's differentiable operations ([`composed`]), which also serve as the reference in tests.
 
-mod activation;
-mod attention;
 pub mod composed;
 mod cross_entropy;
 mod linear;
 mod norm;
 mod select;
-mod storage;
-mod tree_attention;
+pub(crate) mod storage;
 
 use crate::error::{Error, Result};
-use crate::fgram_model::PrefixTree;
 use candle_core::Tensor;
-use std::sync::{Arc, Mutex};
-use storage::fused;
+use std::sync::Mutex;
+pub(crate) use storage::fused;
 
 /// How a weight matrix lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,19 +49,6 @@ pub fn linear(x: &Tensor, weight: &Tensor, layout: WeightLayout) -> Result<Tenso
     Ok(x.contiguous()?.apply_op2(weight, linear::Linear(layout))?)
 }
 
-/// Adds `bias (D)` to every row of `x (N, D)`.
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    if !fused(&[x, bias]) {
-        return composed::add_bias(x, bias);
-    }
-    check_width(x, bias)?;
-    Ok(x.contiguous()?
-        .apply_op2(&bias.contiguous()?, linear::AddBias)?)
-}
-
 /// `x / sqrt(mean(x²) + eps) · weight` over the last axis.
 ///
 /// # Errors
@@ -90,76 +73,6 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Resul
     check_width(x, bias)?;
     Ok(x.contiguous()?
         .apply_op3(weight, bias, norm::LayerNorm { eps })?)
-}
-
-/// `silu(gate) · up`.
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if !fused(&[gate, up]) {
-        return composed::swiglu(gate, up);
-    }
-    check_shape(up, gate.dims())?;
-    Ok(gate
-        .contiguous()?
-        .apply_op2(&up.contiguous()?, activation::Swiglu)?)
-}
-
-/// GELU by tanh, gpt2's `gelu_new`.
-///
-/// # Errors
-/// A type without floating point.
-pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    if !fused(&[x]) {
-        return composed::gelu(x);
-    }
-    Ok(x.contiguous()?.apply_op1(activation::Gelu)?)
-}
-
-/// Softmax attention in which each of `batch` sequences of `len` positions sees its own past.
-/// `q (N, H·Dh)`, `k` and `v (N, Hkv·Dh)` with N = batch · len; rotary positions (half-split, as
-/// `transformers`' llama) are applied to q and k in here.
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn causal_attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    heads: &Heads,
-    batch: usize,
-    len: usize,
-) -> Result<Tensor> {
-    if !fused(&[q, k, v]) {
-        return composed::causal_attention(q, k, v, heads, batch, len);
-    }
-    let op = attention::CausalAttention { heads: *heads, len };
-    let (q, k, v) = check_heads(q, k, v, heads, batch * len)?;
-    Ok(q.apply_op3(&k, &v, op)?)
-}
-
-/// Softmax attention in which each node of a tree sees its ancestors and itself. Shapes as
-/// [`causal_attention`], N nodes, no rotary positions.
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn tree_attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    heads: &Heads,
-    tree: &Arc<PrefixTree>,
-) -> Result<Tensor> {
-    if !fused(&[q, k, v]) {
-        return composed::tree_attention(q, k, v, heads, tree);
-    }
-    let (q, k, v) = check_heads(q, k, v, heads, tree.len())?;
-    let op = tree_attention::TreeAttention {
-        heads: *heads,
-        tree: tree.clone(),
-    };
-    Ok(q.apply_op3(&k, &v, op)?)
 }
 
 /// Row `index[i]` of `first (V, D)`, or row `index[i] - V` of `second (R, D)`: `(N, D)`.
@@ -263,18 +176,4 @@ fn check_shape(x: &Tensor, dims: &[usize]) -> Result<()> {
 /// Whether a vector is as wide as the rows of `x`.
 fn check_width(x: &Tensor, vector: &Tensor) -> Result<()> {
     check_shape(vector, &x.dims()[x.rank().saturating_sub(1)..])
-}
-
-fn check_heads(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    heads: &Heads,
-    rows: usize,
-) -> Result<(Tensor, Tensor, Tensor)> {
-    let kv = [rows, heads.num_kv_heads * heads.head_dim];
-    check_shape(q, &[rows, heads.num_heads * heads.head_dim])?;
-    check_shape(k, &kv)?;
-    check_shape(v, &kv)?;
-    Ok((q.contiguous()?, k.contiguous()?, v.contiguous()?))
 }

@@ -1,8 +1,7 @@
 //! RMSNorm and LayerNorm.
 
 use super::storage::{gradient, result, slice, with_slice};
-use crate::kernels::math::{dot, sum};
-use crate::kernels::{rows, simd};
+use crate::kernels::{gradients, rows, simd};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -65,7 +64,15 @@ impl CustomOp2 for RmsNorm {
                             || {
                                 let rows = x.chunks(width).zip(g.chunks(width));
                                 for ((x, g), dx) in rows.zip(dx.chunks_mut(width)) {
-                                    rms_row(x, w, g, self.eps, dx, &mut dw, &mut scaled);
+                                    gradients::rms_norm(
+                                        x,
+                                        w,
+                                        g,
+                                        self.eps,
+                                        dx,
+                                        &mut dw,
+                                        &mut scaled,
+                                    );
                                 }
                             },
                         );
@@ -82,30 +89,6 @@ impl CustomOp2 for RmsNorm {
             })
         })?;
         Ok((gradient(dx, x)?, gradient(dw, weight)?))
-    }
-}
-
-/// Gradient of a row: with `n = x · s` and `h = g · w`, `dx = s (h - n mean(h · n))`.
-#[inline(always)]
-fn rms_row(
-    x: &[f32],
-    w: &[f32],
-    g: &[f32],
-    eps: f32,
-    dx: &mut [f32],
-    dw: &mut [f32],
-    h: &mut [f32],
-) {
-    let scale = rows::inverse_rms(x, eps);
-    for ((h, g), w) in h.iter_mut().zip(g).zip(w) {
-        *h = g * w;
-    }
-    let mean = dot(h, x) * scale / x.len() as f32;
-    for ((dx, h), x) in dx.iter_mut().zip(&*h).zip(x) {
-        *dx = scale * (h - x * scale * mean);
-    }
-    for ((dw, g), x) in dw.iter_mut().zip(g).zip(x) {
-        *dw += g * x * scale;
     }
 }
 
@@ -169,7 +152,15 @@ impl CustomOp3 for LayerNorm {
                             || {
                                 let rows = x.chunks(width).zip(g.chunks(width));
                                 for ((x, g), dx) in rows.zip(dx.chunks_mut(width)) {
-                                    layer_row(x, w, g, self.eps, dx, &mut both, &mut scratch);
+                                    gradients::layer_norm(
+                                        x,
+                                        w,
+                                        g,
+                                        self.eps,
+                                        dx,
+                                        &mut both,
+                                        &mut scratch,
+                                    );
                                 }
                             },
                         );
@@ -191,38 +182,5 @@ impl CustomOp3 for LayerNorm {
             gradient(both, weight)?,
             gradient(db, bias)?,
         ))
-    }
-}
-
-/// Gradient of a row: with `n` the normalised row and `h = g · w`,
-/// `dx = s (h - mean(h) - n mean(h · n))`. `both` gathers the gradients of weight and bias.
-#[inline(always)]
-fn layer_row(
-    x: &[f32],
-    w: &[f32],
-    g: &[f32],
-    eps: f32,
-    dx: &mut [f32],
-    both: &mut [f32],
-    scratch: &mut [f32],
-) {
-    let width = x.len();
-    let (n, h) = scratch.split_at_mut(width);
-    let (_, scale) = rows::moments(x, eps, n);
-    for n in n.iter_mut() {
-        *n *= scale;
-    }
-    for ((h, g), w) in h.iter_mut().zip(g).zip(w) {
-        *h = g * w;
-    }
-    let mean = sum(h) / width as f32;
-    let slope = dot(h, n) / width as f32;
-    for ((dx, h), n) in dx.iter_mut().zip(&*h).zip(&*n) {
-        *dx = scale * (h - mean - n * slope);
-    }
-    let (dw, db) = both.split_at_mut(width);
-    for (((dw, db), g), n) in dw.iter_mut().zip(db).zip(g).zip(&*n) {
-        *dw += g * n;
-        *db += g;
     }
 }

@@ -3,14 +3,14 @@
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
 
 /// Whether the fused operations apply to these arguments.
-pub(super) fn fused(tensors: &[&Tensor]) -> bool {
+pub(crate) fn fused(tensors: &[&Tensor]) -> bool {
     tensors
         .iter()
         .all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
 }
 
 /// The numbers of a contiguous f32 storage.
-pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let values = storage.as_slice::<f32>()?;
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&values[start..end]),
@@ -19,12 +19,12 @@ pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a 
 }
 
 /// Numbers of a matrix whose rows may have gaps: from its first element on.
-pub(super) fn strided<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(crate) fn strided<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     Ok(&storage.as_slice::<f32>()?[layout.start_offset()..])
 }
 
 /// Lends the storage of a tensor in host memory.
-pub(super) fn with_storage<R>(
+pub(crate) fn with_storage<R>(
     tensor: &Tensor,
     f: impl FnOnce(&CpuStorage, &Layout) -> Result<R>,
 ) -> Result<R> {
@@ -36,17 +36,17 @@ pub(super) fn with_storage<R>(
 }
 
 /// Lends the numbers of a tensor, which is made contiguous first if need be.
-pub(super) fn with_slice<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+pub(crate) fn with_slice<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     let tensor = tensor.contiguous()?;
     with_storage(&tensor, |storage, layout| f(slice(storage, layout)?))
 }
 
 /// What a forward pass returns.
-pub(super) fn result(values: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shape)> {
+pub(crate) fn result(values: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shape)> {
     Ok((CpuStorage::F32(values), shape.into()))
 }
 
 /// What a backward pass returns: numbers in the shape of a tensor.
-pub(super) fn gradient(values: Vec<f32>, like: &Tensor) -> Result<Option<Tensor>> {
+pub(crate) fn gradient(values: Vec<f32>, like: &Tensor) -> Result<Option<Tensor>> {
     Tensor::from_vec(values, like.shape(), like.device()).map(Some)
 }

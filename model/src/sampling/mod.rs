@@ -47,10 +47,7 @@ impl Sampler {
     /// [valid](SamplingParams::validate).
     pub fn new(params: SamplingParams, seed: u64, prompt_ids: &[u32]) -> Self {
         let seen = if params.penalises() {
-            prompt_ids
-                .iter()
-                .map(|&id| (id, Seen::default()))
-                .collect()
+            prompt_ids.iter().map(|&id| (id, Seen::default())).collect()
         } else {
             HashMap::new()
         };
@@ -74,7 +71,10 @@ impl Sampler {
                 "logits that are not numbers: the weights may be corrupt".into(),
             ));
         }
-        let raw = self.params.logprobs.map(|n| Logprobs::of(logits, n as usize));
+        let raw = self
+            .params
+            .logprobs
+            .map(|n| Logprobs::of(logits, n as usize));
         self.adjust(logits);
         let id = if self.params.temperature == 0.0 {
             argmax(logits)
@@ -206,7 +206,10 @@ impl Logprobs {
             log_total: best + total.ln(),
             top: Vec::new(),
         };
-        all.top = top.into_iter().map(|(id, _)| (id, all.logprob(id))).collect();
+        all.top = top
+            .into_iter()
+            .map(|(id, _)| (id, all.logprob(id)))
+            .collect();
         all
     }
 

@@ -79,7 +79,12 @@ impl SamplingParams {
         let p = self.presence_penalty;
         within("presence_penalty", p, between(p, -2.0, 2.0), "from -2 to 2")?;
         let f = self.frequency_penalty;
-        within("frequency_penalty", f, between(f, -2.0, 2.0), "from -2 to 2")?;
+        within(
+            "frequency_penalty",
+            f,
+            between(f, -2.0, 2.0),
+            "from -2 to 2",
+        )?;
         if let Some(n) = self.logprobs.filter(|&n| n > MAX_LOGPROBS) {
             return Err(Error::Sampling {
                 field: "logprobs",

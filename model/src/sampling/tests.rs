@@ -58,11 +58,41 @@ fn truncation_leaves_the_right_tokens() {
     assert_eq!(kept(SamplingParams { top_k: 1, ..base() }), [1]);
     assert_eq!(kept(SamplingParams { top_k: 3, ..base() }), [1, 3, 4]);
     // Probabilities: .376 .376 .138 .084 .019 (ids 1 3 4 0 2).
-    assert_eq!(kept(SamplingParams { top_p: 0.01, ..base() }), [1]);
-    assert_eq!(kept(SamplingParams { top_p: 0.5, ..base() }), [1, 3]);
-    assert_eq!(kept(SamplingParams { top_p: 0.8, ..base() }), [1, 3, 4]);
-    assert_eq!(kept(SamplingParams { min_p: 0.3, ..base() }), [1, 3, 4]);
-    assert_eq!(kept(SamplingParams { min_p: 0.999, ..base() }), [1, 3]);
+    assert_eq!(
+        kept(SamplingParams {
+            top_p: 0.01,
+            ..base()
+        }),
+        [1]
+    );
+    assert_eq!(
+        kept(SamplingParams {
+            top_p: 0.5,
+            ..base()
+        }),
+        [1, 3]
+    );
+    assert_eq!(
+        kept(SamplingParams {
+            top_p: 0.8,
+            ..base()
+        }),
+        [1, 3, 4]
+    );
+    assert_eq!(
+        kept(SamplingParams {
+            min_p: 0.3,
+            ..base()
+        }),
+        [1, 3, 4]
+    );
+    assert_eq!(
+        kept(SamplingParams {
+            min_p: 0.999,
+            ..base()
+        }),
+        [1, 3]
+    );
 }
 
 #[test]
@@ -135,17 +165,83 @@ fn bad_logits_are_errors_and_bad_parameters_name_their_field() {
     let base = SamplingParams::default;
     assert!(base().validate(10).is_ok());
     let cases = [
-        ("temperature", SamplingParams { temperature: 100.5, ..base() }),
-        ("temperature", SamplingParams { temperature: f32::NAN, ..base() }),
-        ("top_p", SamplingParams { top_p: 0.0, ..base() }),
-        ("min_p", SamplingParams { min_p: 1.0, ..base() }),
-        ("repetition_penalty", SamplingParams { repetition_penalty: 0.0, ..base() }),
-        ("presence_penalty", SamplingParams { presence_penalty: 2.1, ..base() }),
-        ("frequency_penalty", SamplingParams { frequency_penalty: -2.1, ..base() }),
-        ("logprobs", SamplingParams { logprobs: Some(21), ..base() }),
-        ("logit_bias", SamplingParams { logit_bias: vec![(10, 1.0)], ..base() }),
-        ("logit_bias", SamplingParams { logit_bias: vec![(1, 101.0)], ..base() }),
-        ("logit_bias", SamplingParams { logit_bias: vec![(1, 1.0); 1025], ..base() }),
+        (
+            "temperature",
+            SamplingParams {
+                temperature: 100.5,
+                ..base()
+            },
+        ),
+        (
+            "temperature",
+            SamplingParams {
+                temperature: f32::NAN,
+                ..base()
+            },
+        ),
+        (
+            "top_p",
+            SamplingParams {
+                top_p: 0.0,
+                ..base()
+            },
+        ),
+        (
+            "min_p",
+            SamplingParams {
+                min_p: 1.0,
+                ..base()
+            },
+        ),
+        (
+            "repetition_penalty",
+            SamplingParams {
+                repetition_penalty: 0.0,
+                ..base()
+            },
+        ),
+        (
+            "presence_penalty",
+            SamplingParams {
+                presence_penalty: 2.1,
+                ..base()
+            },
+        ),
+        (
+            "frequency_penalty",
+            SamplingParams {
+                frequency_penalty: -2.1,
+                ..base()
+            },
+        ),
+        (
+            "logprobs",
+            SamplingParams {
+                logprobs: Some(21),
+                ..base()
+            },
+        ),
+        (
+            "logit_bias",
+            SamplingParams {
+                logit_bias: vec![(10, 1.0)],
+                ..base()
+            },
+        ),
+        (
+            "logit_bias",
+            SamplingParams {
+                logit_bias: vec![(1, 101.0)],
+                ..base()
+            },
+        ),
+        (
+            "logit_bias",
+            SamplingParams {
+                logit_bias: vec![(1, 1.0); 1025],
+                ..base()
+            },
+        ),
     ];
     for (field, params) in cases {
         let error = params.validate(10).unwrap_err().to_string();

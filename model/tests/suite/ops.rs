@@ -1,10 +1,7 @@
 //! The fused operations against their composed forms in f64: results and gradients.
-#![allow(clippy::unwrap_used, reason = "tests")]
-
 use candle_core::{DType, Device, Tensor, Var};
-use scone_model::ops::{self, Heads, WeightLayout, composed};
-use scone_model::{PrefixTree, loss};
-use std::sync::Arc;
+use scone_model::loss;
+use scone_model::ops::{self, WeightLayout, composed};
 
 fn numbers(dims: &[usize], seed: f64) -> Tensor {
     let n: usize = dims.iter().product();
@@ -92,89 +89,18 @@ fn linear_with_a_cut_weight() {
 }
 
 #[test]
-fn bias_norms_and_activations() {
+fn norms() {
     let x = numbers(&[150, 37], 0.3);
     let (w, b) = (numbers(&[37], 0.5), numbers(&[37], 0.6));
-    compare(
-        &[x.clone(), b.clone()],
-        &|x| ops::add_bias(&x[0], &x[1]).unwrap(),
-        &|x| composed::add_bias(&x[0], &x[1]).unwrap(),
-    );
     compare(
         &[x.clone(), w.clone()],
         &|x| ops::rms_norm(&x[0], &x[1], 1e-5).unwrap(),
         &|x| composed::rms_norm(&x[0], &x[1], 1e-5).unwrap(),
     );
     compare(
-        &[x.clone(), w, b],
+        &[x, w, b],
         &|x| ops::layer_norm(&x[0], &x[1], &x[2], 1e-5).unwrap(),
         &|x| composed::layer_norm(&x[0], &x[1], &x[2], 1e-5).unwrap(),
-    );
-    compare(
-        &[x.clone(), numbers(&[150, 37], 0.9)],
-        &|x| ops::swiglu(&x[0], &x[1]).unwrap(),
-        &|x| composed::swiglu(&x[0], &x[1]).unwrap(),
-    );
-    compare(&[x], &|x| ops::gelu(&x[0]).unwrap(), &|x| {
-        composed::gelu(&x[0]).unwrap()
-    });
-}
-
-#[test]
-fn causal_attention_with_and_without_groups_and_rotation() {
-    for (num_heads, num_kv_heads, head_dim, rope_theta, len) in [
-        (2, 2, 8, None, 5),
-        (4, 2, 6, Some(100.0), 19),
-        (3, 1, 32, Some(10_000.0), 33),
-        (1, 1, 20, None, 1),
-    ] {
-        let heads = Heads {
-            num_heads,
-            num_kv_heads,
-            head_dim,
-            rope_theta,
-        };
-        let n = 2 * len;
-        let inputs = [
-            numbers(&[n, num_heads * head_dim], 0.1),
-            numbers(&[n, num_kv_heads * head_dim], 0.2),
-            numbers(&[n, num_kv_heads * head_dim], 0.3),
-        ];
-        compare(
-            &inputs,
-            &|x| ops::causal_attention(&x[0], &x[1], &x[2], &heads, 2, len).unwrap(),
-            &|x| composed::causal_attention(&x[0], &x[1], &x[2], &heads, 2, len).unwrap(),
-        );
-    }
-}
-
-#[test]
-fn tree_attention_over_shared_prefixes() {
-    let mut fgrams: Vec<Vec<u32>> = Vec::new();
-    for i in 0..400u32 {
-        let len = 1 + (i % 5) as usize;
-        let fgram = [i * 7 % 40, i % 3, i * i % 5, i % 2, 1];
-        fgrams.push(fgram[..len].to_vec());
-    }
-    let slices: Vec<&[u32]> = fgrams.iter().map(Vec::as_slice).collect();
-    let tree = Arc::new(PrefixTree::new(&slices).unwrap());
-    let heads = Heads {
-        num_heads: 4,
-        num_kv_heads: 2,
-        head_dim: 6,
-        rope_theta: None,
-    };
-    let n = tree.len();
-    assert!(n > 200, "several tasks");
-    let inputs = [
-        numbers(&[n, 24], 0.1),
-        numbers(&[n, 12], 0.2),
-        numbers(&[n, 12], 0.3),
-    ];
-    compare(
-        &inputs,
-        &|x| ops::tree_attention(&x[0], &x[1], &x[2], &heads, &tree).unwrap(),
-        &|x| composed::tree_attention(&x[0], &x[1], &x[2], &heads, &tree).unwrap(),
     );
 }
 

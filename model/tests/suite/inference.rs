@@ -1,14 +1,10 @@
 //! The serving path: equal to the training path, and independent of company.
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod common;
-
-use candle_core::{Device, IndexOp, Tensor};
-use candle_transformers::models::llama as oracle;
-use common::{
+use crate::common::{
     assert_close, builder, decoder, embeddings, families, fgram_config, fgram_model,
     fgram_parameters, parameters, values,
 };
+use candle_core::{Device, IndexOp, Tensor};
+use candle_transformers::models::llama as oracle;
 use scone_model::{Decoder, KvCache, ModelConfig, Segment};
 
 /// Runs one sequence in chunks of the given lengths.
@@ -59,7 +55,11 @@ fn a_row_of_a_ragged_batch_is_the_row_alone() {
         let mut caches: Vec<KvCache> = (0..5).map(|_| KvCache::new(decoder.shape())).collect();
         let mut got: Vec<Vec<f32>> = vec![Vec::new(); 5];
         let mut round = 0;
-        while sequences.iter().zip(&caches).any(|(x, c)| c.len() < x.dim(0).unwrap()) {
+        while sequences
+            .iter()
+            .zip(&caches)
+            .any(|(x, c)| c.len() < x.dim(0).unwrap())
+        {
             let mut rows = Vec::new();
             let mut segments = Vec::new();
             let mut of = Vec::new();
@@ -87,12 +87,14 @@ fn a_row_of_a_ragged_batch_is_the_row_alone() {
 
 #[test]
 fn logits_of_a_row_do_not_depend_on_the_batch() {
-    let config = common::llama(false);
+    let config = crate::common::llama(false);
     let decoder = decoder(&config, &parameters(&config));
     let hidden = embeddings(&[9, 16], 0.7);
     let all = decoder.step_logits(&hidden).unwrap();
     for i in 0..9 {
-        let alone = decoder.step_logits(&hidden.narrow(0, i, 1).unwrap()).unwrap();
+        let alone = decoder
+            .step_logits(&hidden.narrow(0, i, 1).unwrap())
+            .unwrap();
         assert_eq!(values(&all.i(i).unwrap()), values(&alone));
     }
 }
@@ -131,7 +133,7 @@ fn rows_of_a_are_bit_exact_in_any_batch_and_equal_training() {
 #[test]
 fn the_same_logits_as_the_llama_of_candle_transformers() {
     for tied in [true, false] {
-        let config = common::llama(tied);
+        let config = crate::common::llama(tied);
         let parameters = parameters(&config);
         let ModelConfig::Llama(c) = &config else {
             unreachable!()
@@ -167,12 +169,12 @@ fn the_same_logits_as_the_llama_of_candle_transformers() {
 
 #[test]
 fn a_cache_can_be_cut_back_and_used_again() {
-    let config = common::llama(true);
+    let config = crate::common::llama(true);
     let decoder = decoder(&config, &parameters(&config));
     let embeds = embeddings(&[20, 16], 2.0);
     let whole = in_chunks(&decoder, &embeds, &[20]);
     let mut cache = KvCache::new(decoder.shape());
-    let mut step = |cache: &mut KvCache, start: usize, len: usize| {
+    let step = |cache: &mut KvCache, start: usize, len: usize| {
         let rows = embeds.narrow(0, start, len).unwrap();
         values(&decoder.step(&rows, &mut [Segment { cache, len }]).unwrap())
     };
@@ -187,13 +189,16 @@ fn a_cache_can_be_cut_back_and_used_again() {
 
 #[test]
 fn what_does_not_fit_is_an_error_and_leaves_the_cache_alone() {
-    let config = common::llama(true);
+    let config = crate::common::llama(true);
     let main = decoder(&config, &parameters(&config));
     let mut cache = KvCache::new(main.shape());
     let mut step = |rows: usize, width: usize, len: usize| {
         let cache = &mut cache;
-        main.step(&embeddings(&[rows, width], 1.0), &mut [Segment { cache, len }])
-            .is_ok()
+        main.step(
+            &embeddings(&[rows, width], 1.0),
+            &mut [Segment { cache, len }],
+        )
+        .is_ok()
     };
     assert!(!step(3, 16, 4));
     assert!(!step(3, 17, 3));
@@ -212,7 +217,10 @@ fn what_does_not_fit_is_an_error_and_leaves_the_cache_alone() {
         cache: &mut cache,
         len: 1,
     }];
-    assert!(main.step(&embeddings(&[1, 16], 1.0), &mut segments).is_err());
+    assert!(
+        main.step(&embeddings(&[1, 16], 1.0), &mut segments)
+            .is_err()
+    );
     assert!(main.forward(&embeddings(&[1, 65, 16], 1.0)).is_err());
     assert!(main.forward(&embeddings(&[1, 5, 15], 1.0)).is_err());
 }

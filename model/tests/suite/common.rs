@@ -1,6 +1,4 @@
 //! Tiny models and helpers for the tests.
-#![allow(dead_code, clippy::unwrap_used, reason = "tests; each uses a part")]
-
 use candle_core::{DType, Device, Tensor, Var};
 use scone_model::config::{Gpt2Config, LlamaConfig};
 use scone_model::{
@@ -8,7 +6,7 @@ use scone_model::{
     init_parameters,
 };
 
-pub fn llama(tied: bool) -> ModelConfig {
+pub(crate) fn llama(tied: bool) -> ModelConfig {
     let mut config = LlamaConfig::new(23, 16, 2, 4, 20, 64);
     config.num_key_value_heads = Some(2);
     config.tie_word_embeddings = tied;
@@ -17,17 +15,17 @@ pub fn llama(tied: bool) -> ModelConfig {
     ModelConfig::Llama(config)
 }
 
-pub fn gpt2() -> ModelConfig {
+pub(crate) fn gpt2() -> ModelConfig {
     let mut config = Gpt2Config::new(23, 16, 2, 4, 64);
     config.initializer_range = 0.3;
     ModelConfig::Gpt2(config)
 }
 
-pub fn families() -> [ModelConfig; 3] {
+pub(crate) fn families() -> [ModelConfig; 3] {
     [llama(true), llama(false), gpt2()]
 }
 
-pub fn fgram_config(final_norm: bool) -> FgramModelConfig {
+pub(crate) fn fgram_config(final_norm: bool) -> FgramModelConfig {
     FgramModelConfig {
         num_hidden_layers: 2,
         num_attention_heads: 4,
@@ -39,13 +37,13 @@ pub fn fgram_config(final_norm: bool) -> FgramModelConfig {
 }
 
 /// Numbers that look random and are the same everywhere.
-pub fn numbers(n: usize, seed: f64) -> Vec<f64> {
+pub(crate) fn numbers(n: usize, seed: f64) -> Vec<f64> {
     (0..n)
         .map(|i| (i as f64 * 12.9898 + seed * 78.233).sin() * 0.9)
         .collect()
 }
 
-pub fn embeddings(dims: &[usize], seed: f64) -> Tensor {
+pub(crate) fn embeddings(dims: &[usize], seed: f64) -> Tensor {
     let n = dims.iter().product();
     Tensor::from_vec(numbers(n, seed), dims, &Device::Cpu)
         .unwrap()
@@ -54,11 +52,11 @@ pub fn embeddings(dims: &[usize], seed: f64) -> Tensor {
 }
 
 /// Fresh parameters; norms and biases moved off their neutral values.
-pub fn parameters(config: &ModelConfig) -> Parameters {
+pub(crate) fn parameters(config: &ModelConfig) -> Parameters {
     roughen(init_parameters(config, 5).unwrap())
 }
 
-pub fn fgram_parameters(config: &FgramModelConfig, main: &ModelConfig) -> Parameters {
+pub(crate) fn fgram_parameters(config: &FgramModelConfig, main: &ModelConfig) -> Parameters {
     roughen(init_fgram_parameters(config, main, 5).unwrap())
 }
 
@@ -67,7 +65,7 @@ fn roughen(parameters: Parameters) -> Parameters {
         .into_iter()
         .map(|(name, tensor)| {
             let tensor = match tensor.rank() {
-                1 => (&tensor + (embeddings(tensor.dims(), name.len() as f64) * 0.3).unwrap()),
+                1 => &tensor + (embeddings(tensor.dims(), name.len() as f64) * 0.3).unwrap(),
                 _ => Ok(tensor),
             };
             (name, tensor.unwrap())
@@ -76,7 +74,7 @@ fn roughen(parameters: Parameters) -> Parameters {
 }
 
 /// The parameters as variables of a type, under the same names.
-pub fn variables(parameters: &Parameters, dtype: DType) -> Parameters {
+pub(crate) fn variables(parameters: &Parameters, dtype: DType) -> Parameters {
     parameters
         .iter()
         .map(|(name, tensor)| {
@@ -87,7 +85,7 @@ pub fn variables(parameters: &Parameters, dtype: DType) -> Parameters {
 }
 
 /// A builder in the type of the parameters.
-pub fn builder(parameters: &Parameters, dtype: DType) -> candle_nn::VarBuilder<'static> {
+pub(crate) fn builder(parameters: &Parameters, dtype: DType) -> candle_nn::VarBuilder<'static> {
     let map = parameters
         .iter()
         .map(|(name, tensor)| (name.clone(), tensor.clone()))
@@ -95,12 +93,12 @@ pub fn builder(parameters: &Parameters, dtype: DType) -> candle_nn::VarBuilder<'
     candle_nn::VarBuilder::from_tensors(map, dtype, &Device::Cpu)
 }
 
-pub fn decoder(config: &ModelConfig, parameters: &Parameters) -> Decoder {
+pub(crate) fn decoder(config: &ModelConfig, parameters: &Parameters) -> Decoder {
     let dtype = parameters.values().next().unwrap().dtype();
     Decoder::load(config, builder(parameters, dtype)).unwrap()
 }
 
-pub fn fgram_model(
+pub(crate) fn fgram_model(
     config: &FgramModelConfig,
     main: &ModelConfig,
     parameters: &Parameters,
@@ -109,11 +107,11 @@ pub fn fgram_model(
     FgramModel::load(config, main, builder(parameters, dtype)).unwrap()
 }
 
-pub fn values(x: &Tensor) -> Vec<f32> {
+pub(crate) fn values(x: &Tensor) -> Vec<f32> {
     x.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-pub fn assert_close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
+pub(crate) fn assert_close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(got.len(), expected.len(), "{what}");
     for (i, (a, b)) in got.iter().zip(expected).enumerate() {
         assert!(

@@ -1,10 +1,6 @@
 //! Model directories: round trips, foreign layouts, hostile files.
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod common;
-
+use crate::common::{embeddings, fgram_config, fgram_parameters, parameters, values};
 use candle_core::{Device, Tensor};
-use common::{embeddings, fgram_config, fgram_parameters, parameters, values};
 use scone_model::checkpoint::{
     FgramParts, StoredDtype, load_model_dir, read_parameters, save_model_dir, write_parameters,
 };
@@ -30,7 +26,7 @@ fn save_scone(dir: &Path, config: &ModelConfig) -> (Parameters, String) {
 
 #[test]
 fn what_is_saved_is_loaded() {
-    for config in common::families() {
+    for config in crate::common::families() {
         let dir = tempfile::tempdir().unwrap();
         let (main, hash) = save_scone(dir.path(), &config);
         std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
@@ -42,13 +38,17 @@ fn what_is_saved_is_loaded() {
         assert_eq!(scone.fgram_set_hash, "abc");
         let empty = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
         assert_eq!(loaded.tokenizer_hash.as_deref(), Some(empty));
-        let before = common::decoder(&config, &main);
+        let before = crate::common::decoder(&config, &main);
         assert_eq!(hidden(&loaded.decoder), hidden(&before));
         let a = fgram_parameters(&fgram_config(true), &config);
-        let model = common::fgram_model(&fgram_config(true), &config, &a);
+        let model = crate::common::fgram_model(&fgram_config(true), &config, &a);
         let fgrams: [&[u32]; 2] = [&[1, 2, 3], &[4, 5]];
         assert_eq!(
-            loaded.fgram.unwrap().rows(before.token_embedding(), &fgrams).unwrap(),
+            loaded
+                .fgram
+                .unwrap()
+                .rows(before.token_embedding(), &fgrams)
+                .unwrap(),
             model.rows(before.token_embedding(), &fgrams).unwrap()
         );
         let left: Vec<_> = std::fs::read_dir(dir.path())
@@ -63,7 +63,7 @@ fn what_is_saved_is_loaded() {
 #[test]
 fn a_plain_model_and_a_directory_without_a_load() {
     let dir = tempfile::tempdir().unwrap();
-    let config = common::llama(true);
+    let config = crate::common::llama(true);
     assert_eq!(
         save_model_dir(dir.path(), &config, &parameters(&config), None).unwrap(),
         None
@@ -80,9 +80,12 @@ fn a_plain_model_and_a_directory_without_a_load() {
 
 #[test]
 fn half_precision_is_loaded_as_it_was_rounded() {
-    for (name, dtype) in [("bfloat16", StoredDtype::Bf16), ("float16", StoredDtype::F16)] {
+    for (name, dtype) in [
+        ("bfloat16", StoredDtype::Bf16),
+        ("float16", StoredDtype::F16),
+    ] {
         let dir = tempfile::tempdir().unwrap();
-        let mut config = common::gpt2();
+        let mut config = crate::common::gpt2();
         config.set_torch_dtype(name);
         let (main, hash) = save_scone(dir.path(), &config);
         let loaded = load_model_dir(dir.path(), &Device::Cpu).unwrap();
@@ -92,28 +95,28 @@ fn half_precision_is_loaded_as_it_was_rounded() {
             .iter()
             .map(|(name, x)| (name.clone(), dtype.round(x).unwrap()))
             .collect();
-        let expected = common::decoder(&config, &rounded);
+        let expected = crate::common::decoder(&config, &rounded);
         assert_eq!(hidden(&loaded.decoder), hidden(&expected));
     }
 }
 
 #[test]
 fn gpt2_names_with_and_without_the_prefix() {
-    let config = common::gpt2();
+    let config = crate::common::gpt2();
     let main = parameters(&config);
     let bare: Parameters = main
         .iter()
         .map(|(name, x)| (name.replace("transformer.", ""), x.clone()))
         .collect();
     assert_eq!(
-        hidden(&common::decoder(&config, &main)),
-        hidden(&common::decoder(&config, &bare))
+        hidden(&crate::common::decoder(&config, &main)),
+        hidden(&crate::common::decoder(&config, &bare))
     );
 }
 
 #[test]
 fn a_checkpoint_in_parts_loads() {
-    let config = common::llama(false);
+    let config = crate::common::llama(false);
     let dir = tempfile::tempdir().unwrap();
     let main = parameters(&config);
     save_model_dir(dir.path(), &config, &main, None).unwrap();
@@ -137,7 +140,7 @@ fn a_checkpoint_in_parts_loads() {
     let loaded = load_model_dir(dir.path(), &Device::Cpu).unwrap();
     assert_eq!(
         hidden(&loaded.decoder),
-        hidden(&common::decoder(&config, &main))
+        hidden(&crate::common::decoder(&config, &main))
     );
     std::fs::write(&index, r#"{"weight_map": {"a": "../x.safetensors"}}"#).unwrap();
     assert!(load_model_dir(dir.path(), &Device::Cpu).is_err());
@@ -147,8 +150,8 @@ fn a_checkpoint_in_parts_loads() {
 fn the_files_have_the_fields_transformers_asks_for() {
     let dir = tempfile::tempdir().unwrap();
     for (config, class, kind) in [
-        (common::llama(true), "LlamaForCausalLM", "llama"),
-        (common::gpt2(), "GPT2LMHeadModel", "gpt2"),
+        (crate::common::llama(true), "LlamaForCausalLM", "llama"),
+        (crate::common::gpt2(), "GPT2LMHeadModel", "gpt2"),
     ] {
         save_model_dir(dir.path(), &config, &parameters(&config), None).unwrap();
         let text = std::fs::read_to_string(dir.path().join("config.json")).unwrap();
@@ -166,7 +169,7 @@ fn the_files_have_the_fields_transformers_asks_for() {
 #[test]
 fn weights_that_are_not_those_of_scone_json_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let config = common::llama(true);
+    let config = crate::common::llama(true);
     save_scone(dir.path(), &config);
     let mut main = parameters(&config);
     let table = &main["model.embed_tokens.weight"];
@@ -180,11 +183,11 @@ fn weights_that_are_not_those_of_scone_json_are_refused() {
 
 #[test]
 fn missing_and_misshapen_tensors_are_named() {
-    let config = common::llama(true);
+    let config = crate::common::llama(true);
     let mut main = parameters(&config);
     let name = "model.layers.1.mlp.up_proj.weight";
     let load = |main: &Parameters| {
-        let vb = common::builder(main, candle_core::DType::F32);
+        let vb = crate::common::builder(main, candle_core::DType::F32);
         Decoder::load(&config, vb).unwrap_err()
     };
     main.insert(name.into(), embeddings(&[16, 20], 0.1));
@@ -197,7 +200,7 @@ fn missing_and_misshapen_tensors_are_named() {
 #[test]
 fn truncated_and_flipped_files_do_no_harm() {
     let dir = tempfile::tempdir().unwrap();
-    let config = common::llama(true);
+    let config = crate::common::llama(true);
     save_scone(dir.path(), &config);
     for file in ["model.safetensors", "fgram_model.safetensors"] {
         let path = dir.path().join(file);
@@ -243,8 +246,8 @@ fn a_huge_length_in_the_header_is_an_error() {
 
 #[test]
 fn hostile_configs_are_errors_that_name_the_field() {
-    let llama = common::llama(true).to_json();
-    let gpt2 = common::gpt2().to_json();
+    let llama = crate::common::llama(true).to_json();
+    let gpt2 = crate::common::gpt2().to_json();
     let cases: [(&str, &str, &str); 16] = [
         (&llama, "num_attention_heads", "0"),
         (&llama, "num_attention_heads", "3"),
@@ -256,7 +259,11 @@ fn hostile_configs_are_errors_that_name_the_field() {
         (&llama, "num_hidden_layers", "100000"),
         (&llama, "rms_norm_eps", "-1.0"),
         (&llama, "rope_theta", "0"),
-        (&llama, "rope_scaling", r#"{"type": "linear", "factor": 2.0}"#),
+        (
+            &llama,
+            "rope_scaling",
+            r#"{"type": "linear", "factor": 2.0}"#,
+        ),
         (&llama, "attention_bias", "true"),
         (&llama, "hidden_act", "\"gelu\""),
         (&llama, "model_type", "\"mamba\""),
@@ -293,7 +300,7 @@ fn a_write_that_fails_leaves_the_old_file() {
 
 #[test]
 fn initialisation_is_the_same_everywhere() {
-    let config = common::llama(true);
+    let config = crate::common::llama(true);
     let first = scone_model::init_parameters(&config, 1).unwrap();
     let same = scone_model::init_parameters(&config, 1).unwrap();
     let other = scone_model::init_parameters(&config, 2).unwrap();

@@ -1,0 +1,382 @@
+//! The operation: blocks from input to output, and back.
+
+use super::Buffers;
+use super::block::{Attend, Grads, Saved, Scratch};
+use super::flat::{FlatBlock, FlatLinear, flatten};
+use crate::error::Result;
+use crate::kernels::gemm::{Matrix, add_gemm};
+use crate::kernels::rows::{rotary_angles, rotary_frequencies};
+use crate::layers::{Block, Positions};
+use crate::ops::WeightLayout;
+use crate::ops::storage::{gradient, result, slice, with_slice};
+use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::Mutex;
+
+/// Nodes of a group of f-gram trees, about.
+const TREE_GROUP: usize = 256;
+/// Rows of a weight whose gradient one task sums.
+const WEIGHT_ROWS: usize = 64;
+
+/// Some blocks as one operation.
+pub(crate) struct Stack {
+    flat: FlatBlock,
+    layers: usize,
+    rope_theta: Option<f64>,
+    positions: Positions,
+    buffers: Buffers,
+    /// Whether a backward pass may come.
+    tracked: bool,
+    /// One buffer for each layer of each group, layer by layer.
+    saved: Mutex<Vec<Vec<Vec<f32>>>>,
+}
+
+impl Stack {
+    /// `x (N, D)` through the blocks.
+    pub(crate) fn apply(
+        flat: &FlatBlock,
+        rope_theta: Option<f64>,
+        blocks: &[Block],
+        buffers: &Buffers,
+        x: &Tensor,
+        positions: &Positions,
+    ) -> Result<Tensor> {
+        let weights = flatten(blocks)?;
+        let stack = Self {
+            flat: flat.clone(),
+            layers: blocks.len(),
+            rope_theta,
+            positions: positions.clone(),
+            buffers: buffers.clone(),
+            tracked: x.track_op() || weights.track_op(),
+            saved: Mutex::default(),
+        };
+        Ok(x.contiguous()?.apply_op2(&weights, stack)?)
+    }
+
+    /// Rows that depend on each other only.
+    fn groups(&self) -> Vec<Range<usize>> {
+        match &self.positions {
+            Positions::Sequences { batch, len } => {
+                (0..*batch).map(|b| b * len..(b + 1) * len).collect()
+            }
+            Positions::Tree(tree) => tree.ranges(TREE_GROUP),
+        }
+    }
+
+    /// Rotary angles of a sequence's positions.
+    fn angles(&self) -> Option<Vec<f32>> {
+        let Positions::Sequences { len, .. } = &self.positions else {
+            return None;
+        };
+        let dim = self.flat.joint.head_dim;
+        let frequencies = rotary_frequencies(self.rope_theta?, dim);
+        let mut angles = vec![0.0f32; len * dim];
+        for (t, out) in angles.chunks_mut(dim).enumerate() {
+            rotary_angles(&frequencies, t, out);
+        }
+        Some(angles)
+    }
+
+    fn attend<'a>(&'a self, nodes: &'a Range<usize>, angles: &'a Option<Vec<f32>>) -> Attend<'a> {
+        match &self.positions {
+            Positions::Sequences { .. } => Attend::Sequence {
+                angles: angles.as_deref(),
+            },
+            Positions::Tree(tree) => Attend::Tree { tree, nodes },
+        }
+    }
+
+    fn layer_weights<'a>(&self, weights: &'a [f32], layer: usize) -> &'a [f32] {
+        &weights[layer * self.flat.len..(layer + 1) * self.flat.len]
+    }
+
+    /// One group through all layers: what was saved of each layer.
+    fn forward_group(
+        &self,
+        weights: &[f32],
+        attend: Attend<'_>,
+        x: &[f32],
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) -> Vec<Vec<f32>> {
+        let n = x.len() / self.flat.width;
+        let mut kept: Vec<Vec<f32>> = Vec::with_capacity(self.layers);
+        out.copy_from_slice(x);
+        for layer in 0..self.layers {
+            let mut buffer = match kept.pop() {
+                Some(last) if !self.tracked => last,
+                last => {
+                    kept.extend(last);
+                    self.buffers.take(self.flat.saved_len(n))
+                }
+            };
+            let saved = self.flat.saved_mut(&mut buffer, n);
+            saved.x.copy_from_slice(out);
+            let weights = self.layer_weights(weights, layer);
+            self.flat.forward(weights, attend, saved, scratch, out);
+            kept.push(buffer);
+        }
+        kept
+    }
+
+    /// Gradients of input and weights.
+    fn backward(
+        &self,
+        weights: &[f32],
+        grad: &[f32],
+        saved: &[Vec<Vec<f32>>],
+    ) -> (Vec<f32>, Vec<f32>) {
+        let (flat, groups, angles) = (&self.flat, self.groups(), self.angles());
+        let mut dx = grad.to_vec();
+        let mut dweights = vec![0.0f32; weights.len()];
+        let mut grads: Vec<Vec<f32>> = groups
+            .iter()
+            .map(|g| self.buffers.take(flat.grads_len(g.len())))
+            .collect();
+        for layer in (0..self.layers).rev() {
+            let weights = self.layer_weights(weights, layer);
+            groups
+                .par_iter()
+                .zip(cut(&mut dx, &groups, flat.width))
+                .zip(&mut grads)
+                .zip(saved)
+                .for_each_init(
+                    Scratch::default,
+                    |scratch, (((group, dx), grads), saved)| {
+                        let n = group.len();
+                        let saved = flat.saved(&saved[layer], n);
+                        let grads = flat.grads_mut(grads, n);
+                        grads.out.copy_from_slice(dx);
+                        let mut spare = self.buffers.take(flat.spare_len(n));
+                        let attend = self.attend(group, &angles);
+                        flat.backward(weights, attend, &saved, grads, &mut spare, scratch, dx);
+                        self.buffers.give(spare);
+                    },
+                );
+            let parts: Vec<Part<'_>> = groups
+                .iter()
+                .zip(&grads)
+                .zip(saved)
+                .map(|((group, grads), saved)| Part {
+                    rows: group.len(),
+                    saved: flat.saved(&saved[layer], group.len()),
+                    grads: flat.grads(grads, group.len()),
+                })
+                .collect();
+            let start = layer * flat.len;
+            weight_gradients(flat, &parts, &mut dweights[start..start + flat.len]);
+        }
+        for buffer in grads {
+            self.buffers.give(buffer);
+        }
+        (dx, dweights)
+    }
+
+    fn release(&self) {
+        if let Ok(mut saved) = self.saved.lock() {
+            for buffer in saved.drain(..).flatten() {
+                self.buffers.give(buffer);
+            }
+        }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl CustomOp2 for Stack {
+    fn name(&self) -> &'static str {
+        "blocks"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weights: &CpuStorage,
+        weights_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (x, weights) = (slice(x, x_layout)?, slice(weights, weights_layout)?);
+        let (groups, angles) = (self.groups(), self.angles());
+        let width = self.flat.width;
+        let mut out = vec![0.0f32; x.len()];
+        let saved: Vec<Vec<Vec<f32>>> = groups
+            .par_iter()
+            .zip(cut(&mut out, &groups, width))
+            .map_init(Scratch::default, |scratch, (group, out)| {
+                let x = &x[group.start * width..group.end * width];
+                let attend = self.attend(group, &angles);
+                self.forward_group(weights, attend, x, scratch, out)
+            })
+            .collect();
+        if let Ok(mut kept) = self.saved.lock() {
+            *kept = saved;
+        }
+        if !self.tracked {
+            self.release();
+        }
+        result(out, x_layout.shape())
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weights: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let saved = match self.saved.lock() {
+            Ok(mut saved) => std::mem::take(&mut *saved),
+            Err(_) => Vec::new(),
+        };
+        if saved.is_empty() && x.elem_count() > 0 {
+            candle_core::bail!("the blocks were differentiated before");
+        }
+        let (dx, dweights) = with_slice(weights, |weights| {
+            with_slice(grad, |grad| Ok(self.backward(weights, grad, &saved)))
+        })?;
+        for buffer in saved.into_iter().flatten() {
+            self.buffers.give(buffer);
+        }
+        Ok((gradient(dx, x)?, gradient(dweights, weights)?))
+    }
+}
+
+/// A group's share in the gradients of a layer's weights.
+struct Part<'a> {
+    rows: usize,
+    saved: Saved<&'a [f32]>,
+    grads: Grads<&'a [f32]>,
+}
+
+/// Input and output gradient of a linear layer, for one group.
+type Pair<'a> = (usize, &'a [f32], &'a [f32]);
+
+/// Rows of one weight's gradient to be summed over the groups.
+struct Task<'a> {
+    linear: &'a FlatLinear,
+    first: usize,
+    pairs: &'a [Pair<'a>],
+    out: &'a mut [f32],
+}
+
+/// Gradients of one layer's weights: products of what went in and what came back, summed over
+/// the groups in order.
+fn weight_gradients(flat: &FlatBlock, parts: &[Part<'_>], dweights: &mut [f32]) {
+    let qkv: Vec<Pair<'_>> = parts
+        .iter()
+        .map(|p| (p.rows, p.saved.attention_normed, p.grads.joint))
+        .collect();
+    let output: Vec<Pair<'_>> = parts
+        .iter()
+        .map(|p| (p.rows, p.saved.mixed, p.grads.middle))
+        .collect();
+    let inner: Vec<Pair<'_>> = parts
+        .iter()
+        .map(|p| (p.rows, p.saved.mlp_normed, p.grads.inner))
+        .collect();
+    let down: Vec<Pair<'_>> = parts
+        .iter()
+        .map(|p| (p.rows, p.saved.activated, p.grads.out))
+        .collect();
+    norm_gradients(flat, parts, dweights);
+    let layers = [
+        (&flat.qkv, &qkv),
+        (&flat.output, &output),
+        (&flat.inner, &inner),
+        (&flat.down, &down),
+    ];
+    for (linear, pairs) in layers {
+        if let Some(bias) = &linear.bias {
+            bias_gradient(pairs, &mut dweights[bias.clone()]);
+        }
+    }
+    let mut tasks = Vec::new();
+    let mut rest = dweights;
+    let mut cut_off = 0;
+    for (linear, pairs) in layers {
+        let (_, tail) = rest.split_at_mut(linear.weight.start - cut_off);
+        let (out, tail) = tail.split_at_mut(linear.weight.len());
+        (rest, cut_off) = (tail, linear.weight.end);
+        let columns = match flat.layout {
+            WeightLayout::OutIn => linear.inputs,
+            WeightLayout::InOut => linear.outputs,
+        };
+        for (i, out) in out.chunks_mut(WEIGHT_ROWS * columns).enumerate() {
+            tasks.push(Task {
+                linear,
+                first: i * WEIGHT_ROWS,
+                pairs,
+                out,
+            });
+        }
+    }
+    tasks
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(|task| task.run(flat.layout));
+}
+
+impl Task<'_> {
+    fn run(self, layout: WeightLayout) {
+        let (inputs, outputs) = (self.linear.inputs, self.linear.outputs);
+        for &(n, x, grad) in self.pairs {
+            // The rows of this task are columns of one of the two.
+            let (left, columns, right) = match layout {
+                WeightLayout::OutIn => (grad, outputs, Matrix::new(x, n, inputs)),
+                WeightLayout::InOut => (x, inputs, Matrix::new(grad, n, outputs)),
+            };
+            let left = Matrix {
+                values: &left[self.first..],
+                rows: self.out.len() / right.columns,
+                columns: n,
+                row_stride: 1,
+                column_stride: columns,
+            };
+            add_gemm(left, right, self.out);
+        }
+    }
+}
+
+fn bias_gradient(pairs: &[Pair<'_>], out: &mut [f32]) {
+    for (_, _, grad) in pairs {
+        for row in grad.chunks(out.len()) {
+            for (out, g) in out.iter_mut().zip(row) {
+                *out += g;
+            }
+        }
+    }
+}
+
+fn norm_gradients(flat: &FlatBlock, parts: &[Part<'_>], dweights: &mut [f32]) {
+    let len = flat.norm_len();
+    for part in parts {
+        for (i, norm) in [&flat.attention_norm, &flat.mlp_norm]
+            .into_iter()
+            .enumerate()
+        {
+            // Weight and bias follow each other in both places.
+            let start = norm.weight.start;
+            let from = &part.grads.norms[i * len..(i + 1) * len];
+            for (to, g) in dweights[start..start + len].iter_mut().zip(from) {
+                *to += g;
+            }
+        }
+    }
+}
+
+/// Cuts rows of `width` numbers at the borders of the groups, which follow each other.
+fn cut<'a>(mut values: &'a mut [f32], groups: &[Range<usize>], width: usize) -> Vec<&'a mut [f32]> {
+    let mut parts = Vec::with_capacity(groups.len());
+    for group in groups {
+        let (part, rest) = values.split_at_mut(group.len() * width);
+        parts.push(part);
+        values = rest;
+    }
+    parts
+}

@@ -1,0 +1,238 @@
+//! Every parameter's gradient, of whole models: fused f32 against composed f64, and f64 against
+//! finite differences.
+use crate::common::{decoder, fgram_config, fgram_model, fgram_parameters, parameters, variables};
+use candle_core::{DType, Device, Tensor};
+use scone_model::config::{Gpt2Config, LlamaConfig};
+use scone_model::{FgramModelConfig, ModelConfig, Parameters, PrefixTree};
+use std::sync::Arc;
+
+const FGRAMS: [&[u32]; 6] = [
+    &[1, 2],
+    &[1, 2, 3],
+    &[4, 5],
+    &[1, 2, 3, 4, 5],
+    &[7, 1],
+    &[4, 6, 6],
+];
+
+/// Loss of a SCONE model on a fixed batch: some positions by tokens, some by f-grams. `padded`
+/// gives A its f-grams as padded embeddings.
+fn loss(
+    config: &ModelConfig,
+    fgram: &FgramModelConfig,
+    main: &Parameters,
+    a: &Parameters,
+    padded: bool,
+) -> Tensor {
+    let decoder = decoder(config, main);
+    let model = fgram_model(fgram, config, a);
+    let rows = if padded {
+        let lens: Vec<u32> = FGRAMS.iter().map(|f| f.len() as u32).collect();
+        let ids: Vec<u32> = FGRAMS
+            .iter()
+            .flat_map(|f| (0..5).map(|i| f.get(i).copied().unwrap_or(22)))
+            .collect();
+        let embeds = decoder.input_embeddings(None, &ids).unwrap();
+        let embeds = embeds.reshape((FGRAMS.len(), 5, ())).unwrap();
+        model.forward(&embeds, &lens).unwrap()
+    } else {
+        let tree = Arc::new(PrefixTree::new(&FGRAMS).unwrap());
+        model
+            .forward_tree(decoder.token_embedding(), &tree)
+            .unwrap()
+    };
+    let index: Vec<u32> = (0..18)
+        .map(|i| if i % 3 == 0 { i } else { 23 + i % 6 })
+        .collect();
+    let embeds = decoder.input_embeddings(Some(&rows), &index).unwrap();
+    let hidden = decoder
+        .forward(&embeds.reshape((2, 9, ())).unwrap())
+        .unwrap();
+    let targets: Vec<u32> = (0..18).map(|i| i * 5 % 23).collect();
+    decoder.loss(&hidden, &targets).unwrap()
+}
+
+fn scalar(x: &Tensor) -> f64 {
+    x.to_dtype(DType::F64).unwrap().to_scalar().unwrap()
+}
+
+#[test]
+fn every_parameter_has_the_right_gradient() {
+    for config in crate::common::families() {
+        let fgram = fgram_config(true);
+        let reference = compare(&config, &fgram, false);
+        finite_differences(&config, &fgram, &reference);
+        compare(&config, &fgram_config(false), false);
+        compare(&config, &fgram, true);
+    }
+}
+
+/// Gradients of the fused operations in f32 against those of the composed ones in f64; returns
+/// parameters and gradients of the latter.
+fn compare(config: &ModelConfig, fgram: &FgramModelConfig, padded: bool) -> Gradients {
+    let main = parameters(config);
+    let a = fgram_parameters(fgram, config);
+    let (fused_loss, fused) = gradients(&main, &a, DType::F32, |main, a| {
+        loss(config, fgram, main, a, padded)
+    });
+    let (reference_loss, reference) = gradients(&main, &a, DType::F64, |main, a| {
+        loss(config, fgram, main, a, padded)
+    });
+    assert!((fused_loss - reference_loss).abs() < 1e-5);
+    assert_same(&fused, &reference);
+    reference
+}
+
+type Gradients = Vec<(String, Tensor, Tensor)>;
+
+/// Loss and, by name, parameters and gradients.
+fn gradients(
+    main: &Parameters,
+    a: &Parameters,
+    dtype: DType,
+    loss: impl Fn(&Parameters, &Parameters) -> Tensor,
+) -> (f64, Gradients) {
+    let (main, a) = (variables(main, dtype), variables(a, dtype));
+    let loss = loss(&main, &a);
+    let grads = loss.backward().unwrap();
+    let all = main
+        .into_iter()
+        .chain(a)
+        .map(|(name, tensor)| {
+            let grad = grads.get(&tensor).unwrap_or_else(|| panic!("{name}"));
+            (name, tensor.clone(), grad.clone())
+        })
+        .collect();
+    (scalar(&loss), all)
+}
+
+fn assert_same(fused: &Gradients, reference: &Gradients) {
+    for ((name, _, got), (_, _, expected)) in fused.iter().zip(reference) {
+        let got: Vec<f32> = crate::common::values(got);
+        let expected = crate::common::values(&expected.to_dtype(DType::F32).unwrap());
+        let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        assert!(largest > 1e-6, "{name} has an effect");
+        for (got, expected) in got.iter().zip(&expected) {
+            let error = (got - expected).abs();
+            assert!(error <= 3e-4 * largest, "{name}: {got} {expected}");
+        }
+    }
+}
+
+/// Several groups of queries and of trees, heads that fill vectors and heads that do not.
+#[test]
+fn larger_shapes_have_the_right_gradients_too() {
+    let mut wide = LlamaConfig::new(23, 64, 1, 2, 80, 80);
+    wide.num_key_value_heads = Some(1);
+    let mut odd = LlamaConfig::new(23, 60, 2, 3, 37, 80);
+    odd.head_dim = Some(22);
+    let gpt2 = Gpt2Config::new(23, 48, 1, 2, 80);
+    for mut config in [
+        ModelConfig::Llama(wide),
+        ModelConfig::Llama(odd),
+        ModelConfig::Gpt2(gpt2),
+    ] {
+        match &mut config {
+            ModelConfig::Llama(c) => c.initializer_range = 0.2,
+            ModelConfig::Gpt2(c) => c.initializer_range = 0.2,
+        }
+        let fgram = FgramModelConfig {
+            num_attention_heads: 2,
+            ..fgram_config(false)
+        };
+        let main = parameters(&config);
+        let a = fgram_parameters(&fgram, &config);
+        let run = |dtype| {
+            gradients(&main, &a, dtype, |main, a| {
+                large_loss(&config, &fgram, main, a)
+            })
+        };
+        let (fused, reference) = (run(DType::F32), run(DType::F64));
+        assert!((fused.0 - reference.0).abs() < 1e-5);
+        assert_same(&fused.1, &reference.1);
+    }
+}
+
+/// Two sequences of 73 positions, most by one of 700 f-grams.
+fn large_loss(
+    config: &ModelConfig,
+    fgram: &FgramModelConfig,
+    main: &Parameters,
+    a: &Parameters,
+) -> Tensor {
+    let decoder = decoder(config, main);
+    let model = fgram_model(fgram, config, a);
+    let fgrams: Vec<Vec<u32>> = (0..700u32)
+        .map(|i| {
+            (0..2 + i % 4)
+                .map(|j| (i * i + 7 * i * j + j) % 23)
+                .collect()
+        })
+        .collect();
+    let slices: Vec<&[u32]> = fgrams.iter().map(Vec::as_slice).collect();
+    let tree = Arc::new(PrefixTree::new(&slices).unwrap());
+    let rows = model
+        .forward_tree(decoder.token_embedding(), &tree)
+        .unwrap();
+    let index: Vec<u32> = (0..146).map(|i| i * 5 % 723).collect();
+    let embeds = decoder.input_embeddings(Some(&rows), &index).unwrap();
+    let hidden = decoder
+        .forward(&embeds.reshape((2, 73, ())).unwrap())
+        .unwrap();
+    let targets: Vec<u32> = (0..146).map(|i| i * 5 % 23).collect();
+    decoder.loss(&hidden, &targets).unwrap()
+}
+
+/// Moves a few elements of every parameter and compares the change of the loss, in f64.
+fn finite_differences(config: &ModelConfig, fgram: &FgramModelConfig, gradients: &Gradients) {
+    const STEP: f64 = 1e-5;
+    let (main, a) = (parameters(config), fgram_parameters(fgram, config));
+    for (name, tensor, gradient) in gradients {
+        let values: Vec<f64> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+        let gradient: Vec<f64> = gradient.flatten_all().unwrap().to_vec1().unwrap();
+        for i in [values.len() / 3, values.len() - 1] {
+            let moved = |by: f64| {
+                let mut values = values.clone();
+                values[i] += by;
+                let moved = Tensor::from_vec(values, tensor.dims(), &Device::Cpu).unwrap();
+                let (mut main, mut a) = (variables(&main, DType::F64), variables(&a, DType::F64));
+                let all = if main.contains_key(name) {
+                    &mut main
+                } else {
+                    &mut a
+                };
+                all.insert(name.clone(), moved);
+                scalar(&loss(config, fgram, &main, &a, false))
+            };
+            let slope = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+            let error = (slope - gradient[i]).abs();
+            assert!(
+                error <= 1e-6 + 1e-4 * slope.abs(),
+                "{name}[{i}]: {} instead of {slope}",
+                gradient[i]
+            );
+        }
+    }
+}
+
+#[test]
+fn the_gradient_does_not_depend_on_the_number_of_threads() {
+    let config = crate::common::llama(true);
+    let fgram = fgram_config(true);
+    let (main, a) = (parameters(&config), fgram_parameters(&fgram, &config));
+    let run = |threads: usize| -> Vec<Vec<f32>> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        pool.install(|| {
+            let (main, a) = (variables(&main, DType::F32), variables(&a, DType::F32));
+            let grads = loss(&config, &fgram, &main, &a, false).backward().unwrap();
+            main.values()
+                .chain(a.values())
+                .map(|x| crate::common::values(grads.get(x).unwrap()))
+                .collect()
+        })
+    };
+    assert_eq!(run(1), run(3));
+}

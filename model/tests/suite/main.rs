@@ -1,0 +1,8 @@
+//! Tests of the public interface, in one program because linking candle takes long.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod checkpoint;
+mod common;
+mod gradients;
+mod inference;
+mod ops;
