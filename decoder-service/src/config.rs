@@ -151,7 +151,8 @@ pub struct ServeArgs {
     )]
     pub metrics_listen: Option<SocketAddr>,
 
-    /// How long running generations may take to end after SIGTERM, with a unit (ms, s, m, h).
+    /// How long running generations may take to end after SIGTERM, with a unit (ms, s, m, h); those
+    /// still running then end with UNAVAILABLE, and at most a second later the process does.
     #[arg(
         long,
         env = "SCONE_DRAIN_TIMEOUT",

@@ -31,7 +31,6 @@ pub mod generate;
 pub mod metrics;
 pub mod model;
 pub mod request;
-mod sampling_shim;
 pub mod scheduler;
 pub mod sequence;
 pub mod server;
@@ -56,6 +55,9 @@ pub use config::Config;
 pub use error::Error;
 
 use crate::{engine::EngineHandle, metrics::Metrics, server::DecoderService};
+
+/// How long the last messages of ended generations may be on their way when the port closes.
+const LAST_MESSAGES: Duration = Duration::from_secs(1);
 
 /// Name of the service in health checks.
 pub const SERVICE_NAME: &str = "scone.decoder.v1.DecoderService";
@@ -93,7 +95,8 @@ pub async fn run(
         path: "the gRPC listener".into(),
         source: source.into(),
     })?;
-    let draining = CancellationToken::new();
+    // First new requests are refused, later the port and the connections close.
+    let (draining, closing) = (CancellationToken::new(), CancellationToken::new());
     let service = DecoderService::new(
         info,
         tier,
@@ -115,13 +118,11 @@ pub async fn run(
         metrics: endpoint.as_ref().map(MetricsEndpoint::address),
     }
     .announce();
-    // Most of the time is for generations, a little for the last messages on their way.
-    let flush = (config.drain_timeout / 10).min(Duration::from_secs(2));
     let shutdown = async {
         shutdown.await;
-        finish_generations(&health, &draining, &engine, config.drain_timeout - flush).await;
+        finish_generations(&health, &draining, &engine, config.drain_timeout).await;
     };
-    let serving = serve_until(router, listener, shutdown, &health, draining.clone(), flush);
+    let serving = serve_until(router, listener, shutdown, &health, closing, LAST_MESSAGES);
     let drained = served_or_engine_lost(serving, &mut engine_ended).await?;
     drop(engine);
     if drained == Drained::Complete {
@@ -145,6 +146,7 @@ async fn finish_generations(
     info!(limit_ms = limit.as_millis() as u64, "finishing generations");
     if tokio::time::timeout(limit, engine.idle()).await.is_err() {
         warn!("drain timeout passed, giving up on the generations still running");
+        engine.give_up();
     }
 }
 

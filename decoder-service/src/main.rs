@@ -61,7 +61,7 @@ fn log_was_given(matches: &ArgMatches) -> bool {
     let given = |m: &ArgMatches| m.value_source("log") != Some(ValueSource::DefaultValue);
     matches
         .subcommand()
-        .map_or(false, |(_, matches)| given(matches))
+        .is_some_and(|(_, matches)| given(matches))
 }
 
 /// The compute threads, shared by all of the process, and the runtime of the network threads.

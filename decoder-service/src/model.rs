@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use crate::sampling_shim::SamplingParams;
+use scone_model::sampling::SamplingParams;
 use scone_model::{Decoder, FgramModel, ModelConfig, SconeConfig, checkpoint};
 use serde::Deserialize;
 use tokenizers::Tokenizer;

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use crate::sampling_shim::SamplingParams;
+use scone_model::sampling::SamplingParams;
 
 use crate::{error::Error, model::ModelInfo};
 
@@ -236,8 +236,11 @@ impl Draft {
                 .map(|(&id, &bias)| (id, bias))
                 .collect(),
         };
-        params.validate(model.vocab_size).map_err(Error::from)?;
-        Ok(params)
+        match params.validate(model.vocab_size) {
+            Ok(()) => Ok(params),
+            Err(scone_model::Error::Sampling { field, reason }) => Err(invalid(field, reason)),
+            Err(other) => Err(other.into()),
+        }
     }
 }
 

@@ -212,9 +212,9 @@ fn a_client_that_leaves_frees_its_place() {
         engine_config(limits(1, 2, 64)),
         slow(Duration::from_millis(5)),
     );
-    let mut first = engine.submit(greedy("the fox", 80));
+    let mut first = engine.submit(greedy("the fox", 800));
     first.blocking_recv().unwrap().unwrap();
-    let queued = engine.submit(greedy("the fox", 80));
+    let queued = engine.submit(greedy("the fox", 800));
     drop(first);
     drop(queued);
     let done = engine.run(greedy("the bear", 3));
@@ -267,7 +267,7 @@ fn a_deadline_ends_a_running_and_a_waiting_request() {
     );
     let with_deadline = |ms| {
         let deadline = Instant::now() + Duration::from_millis(ms);
-        greedy("the fox", 80)
+        greedy("the fox", 800)
             .check(&engine.info, Some(deadline))
             .unwrap()
     };
@@ -284,7 +284,7 @@ fn a_deadline_ends_a_running_and_a_waiting_request() {
         }
     };
     assert!(matches!(error, Error::DeadlineExceeded { .. }), "{error}");
-    assert!(tokens < 80);
+    assert!(tokens < 800);
     assert_eq!(outcomes(&engine, "deadline_exceeded"), 2);
 }
 
@@ -314,7 +314,7 @@ fn a_client_that_never_reads_loses_its_place() {
     let mut config = engine_config(limits(1, 1, 64));
     config.client_timeout = Duration::from_millis(50);
     let engine = engine_with(&fixture, config, |tier| tier);
-    let lazy = engine.submit(greedy("the fox", 80));
+    let lazy = engine.submit(greedy("the fox", 800));
     eventually("it ends", || outcomes(&engine, "client_stalled") == 1);
     assert_eq!(engine.run(greedy("x", 2)).ids.len(), 2);
     drop(lazy);

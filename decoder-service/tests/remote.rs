@@ -168,10 +168,10 @@ fn replicas_share_the_work_and_stand_in_for_one_another() {
     let (first, second) = (start(), start());
     let tier = connect(&runtime, &fixture, &options(&[&first, &second])).unwrap();
     let engine = engine(&fixture, tier, OnLookupFailure::Fail);
-    let whole = engine.run(greedy("the fox", 40));
+    let whole = engine.run(greedy("the fox", 120));
     assert!(first.lookups() > 5 && second.lookups() > 5);
 
-    let mut running = engine.submit(greedy("the fox", 40));
+    let mut running = engine.submit(greedy("the fox", 120));
     running.blocking_recv().unwrap().unwrap();
     first.kill();
     let mut rest = collect(&mut running);
@@ -247,9 +247,9 @@ fn a_killed_tier_gives_unavailable_and_serves_again_when_it_is_back() {
     options.timeout = Duration::from_millis(300);
     let tier = connect(&runtime, &fixture, &options).unwrap();
     let engine = engine(&fixture, tier, OnLookupFailure::Fail);
-    let whole = engine.run(greedy("the fox", 60));
+    let whole = engine.run(greedy("the fox", 500));
 
-    let mut running = engine.submit(greedy("the fox", 60));
+    let mut running = engine.submit(greedy("the fox", 500));
     running.blocking_recv().unwrap().unwrap();
     server.kill();
     let error = loop {
@@ -264,7 +264,7 @@ fn a_killed_tier_gives_unavailable_and_serves_again_when_it_is_back() {
     std::thread::sleep(Duration::from_millis(400));
     let began = Instant::now();
     engine
-        .submit(greedy("the fox", 60))
+        .submit(greedy("the fox", 500))
         .blocking_recv()
         .unwrap()
         .unwrap_err();
@@ -279,7 +279,7 @@ fn a_killed_tier_gives_unavailable_and_serves_again_when_it_is_back() {
         let first = engine.submit(greedy("the fox", 1)).blocking_recv().unwrap();
         first.is_ok()
     });
-    assert_eq!(engine.run(greedy("the fox", 60)).ids, whole.ids);
+    assert_eq!(engine.run(greedy("the fox", 500)).ids, whole.ids);
     assert!(back.lookups() > 0);
 }
 

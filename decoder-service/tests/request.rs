@@ -31,13 +31,13 @@ fn what_is_beyond_a_limit_is_refused_by_name() {
         ),
         (
             "token_ids",
-            "context of 96",
+            "context of 1024",
             Draft {
                 prompt: ids(CONTEXT),
                 ..base()
             },
         ),
-        ("text", "context of 96", greedy(&"x".repeat(5000), 4)),
+        ("text", "context of 1024", greedy(&"x".repeat(5000), 4)),
         (
             "token_ids",
             "below 261",

@@ -27,7 +27,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Service {
     fixture: Fixture,
@@ -49,6 +49,16 @@ impl Service {
         max_batch: usize,
         max_queue: usize,
     ) -> Self {
+        Self::draining_in(fixture, embed, max_batch, max_queue, PATIENCE).await
+    }
+
+    async fn draining_in(
+        fixture: Fixture,
+        embed: EmbedSource,
+        max_batch: usize,
+        max_queue: usize,
+        drain_timeout: Duration,
+    ) -> Self {
         let config = Config {
             model: ModelConfig {
                 model: fixture.model.clone(),
@@ -58,7 +68,7 @@ impl Service {
             },
             engine: common::engine_config(limits(max_batch, max_queue, 64)),
             metrics_listen: None,
-            drain_timeout: Duration::from_secs(10),
+            drain_timeout,
         };
         let any = "127.0.0.1:0".parse().unwrap();
         let listener = scone_service::grpc::bind(any).await.unwrap();
@@ -209,7 +219,7 @@ async fn a_stream_that_is_dropped_frees_its_place() {
     let mut client = service.client().await;
     for _ in 0..10 {
         let mut stream = client
-            .generate(request("the fox", 90))
+            .generate(request("the fox", 1000))
             .await
             .unwrap()
             .into_inner();
@@ -235,7 +245,7 @@ async fn overload_is_refused_at_once_with_a_retry_hint() {
     let mut held = Vec::new();
     let status = timeout(PATIENCE, async {
         loop {
-            match client.generate(request("the fox", 90)).await {
+            match client.generate(request("the fox", 1000)).await {
                 Ok(stream) => held.push(stream),
                 Err(status) => return status,
             }
@@ -258,7 +268,7 @@ async fn overload_is_refused_at_once_with_a_retry_hint() {
 async fn a_deadline_that_passed_ends_the_work() {
     let service = Service::start(1, 1).await;
     let mut client = service.client().await;
-    let mut late = Request::new(request("the fox", 90));
+    let mut late = Request::new(request("the fox", 1000));
     // Only the header: tonic's own client would give up by itself with set_timeout.
     late.metadata_mut()
         .insert("grpc-timeout", "1u".parse().unwrap());
@@ -275,14 +285,9 @@ async fn a_deadline_that_passed_ends_the_work() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn draining_finishes_what_runs_and_refuses_what_is_new() {
-    let mut service = Service::start(2, 2).await;
+    let mut service = Service::start(1, 8).await;
     let mut client = service.client().await;
-    let mut running = client
-        .generate(request("the fox", 60))
-        .await
-        .unwrap()
-        .into_inner();
-    let first = running.message().await.unwrap().unwrap();
+    let mut streams = long_streams(&mut client).await;
     service.stop();
     let refused = timeout(PATIENCE, async {
         loop {
@@ -294,12 +299,56 @@ async fn draining_finishes_what_runs_and_refuses_what_is_new() {
     });
     let refused = refused.await.unwrap();
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
-    let mut tokens = first.tokens.len();
-    while let Some(response) = running.message().await.unwrap() {
-        tokens += response.tokens.len();
+    assert!(
+        refused.metadata().contains_key("retry-after-ms"),
+        "our own answer"
+    );
+    for stream in &mut streams {
+        let mut tokens = 0;
+        while let Some(response) = stream.message().await.unwrap() {
+            tokens += response.tokens.len();
+        }
+        assert_eq!(tokens, 500, "waiting ones are finished too");
     }
-    assert_eq!(tokens, 60);
     drop(client);
+    timeout(PATIENCE, service.task)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+}
+
+/// More work than is done before a test has acted, whatever else the machine does.
+async fn long_streams(
+    client: &mut DecoderServiceClient<Channel>,
+) -> Vec<tonic::Streaming<GenerateResponse>> {
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let stream = client.generate(request("the fox", 500)).await.unwrap();
+        streams.push(stream.into_inner());
+    }
+    streams
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_drain_timeout_ends_what_still_runs_with_unavailable() {
+    let fixture = fixture();
+    let embed = EmbedSource::Table(fixture.table.clone());
+    let mut service = Service::draining_in(fixture, embed, 1, 8, Duration::ZERO).await;
+    let mut client = service.client().await;
+    let mut streams = long_streams(&mut client).await;
+    service.stop();
+    let last = streams.last_mut().unwrap();
+    let status = timeout(PATIENCE, async {
+        loop {
+            match last.message().await {
+                Ok(Some(response)) => assert_eq!(response.finish, None, "made it in time"),
+                Ok(None) => panic!("the stream ended as if it were whole"),
+                Err(status) => return status,
+            }
+        }
+    });
+    assert_eq!(status.await.unwrap().code(), Code::Unavailable);
     timeout(PATIENCE, service.task)
         .await
         .unwrap()

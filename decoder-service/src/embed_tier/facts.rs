@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn every_difference_is_refused_and_names_both_values() {
-        let cases: [(&str, &str, &str, fn(&mut TableFacts)); 5] = [
+        type Change = fn(&mut TableFacts);
+        let cases: [(&str, &str, &str, Change); 5] = [
             ("dim", "32", "16", |t| t.dim = 32),
             ("vocab_size", "299", "300", |t| t.vocab_size = 299),
             ("max_n", "4", "3", |t| t.max_n = 4),

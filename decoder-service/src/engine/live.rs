@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::sampling_shim::Sampler;
 use scone_model::KvCache;
+use scone_model::sampling::Sampler;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Span;
 

@@ -19,7 +19,7 @@ mod worker;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc as std_mpsc,
     },
     thread,
@@ -87,6 +87,7 @@ pub struct EngineHandle {
     places: Arc<Semaphore>,
     capacity: usize,
     pace: Arc<Pace>,
+    gave_up: Arc<AtomicBool>,
     metrics: Metrics,
 }
 
@@ -123,11 +124,13 @@ pub fn start(
     let capacity = config.limits.max_batch + config.limits.max_queue;
     let (submissions, incoming) = std_mpsc::sync_channel(capacity);
     let pace = Arc::new(Pace::default());
+    let gave_up = Arc::new(AtomicBool::new(false));
     let handle = EngineHandle {
         submissions,
         places: Arc::new(Semaphore::new(capacity)),
         capacity,
         pace: pace.clone(),
+        gave_up: gave_up.clone(),
         metrics: parts.metrics.clone(),
     };
     let (alive, ended) = oneshot::channel::<()>();
@@ -136,7 +139,7 @@ pub fn start(
         .spawn(move || {
             // Dropped when the thread ends, by a panic too.
             let _alive = alive;
-            Worker::new(config, parts, incoming, pace).run();
+            Worker::new(config, parts, incoming, pace, gave_up).run();
         })
         .map_err(|error| Error::Config(format!("cannot start the engine thread: {error}")))?;
     Ok((handle, ended))
@@ -182,6 +185,11 @@ impl EngineHandle {
     pub async fn idle(&self) {
         // Never closed, so this cannot fail; and if it could, there would be nothing to wait for.
         let _all = self.places.acquire_many(self.capacity as u32).await;
+    }
+
+    /// Ends all that runs and waits with UNAVAILABLE, within one step.
+    pub fn give_up(&self) {
+        self.gave_up.store(true, Ordering::Relaxed);
     }
 
     fn full(&self) -> Error {

@@ -2,11 +2,15 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, mpsc as std_mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc as std_mpsc,
+    },
     time::{Duration, Instant},
 };
 
-use crate::sampling_shim::Sampler;
+use scone_model::sampling::Sampler;
 use tracing::{debug, error, info_span};
 
 use super::{
@@ -40,6 +44,8 @@ pub(super) struct Worker {
     next_id: u64,
     metrics: Metrics,
     pace: Arc<Pace>,
+    /// End everything: the drain took too long.
+    gave_up: Arc<AtomicBool>,
     last_end: Option<Instant>,
 }
 
@@ -49,6 +55,7 @@ impl Worker {
         parts: EngineParts,
         incoming: std_mpsc::Receiver<Submission>,
         pace: Arc<Pace>,
+        gave_up: Arc<AtomicBool>,
     ) -> Self {
         Self {
             config,
@@ -62,6 +69,7 @@ impl Worker {
             closed: false,
             next_id: 0,
             pace,
+            gave_up,
             last_end: None,
         }
     }
@@ -161,9 +169,11 @@ impl Worker {
         let timeout = self.config.client_timeout;
         self.closing
             .retain_mut(|closing| !closing.done(now, timeout));
+        let gave_up = self.gave_up.load(Ordering::Relaxed);
         let mut ended = Vec::new();
         for (&id, live) in &mut self.live {
             match live.ended_by_client(now, timeout) {
+                Ok(_) if gave_up => ended.push((id, Error::Draining)),
                 Ok(state) => self.scheduler.set_paused(id, state == State::Blocked),
                 Err(error) => ended.push((id, error)),
             }

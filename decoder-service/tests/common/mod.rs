@@ -2,6 +2,7 @@
 #![allow(
     dead_code,
     clippy::unwrap_used,
+    unreachable_pub,
     reason = "tests; each test file uses its own part"
 )]
 
@@ -40,7 +41,7 @@ use tokio::sync::mpsc;
 /// bos and eos of the tiny model.
 pub const EOS: u32 = 260;
 /// Positions of the tiny model.
-pub const CONTEXT: usize = 96;
+pub const CONTEXT: usize = 1024;
 /// K of the tiny model.
 pub const MAX_N: u8 = 3;
 /// What its f-grams were counted on.
