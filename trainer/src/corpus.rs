@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use anyhow::{Context, Result, ensure};
+use clap::builder::BoolishValueParser;
 use rayon::prelude::*;
 
 pub use ids::TokenIds;
@@ -31,8 +32,9 @@ const BATCH_BYTES: usize = 8 << 20;
 #[derive(Debug, Clone, clap::Args)]
 pub struct InputArgs {
     /// Text: .txt (one document a file), .jsonl (one document a line), either as .zst or .gz; a
-    /// directory stands for every such file below it, in sorted order.
-    #[arg(long, env = "SCONE_INPUT", num_args = 1.., value_delimiter = ',', required = true, help_heading = "Input")]
+    /// directory stands for every such file below it, in sorted order. Several are separated by
+    /// spaces, in the variable by colons as in $PATH.
+    #[arg(long, env = "SCONE_INPUT", num_args = 1.., value_delimiter = ':', required = true, help_heading = "Input")]
     pub input: Vec<PathBuf>,
     /// Field of a .jsonl line that holds the text.
     #[arg(long, env = "SCONE_TEXT_FIELD", default_value = reader::DEFAULT_TEXT_FIELD, help_heading = "Input")]
@@ -46,7 +48,7 @@ pub struct CacheArgs {
     #[arg(long, env = "SCONE_CACHE_DIR", help_heading = "Input")]
     pub cache_dir: Option<PathBuf>,
     /// Tokenise anew and keep nothing.
-    #[arg(long, env = "SCONE_NO_CACHE", help_heading = "Input")]
+    #[arg(long, env = "SCONE_NO_CACHE", value_parser = BoolishValueParser::new(), help_heading = "Input")]
     pub no_cache: bool,
 }
 

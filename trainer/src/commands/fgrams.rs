@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
+use clap::builder::BoolishValueParser;
 use scone_fgram::FgramSet;
 use serde::Serialize;
 
@@ -28,7 +29,7 @@ pub struct Args {
     )]
     limit: usize,
     /// Print JSON: one object per f-gram, the summary as the last.
-    #[arg(long, env = "SCONE_JSON", help_heading = "Output")]
+    #[arg(long, env = "SCONE_JSON", value_parser = BoolishValueParser::new(), help_heading = "Output")]
     json: bool,
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
+use clap::builder::BoolishValueParser;
 use scone_fgram::{FgramSet, MAX_N};
 use serde::Serialize;
 
@@ -54,7 +55,7 @@ pub struct Args {
     #[arg(long, env = "SCONE_OUT", help_heading = "Output")]
     out: PathBuf,
     /// Print the summary as one JSON object.
-    #[arg(long, env = "SCONE_JSON", help_heading = "Output")]
+    #[arg(long, env = "SCONE_JSON", value_parser = BoolishValueParser::new(), help_heading = "Output")]
     json: bool,
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use clap::builder::BoolishValueParser;
 use serde::Serialize;
 
 use super::output;
@@ -35,7 +36,7 @@ pub struct Args {
     #[arg(long, env = "SCONE_OUT", help_heading = "Output")]
     out: PathBuf,
     /// Print the summary as one JSON object.
-    #[arg(long, env = "SCONE_JSON", help_heading = "Output")]
+    #[arg(long, env = "SCONE_JSON", value_parser = BoolishValueParser::new(), help_heading = "Output")]
     json: bool,
 }
 

@@ -123,7 +123,7 @@ impl<'a> OpenInput<'a> {
         }
         let cut = split_point(&self.rest, max_bytes);
         if cut < self.rest.len() {
-            warn_split(path, max_bytes);
+            log_split(path, max_bytes);
         }
         let behind = self.rest.split_off(cut);
         let text = std::mem::replace(&mut self.rest, behind);
@@ -172,7 +172,7 @@ impl<'a> OpenInput<'a> {
 
     fn queue(&mut self, mut text: String, max_bytes: usize) {
         if text.len() > max_bytes {
-            warn_split(&self.input.path, max_bytes);
+            log_split(&self.input.path, max_bytes);
         }
         while text.len() > max_bytes {
             let behind = text.split_off(split_point(text.as_bytes(), max_bytes));
@@ -184,7 +184,7 @@ impl<'a> OpenInput<'a> {
     }
 }
 
-fn warn_split(path: &Path, max_bytes: usize) {
+fn log_split(path: &Path, max_bytes: usize) {
     tracing::debug!(path = %path.display(), max_bytes, "split a long document at a line end");
 }
 
