@@ -1,6 +1,10 @@
 //! From checked flags to an engine that can run: model, then table or embed tier.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tracing::info;
 
@@ -13,6 +17,9 @@ use crate::{
     model::ServedModel,
     table_cache,
 };
+
+/// How long to wait for a table that another process has open.
+const TABLE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Facts of the embed tier for `GetModelInfo`.
 #[derive(Clone, Debug, Default)]
@@ -92,11 +99,27 @@ fn load(config: &ModelConfig) -> Result<(ServedModel, Option<Embedded>), Error> 
     };
     let open = |dir: &Path| {
         let facts = table_facts(&model, "--table")?;
-        let opened = Embedded::open(dir, &config.table, &facts);
+        let opened = open_when_free(|| Embedded::open(dir, &config.table, &facts));
         opened.map_err(|error| in_use_hint(error, dir))
     };
     let embedded = table.as_deref().map(open).transpose()?;
     Ok((model, embedded))
+}
+
+/// Opens a table; while another process has it, tries again for a moment: that may be a short
+/// `generate`, or a service that is just ending.
+fn open_when_free(open: impl Fn() -> Result<Embedded, Error>) -> Result<Embedded, Error> {
+    let began = Instant::now();
+    loop {
+        match open() {
+            Err(Error::Table(scone_fgram::Error::TableInUse { .. }))
+                if began.elapsed() < TABLE_PATIENCE =>
+            {
+                std::thread::sleep(TABLE_PATIENCE / 20);
+            }
+            result => return result,
+        }
+    }
 }
 
 /// What to do when another process has the table, which the table itself cannot know.

@@ -91,3 +91,33 @@ fn what_cannot_work_says_why() {
     let (_, summary) = generate(&args).unwrap();
     assert!(summary.contains("plain model"), "{summary}");
 }
+
+#[test]
+fn two_at_once_on_one_cached_table_both_succeed() {
+    let (fixture, cache) = (fixture(), tempfile::tempdir().unwrap());
+    let model = fixture.model.to_str().unwrap();
+    let cache = cache.path().to_str().unwrap();
+    let args = ["--model", model, "--cache-dir", cache, "--max-tokens", "5"];
+    let args = [&args[..], &["--temperature", "0", "the fox"]].concat();
+    let texts: Vec<String> = std::thread::scope(|scope| {
+        let runs = [0, 1].map(|_| scope.spawn(|| generate(&args).unwrap().0));
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
+    });
+    assert_eq!(texts[0], texts[1]);
+}
+
+#[test]
+fn a_table_held_for_long_is_an_error_that_says_how_to_share_it() {
+    let fixture = fixture();
+    let options = scone_fgram::TableOptions::default();
+    let _held = scone_fgram::Table::open(&fixture.table, &options).unwrap();
+    let (model, table) = (
+        fixture.model.to_str().unwrap(),
+        fixture.table.to_str().unwrap(),
+    );
+    let error = generate(&["--model", model, "--table", table, "x"]).unwrap_err();
+    assert!(
+        error.to_string().contains("embed-service serve --table"),
+        "{error}"
+    );
+}
