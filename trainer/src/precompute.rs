@@ -9,7 +9,9 @@ use rand::RngExt as _;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha12Rng;
 use scone_fgram::set::FgramSet;
-use scone_fgram::table::{BuildOptions, LookupResult, Manifest, Span, Table, TableOptions, build_table};
+use scone_fgram::table::{
+    BuildOptions, LookupResult, Manifest, Span, Table, TableOptions, build_table,
+};
 use scone_fgram::{RowDtype, StoreKind, shard_of};
 use scone_model::FgramModel;
 use scone_model::checkpoint::{LoadedModel, load_model_dir};
@@ -70,11 +72,16 @@ struct LiveModel<'a> {
 impl<'a> LiveModel<'a> {
     fn new(model: &'a LoadedModel, dir: &Path) -> Result<Self> {
         let missing = || format!("{} has no f-gram model to make a table of", dir.display());
-        Ok(Self { model, fgram: model.fgram.as_ref().with_context(missing)? })
+        Ok(Self {
+            model,
+            fgram: model.fgram.as_ref().with_context(missing)?,
+        })
     }
 
     fn rows(&self, fgrams: &[&[u32]]) -> Result<Vec<f32>> {
-        Ok(self.fgram.rows(self.model.decoder.token_embedding(), fgrams)?)
+        Ok(self
+            .fgram
+            .rows(self.model.decoder.token_embedding(), fgrams)?)
     }
 }
 
@@ -90,7 +97,10 @@ fn build(
         dtype: options.dtype,
         dim: model.config.hidden_size(),
         shard: options.shard,
-        model_hash: model.model_hash.clone().context("scone.json names no model hash")?,
+        model_hash: model
+            .model_hash
+            .clone()
+            .context("scone.json names no model hash")?,
         batch_rows: options.batch_rows,
         ..BuildOptions::default()
     };
@@ -126,11 +136,20 @@ fn verify(live: &LiveModel<'_>, set: &FgramSet, out: &Path, options: &Options) -
     if sample.is_empty() {
         return Ok(());
     }
-    let table_options = TableOptions { hot_bytes: 0, warm: false, ..TableOptions::default() };
+    let table_options = TableOptions {
+        hot_bytes: 0,
+        warm: false,
+        ..TableOptions::default()
+    };
     let table = Table::open(out, &table_options)
         .with_context(|| format!("cannot open the finished table {}", out.display()))?;
-    let spans: Vec<Span> =
-        sample.iter().map(|ids| Span { context: ids.len() as u32 - 1, answers: 1 }).collect();
+    let spans: Vec<Span> = sample
+        .iter()
+        .map(|ids| Span {
+            context: ids.len() as u32 - 1,
+            answers: 1,
+        })
+        .collect();
     let mut found = LookupResult::default();
     table.lookup(&sample.concat(), &spans, &mut found)?;
     ensure!(
@@ -143,7 +162,11 @@ fn verify(live: &LiveModel<'_>, set: &FgramSet, out: &Path, options: &Options) -
     let expected = live.rows(&sample)?;
     let row_bytes = options.dtype.row_bytes(dim);
     let mut bytes = Vec::with_capacity(row_bytes);
-    for ((ids, row), &at) in sample.iter().zip(expected.chunks(dim)).zip(&found.row_index) {
+    for ((ids, row), &at) in sample
+        .iter()
+        .zip(expected.chunks(dim))
+        .zip(&found.row_index)
+    {
         bytes.clear();
         options.dtype.encode(row, &mut bytes)?;
         let start = at as usize * row_bytes;
@@ -154,7 +177,10 @@ fn verify(live: &LiveModel<'_>, set: &FgramSet, out: &Path, options: &Options) -
             out.display()
         );
     }
-    tracing::info!(rows = sample.len(), "rows compared with the f-gram model: equal bit for bit");
+    tracing::info!(
+        rows = sample.len(),
+        "rows compared with the f-gram model: equal bit for bit"
+    );
     Ok(())
 }
 
@@ -164,7 +190,9 @@ fn sample<'a>(set: &'a FgramSet, options: &Options) -> Vec<&'a [u32]> {
     let mut ranks: Vec<usize> = match set.len() {
         0 => Vec::new(),
         len if len <= options.verify_rows => (0..len).collect(),
-        len => (0..options.verify_rows).map(|_| rng.random_range(0..len)).collect(),
+        len => (0..options.verify_rows)
+            .map(|_| rng.random_range(0..len))
+            .collect(),
     };
     ranks.sort_unstable();
     ranks.dedup();
@@ -173,5 +201,9 @@ fn sample<'a>(set: &'a FgramSet, options: &Options) -> Vec<&'a [u32]> {
         [.., a, b] => shard_of([*a, *b], shards) == shard,
         _ => false,
     };
-    ranks.into_iter().map(|rank| set.get(rank).ids).filter(of_shard).collect()
+    ranks
+        .into_iter()
+        .map(|rank| set.get(rank).ids)
+        .filter(of_shard)
+        .collect()
 }

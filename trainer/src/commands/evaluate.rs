@@ -4,13 +4,16 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use candle_core::Device;
+use clap::builder::BoolishValueParser;
 use scone_fgram::{RowDtype, Table, TableOptions};
 use scone_model::checkpoint::{LoadedModel, load_model_dir};
 use serde::Serialize;
 
 use super::output;
 use crate::corpus::{self, CacheArgs, InputArgs};
-use crate::evaluation::{Evaluator, HeldOut, LiveRows, NoRows, Options, RowSource, TableRows, Totals};
+use crate::evaluation::{
+    Evaluator, HeldOut, LiveRows, NoRows, Options, RowSource, TableRows, Totals,
+};
 use crate::model_dir::{read_fgram_set, read_tokenizer};
 use crate::progress::{Progress, Unit};
 
@@ -29,7 +32,12 @@ pub struct Args {
     table: Option<PathBuf>,
     /// Round the rows of the f-gram model as a table of this type would: f32, f16, bf16, int8 or
     /// int4; absent: not rounded.
-    #[arg(long, env = "SCONE_ROW_DTYPE", conflicts_with = "table", help_heading = "Model")]
+    #[arg(
+        long,
+        env = "SCONE_ROW_DTYPE",
+        conflicts_with = "table",
+        help_heading = "Model"
+    )]
     row_dtype: Option<RowDtype>,
     #[command(flatten)]
     input: InputArgs,
@@ -47,10 +55,15 @@ pub struct Args {
     #[arg(long, env = "SCONE_STRIDE", help_heading = "Measure")]
     stride: Option<usize>,
     /// Positions computed at once; does not change what is measured.
-    #[arg(long, env = "SCONE_BATCH_TOKENS", default_value_t = 4096, help_heading = "Measure")]
+    #[arg(
+        long,
+        env = "SCONE_BATCH_TOKENS",
+        default_value_t = 4096,
+        help_heading = "Measure"
+    )]
     batch_tokens: usize,
     /// Print the result as one JSON object.
-    #[arg(long, env = "SCONE_JSON", help_heading = "Output")]
+    #[arg(long, env = "SCONE_JSON", value_parser = BoolishValueParser::new(), help_heading = "Output")]
     json: bool,
 }
 
@@ -94,7 +107,13 @@ pub fn run(args: Args) -> Result<()> {
     let mut evaluator = Evaluator::new(&model.decoder, source, options.clone())?;
     let corpus_options = corpus::Options::from_args(&args.input, &args.cache);
     let inputs = &args.input.input;
-    let text = HeldOut::load("input", inputs, &tokenizer, &corpus_options, args.max_tokens)?;
+    let text = HeldOut::load(
+        "input",
+        inputs,
+        &tokenizer,
+        &corpus_options,
+        args.max_tokens,
+    )?;
     let progress = Progress::new("evaluate", text.scored_tokens(), Unit::Items);
     let totals = evaluator.run(&text, |tokens| progress.add(tokens))?;
     let seconds = progress.elapsed().as_secs_f64();
@@ -103,15 +122,29 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn open_table(args: &Args, model: &LoadedModel) -> Result<Option<Table>> {
-    let Some(dir) = &args.table else { return Ok(None) };
+    let Some(dir) = &args.table else {
+        return Ok(None);
+    };
     // Rows are kept by the evaluation itself.
-    let options = TableOptions { hot_bytes: 0, warm: false, ..TableOptions::default() };
+    let options = TableOptions {
+        hot_bytes: 0,
+        warm: false,
+        ..TableOptions::default()
+    };
     let table = Table::open(dir, &options)
         .with_context(|| format!("cannot open the table {}", dir.display()))?;
     let manifest = table.manifest();
     let fit = [
-        ("model", Some(&manifest.model_hash), model.model_hash.as_ref()),
-        ("tokenizer", Some(&manifest.tokenizer_hash), model.tokenizer_hash.as_ref()),
+        (
+            "model",
+            Some(&manifest.model_hash),
+            model.model_hash.as_ref(),
+        ),
+        (
+            "tokenizer",
+            Some(&manifest.tokenizer_hash),
+            model.tokenizer_hash.as_ref(),
+        ),
     ];
     for (what, of_table, of_model) in fit {
         ensure!(
@@ -137,17 +170,24 @@ fn row_source<'a>(
         return Ok((name, Box::new(TableRows::new(table)?)));
     }
     if model.scone.is_none() {
-        ensure!(args.row_dtype.is_none(), "--row-dtype: a plain model has no rows");
+        ensure!(
+            args.row_dtype.is_none(),
+            "--row-dtype: a plain model has no rows"
+        );
         return Ok(("plain".to_owned(), Box::new(NoRows)));
     }
     let fgram = model.fgram.as_ref();
     let fgram = fgram.context("the model has no fgram_model.safetensors: give a --table")?;
     let set = read_fgram_set(&args.model, model)?;
-    let compute =
-        |fgrams: &[&[u32]]| Ok(fgram.rows(model.decoder.token_embedding(), fgrams)?);
+    let compute = |fgrams: &[&[u32]]| Ok(fgram.rows(model.decoder.token_embedding(), fgrams)?);
     let dim = model.config.hidden_size();
-    let name = args.row_dtype.map_or("live".to_owned(), |dtype| format!("live-{dtype}"));
-    Ok((name, Box::new(LiveRows::new(set.matcher(), dim, args.row_dtype, compute))))
+    let name = args
+        .row_dtype
+        .map_or("live".to_owned(), |dtype| format!("live-{dtype}"));
+    Ok((
+        name,
+        Box::new(LiveRows::new(set.matcher(), dim, args.row_dtype, compute)),
+    ))
 }
 
 fn report(args: &Args, rows: String, totals: &Totals, options: &Options, seconds: f64) -> Report {
@@ -173,8 +213,9 @@ fn print(args: &Args, report: &Report) -> Result<()> {
         return output::line(serde_json::to_string(report)?);
     }
     let lengths = report.matched_by_length.iter().enumerate().skip(2);
-    let lengths: Vec<String> =
-        lengths.map(|(n, share)| format!("{n}: {:.1}%", 100.0 * share)).collect();
+    let lengths: Vec<String> = lengths
+        .map(|(n, share)| format!("{n}: {:.1}%", 100.0 * share))
+        .collect();
     output::line(format_args!(
         "{} tokens, rows {}: {:.5} nats/token, perplexity {:.3}, {:.4} bits/byte\n\
          matched {:.1}% ({}); context {}, stride {}; {:.0} tokens/s",

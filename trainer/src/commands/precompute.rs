@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
+use clap::builder::BoolishValueParser;
 use scone_fgram::{RowDtype, StoreKind};
 
 use super::output;
@@ -18,29 +19,52 @@ pub struct Args {
     #[arg(long, env = "SCONE_OUT")]
     out: PathBuf,
     /// How rows are stored: sled.
-    #[arg(long, env = "SCONE_STORE", default_value = "sled", help_heading = "Table")]
+    #[arg(
+        long,
+        env = "SCONE_STORE",
+        default_value = "sled",
+        help_heading = "Table"
+    )]
     store: StoreKind,
     /// Type of the row elements: f32, f16, bf16, int8 or int4.
-    #[arg(long, env = "SCONE_DTYPE", default_value = "f16", help_heading = "Table")]
+    #[arg(
+        long,
+        env = "SCONE_DTYPE",
+        default_value = "f16",
+        help_heading = "Table"
+    )]
     dtype: RowDtype,
     /// Only shard I of N, as in 0/4, I from 0; absent: the whole table.
     #[arg(long, env = "SCONE_SHARD", value_name = "I/N", value_parser = parse_shard, help_heading = "Table")]
     shard: Option<(u32, u32)>,
     /// f-grams computed at once; does not change the result.
-    #[arg(long, env = "SCONE_BATCH_ROWS", default_value_t = 1024, help_heading = "Work")]
+    #[arg(
+        long,
+        env = "SCONE_BATCH_ROWS",
+        default_value_t = 1024,
+        help_heading = "Work"
+    )]
     batch_rows: usize,
     /// Rows compared with the f-gram model at the end, at random places; 0: none.
-    #[arg(long, env = "SCONE_VERIFY_ROWS", default_value_t = 1000, help_heading = "Work")]
+    #[arg(
+        long,
+        env = "SCONE_VERIFY_ROWS",
+        default_value_t = 1000,
+        help_heading = "Work"
+    )]
     verify_rows: usize,
     /// Print the table's manifest as one JSON object.
-    #[arg(long, env = "SCONE_JSON", help_heading = "Output")]
+    #[arg(long, env = "SCONE_JSON", value_parser = BoolishValueParser::new(), help_heading = "Output")]
     json: bool,
 }
 
 fn parse_shard(text: &str) -> anyhow::Result<(u32, u32)> {
     let (index, count) = text.split_once('/').context("expected I/N, as in 0/4")?;
     let (index, count) = (index.parse::<u32>()?, count.parse::<u32>()?);
-    ensure!(index < count, "shard {index} of {count}: the first is 0, the last {count} - 1");
+    ensure!(
+        index < count,
+        "shard {index} of {count}: the first is 0, the last {count} - 1"
+    );
     Ok((index, count))
 }
 

@@ -67,7 +67,12 @@ impl HeldOut {
                 bytes += tokenizer.decode(ids)?.len() as u64;
             }
         }
-        Ok(Self { name: name.to_owned(), documents, pieces, bytes })
+        Ok(Self {
+            name: name.to_owned(),
+            documents,
+            pieces,
+            bytes,
+        })
     }
 
     /// Tokens scored.
@@ -91,7 +96,10 @@ const MIN_PIECE: u64 = 1024;
 /// The pieces of [`HeldOut::new`].
 fn sample(documents: &[Document], max_tokens: Option<u64>) -> Vec<Piece> {
     let total: u64 = documents.iter().map(|d| d.ids.len() as u64).sum();
-    let whole = |(at, d): (usize, &Document)| Piece { document: at, range: 0..d.ids.len() };
+    let whole = |(at, d): (usize, &Document)| Piece {
+        document: at,
+        range: 0..d.ids.len(),
+    };
     let limit = match max_tokens {
         Some(limit) if limit < total => limit,
         _ => return documents.iter().enumerate().map(whole).collect(),
@@ -106,7 +114,10 @@ fn sample(documents: &[Document], max_tokens: Option<u64>) -> Vec<Piece> {
         let take = length.min(left / (chosen - i) as u64);
         left -= take;
         let start = ((length - take) / 2) as usize;
-        pieces.push(Piece { document, range: start..start + take as usize });
+        pieces.push(Piece {
+            document,
+            range: start..start + take as usize,
+        });
     }
     pieces
 }
@@ -116,14 +127,20 @@ mod tests {
     use super::*;
 
     fn documents(lengths: &[usize]) -> Vec<Document> {
-        lengths.iter().map(|&n| Document { ids: vec![1; n] }).collect()
+        lengths
+            .iter()
+            .map(|&n| Document { ids: vec![1; n] })
+            .collect()
     }
 
     #[test]
     fn all_is_taken_without_a_limit_or_below_it() {
         let documents = documents(&[3, 0, 5]);
         let all = sample(&documents, None);
-        assert_eq!(all.iter().map(|p| p.range.len()).collect::<Vec<_>>(), [3, 0, 5]);
+        assert_eq!(
+            all.iter().map(|p| p.range.len()).collect::<Vec<_>>(),
+            [3, 0, 5]
+        );
         assert_eq!(sample(&documents, Some(8)), all);
     }
 
@@ -131,7 +148,10 @@ mod tests {
     fn documents_are_spread_and_long_ones_cut_to_their_middle() {
         let documents = documents(&[10_000; 8]);
         let pieces = sample(&documents, Some(4096));
-        assert_eq!(pieces.iter().map(|p| p.document).collect::<Vec<_>>(), [0, 2, 4, 6]);
+        assert_eq!(
+            pieces.iter().map(|p| p.document).collect::<Vec<_>>(),
+            [0, 2, 4, 6]
+        );
         assert_eq!(pieces[0].range, 4488..5512);
     }
 

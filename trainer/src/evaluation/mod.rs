@@ -20,12 +20,11 @@ use candle_core::{Device, Tensor};
 use scone_model::Decoder;
 use serde::Serialize;
 
-pub use rows::{LiveRows, NoRows, RowSource, TableRows, round_rows};
 pub use held_out::{Document, HeldOut, Piece};
+pub use rows::{LiveRows, NoRows, RowSource, TableRows, round_rows};
 use windows::{Window, windows};
 
 use crate::training::batch::{Inputs, Source};
-
 
 /// How text is cut and how much of it is read.
 #[derive(Debug, Clone)]
@@ -110,7 +109,9 @@ pub struct Evaluator<'a> {
 
 impl std::fmt::Debug for Evaluator<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Evaluator").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Evaluator")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -137,7 +138,12 @@ impl<'a> Evaluator<'a> {
             options.context
         );
         let cache = RowCache::new(decoder.shape().hidden_size);
-        Ok(Self { decoder, source, options, cache })
+        Ok(Self {
+            decoder,
+            source,
+            options,
+            cache,
+        })
     }
 
     /// Scores the pieces of `text`; `progress` is told the tokens of each forward pass.
@@ -145,14 +151,22 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// When rows cannot be had, ids are out of vocabulary, or the loss is not finite.
     pub fn run(&mut self, text: &HeldOut, mut progress: impl FnMut(u64)) -> Result<Totals> {
-        let mut totals = Totals { bytes: text.bytes, ..Totals::default() };
-        let HeldOut { documents, pieces, .. } = text;
+        let mut totals = Totals {
+            bytes: text.bytes,
+            ..Totals::default()
+        };
+        let HeldOut {
+            documents, pieces, ..
+        } = text;
         let mut tagged = HashMap::new();
         let mut all: Vec<Window> = Vec::new();
         for piece in pieces {
             let ids = &documents[piece.document].ids;
             let lengths = self.source.tag(ids)?;
-            ensure!(lengths.len() == ids.len(), "a match length for each position is missing");
+            ensure!(
+                lengths.len() == ids.len(),
+                "a match length for each position is missing"
+            );
             totals.count(&lengths[piece.range.clone()]);
             tagged.insert(piece.document, lengths);
             all.extend(windows(piece, self.options.context, self.options.stride));
@@ -179,22 +193,39 @@ impl<'a> Evaluator<'a> {
         for (row, window) in batch.iter().enumerate() {
             let ids = &documents[window.document].ids;
             let lengths = &tagged[&window.document];
-            sources.extend(window.inputs.clone().map(|at| self.source_at(ids, lengths, at)));
+            sources.extend(
+                window
+                    .inputs
+                    .clone()
+                    .map(|at| self.source_at(ids, lengths, at)),
+            );
             let padding = longest - window.inputs.len();
-            sources.extend(std::iter::repeat_n(Source::Token(self.options.eos), padding));
+            sources.extend(std::iter::repeat_n(
+                Source::Token(self.options.eos),
+                padding,
+            ));
             let first = window.inputs.len() - window.scored;
             picked.extend((first..window.inputs.len()).map(|at| (row * longest + at) as u32));
             targets.extend_from_slice(&ids[window.inputs.end - window.scored..window.inputs.end]);
         }
         let inputs = Inputs::new(sources.into_iter(), self.decoder.shape().vocab_size as u32);
         let rows = self.cache.rows(&inputs.fgrams, self.source.as_mut())?;
-        let embeds = self.decoder.input_embeddings(rows.as_ref(), &inputs.index)?;
+        let embeds = self
+            .decoder
+            .input_embeddings(rows.as_ref(), &inputs.index)?;
         let embeds = embeds.reshape((batch.len(), longest, embeds.dim(1)?))?;
         let hidden = self.decoder.forward(&embeds.detach())?.flatten_to(1)?;
         let count = picked.len();
         let hidden = hidden.index_select(&Tensor::from_vec(picked, count, &Device::Cpu)?, 0)?;
-        let mean = f64::from(self.decoder.loss(&hidden.detach(), &targets)?.to_scalar::<f32>()?);
-        ensure!(mean.is_finite(), "the loss on held-out text is not finite ({mean})");
+        let mean = f64::from(
+            self.decoder
+                .loss(&hidden.detach(), &targets)?
+                .to_scalar::<f32>()?,
+        );
+        ensure!(
+            mean.is_finite(),
+            "the loss on held-out text is not finite ({mean})"
+        );
         Ok(mean * count as f64)
     }
 
@@ -215,9 +246,9 @@ fn batches(sorted: &[Window], batch_tokens: usize) -> Vec<&[Window]> {
     let mut found = Vec::new();
     let mut start = 0;
     for end in 1..=sorted.len() {
-        let full = sorted.get(end).is_none_or(|next| {
-            (end + 1 - start) * next.inputs.len() > batch_tokens
-        });
+        let full = sorted
+            .get(end)
+            .is_none_or(|next| (end + 1 - start) * next.inputs.len() > batch_tokens);
         if full {
             found.push(&sorted[start..end]);
             start = end;
@@ -235,7 +266,11 @@ struct RowCache {
 
 impl RowCache {
     fn new(dim: usize) -> Self {
-        Self { dim, slots: HashMap::new(), values: Vec::new() }
+        Self {
+            dim,
+            slots: HashMap::new(),
+            values: Vec::new(),
+        }
     }
 
     /// The rows of `fgrams`, `(F, D)`; `None` when there are none.
@@ -243,8 +278,11 @@ impl RowCache {
         if fgrams.is_empty() {
             return Ok(None);
         }
-        let new: Vec<&[u32]> =
-            fgrams.iter().copied().filter(|&ids| !self.slots.contains_key(ids)).collect();
+        let new: Vec<&[u32]> = fgrams
+            .iter()
+            .copied()
+            .filter(|&ids| !self.slots.contains_key(ids))
+            .collect();
         if !new.is_empty() {
             let rows = source.rows(&new)?;
             ensure!(
@@ -262,6 +300,10 @@ impl RowCache {
             let at = self.slots[ids] * self.dim;
             values.extend_from_slice(&self.values[at..at + self.dim]);
         }
-        Ok(Some(Tensor::from_vec(values, (fgrams.len(), self.dim), &Device::Cpu)?))
+        Ok(Some(Tensor::from_vec(
+            values,
+            (fgrams.len(), self.dim),
+            &Device::Cpu,
+        )?))
     }
 }

@@ -50,14 +50,21 @@ pub struct LiveRows<F> {
 
 impl<F> std::fmt::Debug for LiveRows<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LiveRows").field("dtype", &self.dtype).finish_non_exhaustive()
+        f.debug_struct("LiveRows")
+            .field("dtype", &self.dtype)
+            .finish_non_exhaustive()
     }
 }
 
 impl<F: FnMut(&[&[u32]]) -> Result<Vec<f32>>> LiveRows<F> {
     /// Rows of width `dim`; `dtype` absent: not rounded.
     pub fn new(matcher: Matcher, dim: usize, dtype: Option<RowDtype>, compute: F) -> Self {
-        Self { matcher, dim, dtype, compute }
+        Self {
+            matcher,
+            dim,
+            dtype,
+            compute,
+        }
     }
 }
 
@@ -110,7 +117,10 @@ impl<'a> TableRows<'a> {
             manifest.shard_index,
             manifest.shard_count
         );
-        Ok(Self { table, found: LookupResult::default() })
+        Ok(Self {
+            table,
+            found: LookupResult::default(),
+        })
     }
 }
 
@@ -120,7 +130,10 @@ impl RowSource for TableRows<'_> {
     }
 
     fn rows(&mut self, fgrams: &[&[u32]]) -> Result<Vec<f32>> {
-        let span = |ids: &&[u32]| Span { context: ids.len() as u32 - 1, answers: 1 };
+        let span = |ids: &&[u32]| Span {
+            context: ids.len() as u32 - 1,
+            answers: 1,
+        };
         let spans: Vec<Span> = fgrams.iter().map(span).collect();
         let ids = fgrams.concat();
         self.table.lookup(&ids, &spans, &mut self.found)?;
@@ -128,7 +141,10 @@ impl RowSource for TableRows<'_> {
         let dim = manifest.dim as usize;
         let row_bytes = manifest.dtype.row_bytes(dim);
         for (fgram, &length) in fgrams.iter().zip(&self.found.match_lengths) {
-            ensure!(usize::from(length) == fgram.len(), "the table has no row for f-gram {fgram:?}");
+            ensure!(
+                usize::from(length) == fgram.len(),
+                "the table has no row for f-gram {fgram:?}"
+            );
         }
         let mut rows = vec![0.0; fgrams.len() * dim];
         for (&at, row) in self.found.row_index.iter().zip(rows.chunks_mut(dim)) {

@@ -24,7 +24,11 @@ pub(super) fn windows(piece: &Piece, context: usize, stride: usize) -> Vec<Windo
         let step = if at == 0 { context } else { stride };
         let end = (at + step).min(piece.range.end);
         let inputs = end.saturating_sub(context)..end;
-        found.push(Window { document: piece.document, inputs, scored: end - at });
+        found.push(Window {
+            document: piece.document,
+            inputs,
+            scored: end - at,
+        });
         at = end;
     }
     found
@@ -36,12 +40,18 @@ mod tests {
 
     fn cut(range: Range<usize>, context: usize, stride: usize) -> Vec<(Range<usize>, usize)> {
         let piece = Piece { document: 0, range };
-        windows(&piece, context, stride).into_iter().map(|w| (w.inputs, w.scored)).collect()
+        windows(&piece, context, stride)
+            .into_iter()
+            .map(|w| (w.inputs, w.scored))
+            .collect()
     }
 
     #[test]
     fn the_first_window_scores_all_and_later_ones_their_stride() {
-        assert_eq!(cut(0..10, 4, 2), [(0..4, 4), (2..6, 2), (4..8, 2), (6..10, 2)]);
+        assert_eq!(
+            cut(0..10, 4, 2),
+            [(0..4, 4), (2..6, 2), (4..8, 2), (6..10, 2)]
+        );
         assert_eq!(cut(0..9, 4, 4), [(0..4, 4), (4..8, 4), (5..9, 1)]);
         assert_eq!(cut(0..3, 4, 2), [(0..3, 3)]);
         assert_eq!(cut(0..0, 4, 2), []);

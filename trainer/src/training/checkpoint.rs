@@ -86,7 +86,9 @@ pub struct Checkpoints {
 impl Checkpoints {
     /// Those under `out`, which need not exist yet.
     pub fn new(out: &Path) -> Self {
-        Self { dir: out.join("checkpoints") }
+        Self {
+            dir: out.join("checkpoints"),
+        }
     }
 
     /// The newest one that reads back whole; `None` when there is none.
@@ -101,7 +103,11 @@ impl Checkpoints {
             match self.read(step) {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
                 Err(error) => {
-                    tracing::warn!(step, error = format!("{error:#}"), "checkpoint not readable");
+                    tracing::warn!(
+                        step,
+                        error = format!("{error:#}"),
+                        "checkpoint not readable"
+                    );
                     last_error = Some(error);
                 }
             }
@@ -150,7 +156,9 @@ impl Checkpoints {
         };
         for entry in entries {
             let name = entry?.file_name();
-            let step = name.to_str().and_then(|n| n.strip_prefix("step-")?.parse::<u64>().ok());
+            let step = name
+                .to_str()
+                .and_then(|n| n.strip_prefix("step-")?.parse::<u64>().ok());
             steps.extend(step);
         }
         steps.sort_unstable();
@@ -177,10 +185,20 @@ impl Checkpoints {
             path.display(),
             state.format_version
         );
-        ensure!(state.step == step, "{} says it is of step {}", path.display(), state.step);
+        ensure!(
+            state.step == step,
+            "{} says it is of step {}",
+            path.display(),
+            state.step
+        );
         let parameters = read_tensors(&path.join(PARAMETERS))?;
         let moments = read_moments(&path.join(OPTIMIZER))?;
-        Ok(Checkpoint { path, state, parameters, moments })
+        Ok(Checkpoint {
+            path,
+            state,
+            parameters,
+            moments,
+        })
     }
 }
 
@@ -221,8 +239,9 @@ fn write_files(dir: &Path, state: &State, optimizer: &AdamW) -> Result<()> {
     }
     fs::create_dir_all(dir)?;
     let parameters = optimizer.vars().iter();
-    let parameters: HashMap<String, Tensor> =
-        parameters.map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
+    let parameters: HashMap<String, Tensor> = parameters
+        .map(|(name, var)| (name.clone(), var.as_detached_tensor()))
+        .collect();
     write_tensors(&dir.join(PARAMETERS), &parameters)?;
     let mut moments = HashMap::new();
     for (name, own) in optimizer.moments() {
@@ -251,8 +270,11 @@ fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>> {
 
 fn read_moments(path: &Path) -> Result<BTreeMap<String, Moments>> {
     let mut tensors = read_tensors(path)?;
-    let names: Vec<String> =
-        tensors.keys().filter_map(|key| key.strip_prefix("first.")).map(str::to_owned).collect();
+    let names: Vec<String> = tensors
+        .keys()
+        .filter_map(|key| key.strip_prefix("first."))
+        .map(str::to_owned)
+        .collect();
     let mut moments = BTreeMap::new();
     for name in names {
         let mut take = |kind: &str| -> Result<Vec<f32>> {
@@ -261,7 +283,10 @@ fn read_moments(path: &Path) -> Result<BTreeMap<String, Moments>> {
                 .with_context(|| format!("{} lacks {kind}.{name}", path.display()))?;
             Ok(tensor.flatten_all()?.to_vec1()?)
         };
-        let own = Moments { first: take("first")?, second: take("second")? };
+        let own = Moments {
+            first: take("first")?,
+            second: take("second")?,
+        };
         moments.insert(name, own);
     }
     Ok(moments)
@@ -282,7 +307,11 @@ mod tests {
 
     fn optimizer(value: f32) -> AdamW {
         let var = Var::from_slice(&[value, -value], 2, &Device::Cpu).unwrap();
-        AdamW::new(BTreeMap::from([("w".to_owned(), var)]), OptimizerConfig::default()).unwrap()
+        AdamW::new(
+            BTreeMap::from([("w".to_owned(), var)]),
+            OptimizerConfig::default(),
+        )
+        .unwrap()
     }
 
     fn state(step: u64) -> State {
@@ -310,11 +339,18 @@ mod tests {
         let checkpoints = Checkpoints::new(dir.path());
         assert!(checkpoints.newest().unwrap().is_none());
         for step in [2, 10, 4] {
-            checkpoints.write(&state(step), &optimizer(step as f32)).unwrap();
+            checkpoints
+                .write(&state(step), &optimizer(step as f32))
+                .unwrap();
         }
         assert_eq!(checkpoints.steps().unwrap(), [4, 10]);
         let mut fresh = optimizer(0.0);
-        let read = checkpoints.newest().unwrap().unwrap().restore(&mut fresh).unwrap();
+        let read = checkpoints
+            .newest()
+            .unwrap()
+            .unwrap()
+            .restore(&mut fresh)
+            .unwrap();
         assert_eq!(read, state(10));
         assert_eq!(weights(&fresh), [10.0, -10.0]);
         assert_eq!(fresh.step(), 10);
@@ -332,7 +368,10 @@ mod tests {
         assert_eq!(checkpoints.newest().unwrap().unwrap().state.step, 1);
         fs::write(checkpoints.path(1).join(STATE), "{").unwrap();
         let text = format!("{:#}", checkpoints.newest().unwrap_err());
-        assert!(text.contains("no checkpoint") && text.contains("move the directory"), "{text}");
+        assert!(
+            text.contains("no checkpoint") && text.contains("move the directory"),
+            "{text}"
+        );
     }
 
     #[test]

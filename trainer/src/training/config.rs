@@ -294,7 +294,10 @@ impl TrainConfig {
             "fgram_model.num_attention_heads = {heads} does not divide model.hidden_size = {}",
             self.model.hidden_size
         );
-        positive("fgram_model.num_hidden_layers", self.fgram_model.num_hidden_layers)?;
+        positive(
+            "fgram_model.num_hidden_layers",
+            self.fgram_model.num_hidden_layers,
+        )?;
         self.validate_training()?;
         self.optimizer.validate()
     }
@@ -310,7 +313,9 @@ impl TrainConfig {
         );
         ensure!(
             training.batch_tokens > 0
-                && training.batch_tokens.is_multiple_of(training.sequence_length),
+                && training
+                    .batch_tokens
+                    .is_multiple_of(training.sequence_length),
             "training.batch_tokens = {} is not a multiple of training.sequence_length = {}",
             training.batch_tokens,
             training.sequence_length
@@ -319,20 +324,33 @@ impl TrainConfig {
             training.steps.is_some() != training.tokens.is_some(),
             "give exactly one of training.steps and training.tokens"
         );
-        ensure!(training.total_steps() > 0, "training.steps or training.tokens must be above 0");
-        ensure!(training.log_every > 0, "training.log_every must be at least 1");
-        ensure!(training.threads != Some(0), "training.threads must be at least 1");
+        ensure!(
+            training.total_steps() > 0,
+            "training.steps or training.tokens must be above 0"
+        );
+        ensure!(
+            training.log_every > 0,
+            "training.log_every must be at least 1"
+        );
+        ensure!(
+            training.threads != Some(0),
+            "training.threads must be at least 1"
+        );
         Ok(())
     }
 
     /// Attention heads of A.
     pub fn fgram_heads(&self) -> usize {
-        self.fgram_model.num_attention_heads.unwrap_or(self.model.num_attention_heads)
+        self.fgram_model
+            .num_attention_heads
+            .unwrap_or(self.model.num_attention_heads)
     }
 
     /// Width of A's feed-forward layer.
     pub fn fgram_intermediate_size(&self) -> usize {
-        self.fgram_model.intermediate_size.unwrap_or_else(|| self.model.intermediate_size())
+        self.fgram_model
+            .intermediate_size
+            .unwrap_or_else(|| self.model.intermediate_size())
     }
 }
 
@@ -353,7 +371,10 @@ impl ModelShape {
         positive("model.num_attention_heads", self.num_attention_heads)?;
         positive("model.num_key_value_heads", self.num_key_value_heads())?;
         positive("model.intermediate_size", self.intermediate_size())?;
-        positive("model.max_position_embeddings", self.max_position_embeddings)?;
+        positive(
+            "model.max_position_embeddings",
+            self.max_position_embeddings,
+        )?;
         ensure!(
             self.hidden_size.is_multiple_of(self.num_attention_heads),
             "model.num_attention_heads = {} does not divide model.hidden_size = {}",
@@ -361,7 +382,8 @@ impl ModelShape {
             self.hidden_size
         );
         ensure!(
-            self.num_attention_heads.is_multiple_of(self.num_key_value_heads()),
+            self.num_attention_heads
+                .is_multiple_of(self.num_key_value_heads()),
             "model.num_key_value_heads = {} does not divide model.num_attention_heads = {}",
             self.num_key_value_heads(),
             self.num_attention_heads
@@ -385,10 +407,16 @@ impl ModelShape {
 impl OptimizerConfig {
     fn validate(&self) -> Result<()> {
         let share = |name: &str, value: f64| {
-            ensure!((0.0..1.0).contains(&value), "optimizer.{name} = {value} is not in [0, 1)");
+            ensure!(
+                (0.0..1.0).contains(&value),
+                "optimizer.{name} = {value} is not in [0, 1)"
+            );
             Ok(())
         };
-        ensure!(self.lr.is_finite() && self.lr > 0.0, "optimizer.lr must be above 0");
+        ensure!(
+            self.lr.is_finite() && self.lr > 0.0,
+            "optimizer.lr must be above 0"
+        );
         ensure!(
             (0.0..=1.0).contains(&self.min_lr_ratio),
             "optimizer.min_lr_ratio = {} is not in [0, 1]",
@@ -397,7 +425,10 @@ impl OptimizerConfig {
         share("beta1", self.beta1)?;
         share("beta2", self.beta2)?;
         ensure!(self.eps > 0.0, "optimizer.eps must be above 0");
-        ensure!(self.weight_decay >= 0.0, "optimizer.weight_decay must not be negative");
+        ensure!(
+            self.weight_decay >= 0.0,
+            "optimizer.weight_decay must not be negative"
+        );
         ensure!(self.clip >= 0.0, "optimizer.clip must not be negative");
         Ok(())
     }
@@ -434,11 +465,16 @@ fn apply_override(root: &mut Mapping, spec: &str) -> Result<()> {
         value = Value::from(number);
     }
     let keys: Vec<&str> = path.trim().split('.').collect();
-    ensure!(keys.iter().all(|key| !key.is_empty()), "override `{spec}` has an empty key");
+    ensure!(
+        keys.iter().all(|key| !key.is_empty()),
+        "override `{spec}` has an empty key"
+    );
     let (last, parents) = keys.split_last().context("override without a key")?;
     let mut at = root;
     for key in parents {
-        let entry = at.entry(Value::from(*key)).or_insert(Value::Mapping(Mapping::new()));
+        let entry = at
+            .entry(Value::from(*key))
+            .or_insert(Value::Mapping(Mapping::new()));
         if entry.is_null() {
             *entry = Value::Mapping(Mapping::new());
         }
@@ -479,7 +515,11 @@ fn compare(
     if let (Json::Object(a), Json::Object(b)) = (old, new) {
         let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
         for key in keys {
-            let inner = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            let inner = if path.is_empty() {
+                key.clone()
+            } else {
+                format!("{path}.{key}")
+            };
             compare(
                 &inner,
                 a.get(key).unwrap_or(&Json::Null),

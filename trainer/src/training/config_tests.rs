@@ -49,7 +49,10 @@ fn overrides_reach_nested_and_absent_sections() {
 #[test]
 fn unknown_keys_are_named() {
     let text = error(&["optimizer.learning_rate=1"]);
-    assert!(text.contains("optimizer") && text.contains("learning_rate"), "{text}");
+    assert!(
+        text.contains("optimizer") && text.contains("learning_rate"),
+        "{text}"
+    );
     let text = error(&["optimiser.lr=1"]);
     assert!(text.contains("optimiser"), "{text}");
     let text = error(&["model.hidden_size.x=1"]);
@@ -61,8 +64,14 @@ fn unknown_keys_are_named() {
 fn values_out_of_range_are_named_with_the_limit() {
     for (change, key) in [
         ("training.batch_tokens=65", "training.batch_tokens = 65"),
-        ("model.num_attention_heads=5", "model.num_attention_heads = 5"),
-        ("training.sequence_length=128", "training.sequence_length = 128"),
+        (
+            "model.num_attention_heads=5",
+            "model.num_attention_heads = 5",
+        ),
+        (
+            "training.sequence_length=128",
+            "training.sequence_length = 128",
+        ),
         ("training.steps=5", "training.steps"),
         ("optimizer.beta1=1.0", "optimizer.beta1"),
         ("optimizer.lr=-1", "optimizer.lr"),
@@ -86,10 +95,17 @@ fn the_effective_config_reads_back_as_itself() {
 #[test]
 fn only_harmless_keys_may_change_on_resume() {
     let old = parse(&[]).unwrap();
-    check_resumable(&old, &parse(&["training.eval_every=5", "data.valid=[]"]).unwrap()).unwrap();
+    check_resumable(
+        &old,
+        &parse(&["training.eval_every=5", "data.valid=[]"]).unwrap(),
+    )
+    .unwrap();
     let text = check_resumable(&old, &parse(&["optimizer.lr=0.5", "fgrams=null"]).unwrap())
         .unwrap_err()
         .to_string();
-    assert!(text.contains("optimizer.lr was 0.001 and is now 0.5"), "{text}");
+    assert!(
+        text.contains("optimizer.lr was 0.001 and is now 0.5"),
+        "{text}"
+    );
     assert!(text.contains("fgrams"), "{text}");
 }

@@ -28,7 +28,9 @@ impl Log {
         };
         let keep = |line: &&str| {
             let value: Option<Value> = serde_json::from_str(line).ok();
-            value.and_then(|v| v.get("step")?.as_u64()).is_some_and(|at| at <= step)
+            value
+                .and_then(|v| v.get("step")?.as_u64())
+                .is_some_and(|at| at <= step)
         };
         let mut kept = String::new();
         for line in old.lines().filter(keep) {
@@ -40,14 +42,18 @@ impl Log {
             fs::write(&partial, &kept)?;
             fs::rename(&partial, path)?;
         }
-        Ok(Self { file: OpenOptions::new().create(true).append(true).open(path)? })
+        Ok(Self {
+            file: OpenOptions::new().create(true).append(true).open(path)?,
+        })
     }
 
     /// Adds one line.
     pub(super) fn write(&mut self, entry: &Value) -> Result<()> {
         let mut line = entry.to_string();
         line.push('\n');
-        self.file.write_all(line.as_bytes()).context("cannot write log.jsonl")
+        self.file
+            .write_all(line.as_bytes())
+            .context("cannot write log.jsonl")
     }
 }
 
@@ -67,7 +73,10 @@ mod tests {
             log.write(&json!({ "step": step })).unwrap();
         }
         log.file.write_all(b"{\"step\":").unwrap();
-        Log::open(&path, 2).unwrap().write(&json!({"step": 9})).unwrap();
+        Log::open(&path, 2)
+            .unwrap()
+            .write(&json!({"step": 9}))
+            .unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text, "{\"step\":1}\n{\"step\":2}\n{\"step\":9}\n");
     }

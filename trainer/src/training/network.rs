@@ -37,11 +37,17 @@ impl Network {
             None => (None, BTreeMap::new()),
             Some((shape, parameters)) => {
                 let vars = variables(parameters)?;
-                let model = FgramModel::load(shape, config, builder(&vars)).context("f-gram model")?;
+                let model =
+                    FgramModel::load(shape, config, builder(&vars)).context("f-gram model")?;
                 (Some(model), vars)
             }
         };
-        Ok(Self { decoder, fgram_model, main, fgram })
+        Ok(Self {
+            decoder,
+            fgram_model,
+            main,
+            fgram,
+        })
     }
 
     /// The main model.
@@ -51,15 +57,23 @@ impl Network {
 
     /// All parameters; names of the main model start with `model/`, of A with `fgram_model/`.
     pub fn vars(&self) -> BTreeMap<String, Var> {
-        let main = self.main.iter().map(|(name, var)| (format!("model/{name}"), var.clone()));
-        let fgram = self.fgram.iter().map(|(name, var)| (format!("fgram_model/{name}"), var.clone()));
+        let main = self
+            .main
+            .iter()
+            .map(|(name, var)| (format!("model/{name}"), var.clone()));
+        let fgram = self
+            .fgram
+            .iter()
+            .map(|(name, var)| (format!("fgram_model/{name}"), var.clone()));
         main.chain(fgram).collect()
     }
 
     /// The weights of the main model and of A as they are now.
     pub fn parameters(&self) -> (Parameters, Parameters) {
         let detached = |vars: &BTreeMap<String, Var>| {
-            vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
+            vars.iter()
+                .map(|(name, var)| (name.clone(), var.as_detached_tensor()))
+                .collect()
         };
         (detached(&self.main), detached(&self.fgram))
     }
@@ -70,7 +84,9 @@ impl Network {
     /// When there are f-grams but no A, or a tensor operation fails.
     pub fn embed(&self, inputs: &Inputs<'_>) -> Result<Tensor> {
         let rows = self.fgram_rows(&inputs.fgrams)?;
-        Ok(self.decoder.input_embeddings(rows.as_ref(), &inputs.index)?)
+        Ok(self
+            .decoder
+            .input_embeddings(rows.as_ref(), &inputs.index)?)
     }
 
     /// A of each f-gram, `(F, D)`, in their order; `None` without f-grams.
@@ -81,9 +97,14 @@ impl Network {
         if fgrams.is_empty() {
             return Ok(None);
         }
-        let model = self.fgram_model.as_ref().context("f-grams in the batch but no f-gram model")?;
+        let model = self
+            .fgram_model
+            .as_ref()
+            .context("f-grams in the batch but no f-gram model")?;
         let tree = Arc::new(PrefixTree::new(fgrams)?);
-        Ok(Some(model.forward_tree(self.decoder.token_embedding(), &tree)?))
+        Ok(Some(
+            model.forward_tree(self.decoder.token_embedding(), &tree)?,
+        ))
     }
 
     /// Mean next-token loss of a batch, in nats.
@@ -106,6 +127,9 @@ fn variables(parameters: &Parameters) -> Result<BTreeMap<String, Var>> {
 
 /// A builder over the variables themselves, so that the model follows them.
 fn builder(vars: &BTreeMap<String, Var>) -> VarBuilder<'static> {
-    let tensors = vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+    let tensors = vars
+        .iter()
+        .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
+        .collect();
     var_builder(&tensors, &Device::Cpu)
 }

@@ -36,19 +36,30 @@ fn config() -> OptimizerConfig {
 fn two_updates_equal_the_hand_computed_ones() {
     let matrix = var(&[1.0], &[1, 1]);
     let vector = var(&[1.0], &[1]);
-    let vars = BTreeMap::from([("m".to_owned(), matrix.clone()), ("v".to_owned(), vector.clone())]);
+    let vars = BTreeMap::from([
+        ("m".to_owned(), matrix.clone()),
+        ("v".to_owned(), vector.clone()),
+    ]);
     let mut optimizer = AdamW::new(vars, config()).unwrap();
 
     // Step 1, g = 2: m = 0.2, v = 0.04; corrected 2 and 4; step = lr * 2 / 2 = lr.
     let report = optimizer
-        .update(&gradients(&[(&matrix, vec![2.0]), (&vector, vec![2.0])]), 0.1)
+        .update(
+            &gradients(&[(&matrix, vec![2.0]), (&vector, vec![2.0])]),
+            0.1,
+        )
         .unwrap();
     assert!((report.grad_norm - 8f64.sqrt()).abs() < 1e-6);
     assert!((values(&matrix)[0] - (0.95 - 0.1)).abs() < 1e-6);
     assert!((values(&vector)[0] - 0.9).abs() < 1e-6);
 
     // Step 2, g = -1: m = 0.08, v = 0.0496; corrected 0.08/0.19 and 0.0496/0.0199.
-    optimizer.update(&gradients(&[(&matrix, vec![-1.0]), (&vector, vec![-1.0])]), 0.1).unwrap();
+    optimizer
+        .update(
+            &gradients(&[(&matrix, vec![-1.0]), (&vector, vec![-1.0])]),
+            0.1,
+        )
+        .unwrap();
     let step = 0.1 * (0.08 / 0.19) / (0.0496f32 / 0.0199).sqrt();
     assert!((values(&matrix)[0] - (0.85 * 0.95 - step)).abs() < 1e-5);
     assert!((values(&vector)[0] - (0.9 - step)).abs() < 1e-5);
@@ -60,7 +71,14 @@ fn clipping_scales_all_gradients_by_the_global_norm() {
     let a = var(&[0.0; 2], &[2]);
     let b = var(&[0.0; 1], &[1]);
     let vars = BTreeMap::from([("a".to_owned(), a.clone()), ("b".to_owned(), b.clone())]);
-    let mut optimizer = AdamW::new(vars, OptimizerConfig { clip: 1.0, ..config() }).unwrap();
+    let mut optimizer = AdamW::new(
+        vars,
+        OptimizerConfig {
+            clip: 1.0,
+            ..config()
+        },
+    )
+    .unwrap();
     // The norm of (2, 3, 6) is 7.
     let grads = gradients(&[(&a, vec![2.0, 3.0]), (&b, vec![6.0])]);
     let report = optimizer.update(&grads, 0.1).unwrap();
@@ -89,7 +107,10 @@ fn a_parameter_without_gradient_is_named() {
     let b = var(&[1.0], &[1]);
     let vars = BTreeMap::from([("a".to_owned(), a.clone()), ("b".to_owned(), b)]);
     let mut optimizer = AdamW::new(vars, config()).unwrap();
-    let text = optimizer.update(&gradients(&[(&a, vec![1.0])]), 0.1).unwrap_err().to_string();
+    let text = optimizer
+        .update(&gradients(&[(&a, vec![1.0])]), 0.1)
+        .unwrap_err()
+        .to_string();
     assert!(text.contains('b'), "{text}");
 }
 
@@ -97,9 +118,40 @@ fn a_parameter_without_gradient_is_named() {
 fn state_of_another_shape_is_refused() {
     let a = var(&[1.0], &[1]);
     let mut optimizer = AdamW::new(BTreeMap::from([("a".to_owned(), a)]), config()).unwrap();
-    let moments = |n: usize| Moments { first: vec![0.0; n], second: vec![0.0; n] };
+    let moments = |n: usize| Moments {
+        first: vec![0.0; n],
+        second: vec![0.0; n],
+    };
     assert!(optimizer.restore(3, BTreeMap::new()).is_err());
-    assert!(optimizer.restore(3, BTreeMap::from([("a".to_owned(), moments(2))])).is_err());
-    optimizer.restore(3, BTreeMap::from([("a".to_owned(), moments(1))])).unwrap();
+    assert!(
+        optimizer
+            .restore(3, BTreeMap::from([("a".to_owned(), moments(2))]))
+            .is_err()
+    );
+    optimizer
+        .restore(3, BTreeMap::from([("a".to_owned(), moments(1))]))
+        .unwrap();
     assert_eq!(optimizer.step(), 3);
+}
+
+#[test]
+fn large_parameters_are_updated_as_small_ones() {
+    // More than one chunk, and not a whole number of chunks or lanes.
+    let n = 2 * CHUNK + 1001;
+    let start: Vec<f32> = (0..n).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect();
+    let weights: Vec<f32> = (0..n).map(|i| (i % 89) as f32 / 89.0 - 0.4).collect();
+    let large = var(&start, &[1, n]);
+    let vars = BTreeMap::from([("a".to_owned(), large.clone())]);
+    let mut optimizer = AdamW::new(vars, config()).unwrap();
+    let report = optimizer
+        .update(&gradients(&[(&large, weights.clone())]), 0.1)
+        .unwrap();
+    let square: f64 = weights.iter().map(|&w| f64::from(w).powi(2)).sum();
+    assert!((report.grad_norm / square.sqrt() - 1.0).abs() < 1e-12);
+    let updated = values(&large);
+    for at in [0, 7, CHUNK - 1, CHUNK, 2 * CHUNK, n - 1] {
+        let step = 0.1 * weights[at].signum() * f32::from(u8::from(weights[at] != 0.0));
+        let expected = start[at] * 0.95 - step;
+        assert!((updated[at] - expected).abs() < 1e-4, "{at}");
+    }
 }

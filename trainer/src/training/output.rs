@@ -33,9 +33,12 @@ pub(super) fn write_model(prepared: &Prepared, out: &Path) -> Result<()> {
         fgram_set_hash: set_hash,
     });
     write_atomically(&out.join("tokenizer.json"), prepared.tokenizer.json())?;
-    write_atomically(&out.join("generation_config.json"), generation_config(prepared).as_bytes())?;
+    write_atomically(
+        &out.join("generation_config.json"),
+        generation_config(prepared).as_bytes(),
+    )?;
     if let Some(fgrams) = &prepared.fgrams {
-        fgrams.set.write(&out.join("fgrams.bin"))?;
+        fgrams.set.write(out.join("fgrams.bin"))?;
     }
     save_model_dir(out, &prepared.model_config, &main, parts)
         .with_context(|| format!("cannot write the model to {}", out.display()))?;

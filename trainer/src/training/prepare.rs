@@ -122,7 +122,12 @@ fn read_stream(
     let training = &config.training;
     let stream = join(&corpus, eos, fgrams, training.seed);
     let per_step = training.batch_tokens / training.sequence_length;
-    let order = WindowOrder::new(stream.len(), training.sequence_length, per_step, training.seed)?;
+    let order = WindowOrder::new(
+        stream.len(),
+        training.sequence_length,
+        per_step,
+        training.seed,
+    )?;
     tracing::info!(
         documents = corpus.document_count(),
         tokens = stream.len(),
@@ -139,7 +144,9 @@ fn read_stream(
 fn join(corpus: &TokenizedCorpus, eos: u32, fgrams: Option<&Fgrams>, seed: u64) -> TokenStream {
     let matcher = fgrams.map(|f| f.set.matcher());
     let read = |document: usize, out: &mut Vec<u32>| {
-        corpus.ids().copy_range(corpus.document_range(document), out);
+        corpus
+            .ids()
+            .copy_range(corpus.document_range(document), out);
     };
     TokenStream::new(corpus.document_count(), read, eos, matcher.as_ref(), seed)
 }

@@ -46,9 +46,13 @@ pub struct Outcome {
 /// run in `out`; a loss or gradient that is not finite; files that cannot be written.
 pub fn train(config: &TrainConfig, out: &Path, options: &RunOptions) -> Result<Outcome> {
     match config.training.threads {
-        None => train_here(config, out, options),
+        // On a worker of the pool: from any other thread every parallel operation of a step would
+        // cost a switch to a worker and back.
+        None => rayon::scope(|_| train_here(config, out, options)),
         Some(threads) => {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()?;
             pool.install(|| train_here(config, out, options))
         }
     }
@@ -62,7 +66,10 @@ fn train_here(config: &TrainConfig, out: &Path, options: &RunOptions) -> Result<
     let last = options.stop_after.map_or(total, |stop| stop.min(total));
     run.steps(last)?;
     if last < total {
-        return Ok(Outcome { losses: run.state.losses, valid: Vec::new() });
+        return Ok(Outcome {
+            losses: run.state.losses,
+            valid: Vec::new(),
+        });
     }
     run.finish()
 }
@@ -143,7 +150,10 @@ impl<'a> Run<'a> {
         write_atomically(&out.join("train.yaml"), config.to_yaml()?.as_bytes())?;
         let parameters = |prefix: &str| -> usize {
             let vars = prepared.network.vars();
-            vars.iter().filter(|(n, _)| n.starts_with(prefix)).map(|(_, v)| v.elem_count()).sum()
+            vars.iter()
+                .filter(|(n, _)| n.starts_with(prefix))
+                .map(|(_, v)| v.elem_count())
+                .sum()
         };
         tracing::info!(
             steps = config.training.total_steps(),
@@ -202,7 +212,11 @@ impl<'a> Run<'a> {
         let loss = self.prepared.network.loss(&batch)?;
         let value = loss.to_scalar::<f32>()?;
         let forwarded = Instant::now();
-        ensure!(value.is_finite(), "the loss of step {step} is {value}: {}", self.advice());
+        ensure!(
+            value.is_finite(),
+            "the loss of step {step} is {value}: {}",
+            self.advice()
+        );
         let grads = loss.backward()?;
         let backwarded = Instant::now();
         let lr = self.schedule.lr(step);
@@ -306,7 +320,9 @@ impl<'a> Run<'a> {
         let network = &self.prepared.network;
         let dim = self.config.model.hidden_size;
         let compute = |fgrams: &[&[u32]]| -> Result<Vec<f32>> {
-            let rows = network.fgram_rows(fgrams)?.context("no f-grams to compute")?;
+            let rows = network
+                .fgram_rows(fgrams)?
+                .context("no f-grams to compute")?;
             Ok(rows.flatten_all()?.to_vec1()?)
         };
         let source: Box<dyn RowSource> = match &self.prepared.fgrams {
@@ -322,7 +338,9 @@ impl<'a> Run<'a> {
         };
         let mut evaluator = Evaluator::new(network.decoder(), source, options)?;
         let texts = self.prepared.held_out.iter();
-        texts.map(|text| Ok((text.name.clone(), evaluator.run(text, |_| {})?))).collect()
+        texts
+            .map(|text| Ok((text.name.clone(), evaluator.run(text, |_| {})?)))
+            .collect()
     }
 
     /// Writes the model directory and evaluates the weights as they are in its files.
@@ -335,7 +353,10 @@ impl<'a> Run<'a> {
             seconds = format_args!("{:.0}", self.state.seconds),
             "wrote the model"
         );
-        Ok(Outcome { losses: self.state.losses, valid })
+        Ok(Outcome {
+            losses: self.state.losses,
+            valid,
+        })
     }
 }
 

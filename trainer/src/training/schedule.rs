@@ -39,7 +39,11 @@ mod tests {
     use super::*;
 
     fn schedule(warmup_steps: u64, total: u64) -> Schedule {
-        let config = OptimizerConfig { lr: 2.0, warmup_steps, ..OptimizerConfig::default() };
+        let config = OptimizerConfig {
+            lr: 2.0,
+            warmup_steps,
+            ..OptimizerConfig::default()
+        };
         Schedule::new(&config, total)
     }
 
@@ -58,6 +62,9 @@ mod tests {
     fn runs_shorter_than_their_warmup_stay_finite() {
         let schedule = schedule(10, 3);
         assert!((0..20).all(|step| schedule.lr(step).is_finite() && schedule.lr(step) > 0.0));
-        assert_eq!(super::Schedule::new(&OptimizerConfig::default(), 0).lr(0), 1e-5);
+        assert_eq!(
+            super::Schedule::new(&OptimizerConfig::default(), 0).lr(0),
+            1e-5
+        );
     }
 }

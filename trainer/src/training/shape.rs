@@ -66,8 +66,8 @@ pub fn model_config(config: &TrainConfig, vocab_size: u32, eos: u32) -> Result<M
 pub fn fgram_model_config(config: &TrainConfig, max_n: u8) -> FgramModelConfig {
     let heads = config.fgram_heads();
     // Grouped heads only where A has the main model's heads.
-    let kv_heads = (heads == config.model.num_attention_heads)
-        .then(|| config.model.num_key_value_heads());
+    let kv_heads =
+        (heads == config.model.num_attention_heads).then(|| config.model.num_key_value_heads());
     FgramModelConfig {
         num_hidden_layers: config.fgram_model.num_hidden_layers,
         num_attention_heads: heads,

@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha12Rng;
+use rayon::prelude::*;
 use scone_fgram::matcher::Matcher;
 use sha2::{Digest as _, Sha256};
 
@@ -52,19 +53,15 @@ impl TokenStream {
         let mut order: Vec<usize> = (0..count).collect();
         order.shuffle(&mut generator(seed, Order::Documents));
         let mut ids = Vec::new();
-        let mut lengths = Vec::new();
-        let mut matches = Vec::new();
+        let mut starts = Vec::with_capacity(count);
         for document in order {
+            starts.push(ids.len());
             ids.push(eos);
-            let start = ids.len();
             read(document, &mut ids);
-            lengths.push(0);
-            if let Some(matcher) = matcher {
-                matches.clear();
-                matcher.tag(&ids[start..], 0, &mut matches);
-                lengths.extend(matches.iter().map(|m| m.map_or(0, |m| m.len)));
-            }
-            lengths.resize(ids.len(), 0);
+        }
+        let mut lengths = vec![0; ids.len()];
+        if let Some(matcher) = matcher {
+            tag_documents(&ids, &starts, matcher, &mut lengths);
         }
         Self { ids, lengths }
     }
@@ -123,6 +120,28 @@ impl TokenStream {
     }
 }
 
+/// Fills in the match lengths of documents that begin, with their eos, at `starts`.
+fn tag_documents(ids: &[u32], starts: &[usize], matcher: &Matcher, lengths: &mut [u8]) {
+    let mut documents = Vec::with_capacity(starts.len());
+    let mut rest = lengths;
+    for (at, &start) in starts.iter().enumerate() {
+        let end = starts.get(at + 1).copied().unwrap_or(ids.len());
+        let (own, after) = rest.split_at_mut(end - start);
+        documents.push((&ids[start + 1..end], &mut own[1..]));
+        rest = after;
+    }
+    documents
+        .par_iter_mut()
+        .with_max_len(1)
+        .for_each(|(ids, lengths)| {
+            let mut matches = Vec::with_capacity(ids.len());
+            matcher.tag(ids, 0, &mut matches);
+            for (length, found) in lengths.iter_mut().zip(&matches) {
+                *length = found.map_or(0, |found| found.len);
+            }
+        });
+}
+
 /// Which windows each step trains on. A window is `length` inputs and the `length` tokens after
 /// each of them; windows do not overlap in their inputs. Each epoch has its own global order.
 #[derive(Debug)]
@@ -149,9 +168,19 @@ impl WindowOrder {
             per_step * length,
             per_step * length + 1
         );
-        ensure!(u32::try_from(windows).is_ok(), "corpus of {tokens} tokens has too many windows");
+        ensure!(
+            u32::try_from(windows).is_ok(),
+            "corpus of {tokens} tokens has too many windows"
+        );
         let order = shuffled(windows, seed, 0);
-        Ok(Self { seed, length, per_step, windows, epoch: 0, order })
+        Ok(Self {
+            seed,
+            length,
+            per_step,
+            windows,
+            epoch: 0,
+            order,
+        })
     }
 
     /// Windows of one epoch.
@@ -206,7 +235,12 @@ mod tests {
                 assert!(!fgram.contains(&EOS));
             }
         }
-        let three = stream.ids().windows(4).position(|w| w == [EOS, 1, 2, 3]).unwrap() + 3;
+        let three = stream
+            .ids()
+            .windows(4)
+            .position(|w| w == [EOS, 1, 2, 3])
+            .unwrap()
+            + 3;
         assert_eq!(stream.fgram(three).unwrap(), [1, 2, 3]);
         assert_eq!(stream.fgram(three - 1).unwrap(), [1, 2]);
         assert_eq!(stream.fgram(three - 2), None);
@@ -232,7 +266,10 @@ mod tests {
     #[test]
     fn a_corpus_below_one_batch_is_refused() {
         let text = WindowOrder::new(30, 10, 3, 5).unwrap_err().to_string();
-        assert!(text.contains("30 tokens") && text.contains("training.batch_tokens = 30"), "{text}");
+        assert!(
+            text.contains("30 tokens") && text.contains("training.batch_tokens = 30"),
+            "{text}"
+        );
         assert!(WindowOrder::new(0, 10, 1, 5).is_err());
     }
 }

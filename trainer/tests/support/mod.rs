@@ -19,10 +19,36 @@ pub(crate) struct Fixture {
     pub(crate) tokenizer: TextTokenizer,
 }
 
-const WHO: [&str; 6] = ["the fox", "an old miller", "my sister", "the river", "a grey cat", "our cook"];
-const DOES: [&str; 6] = ["looks at", "runs after", "hears", "finds", "carries", "waits for"];
-const WHAT: [&str; 6] = ["a lantern", "the bread", "two stones", "the gate", "a blue kite", "the moon"];
-const WHERE: [&str; 4] = ["by the mill", "in the rain", "before supper", "under the bridge"];
+const WHO: [&str; 6] = [
+    "the fox",
+    "an old miller",
+    "my sister",
+    "the river",
+    "a grey cat",
+    "our cook",
+];
+const DOES: [&str; 6] = [
+    "looks at",
+    "runs after",
+    "hears",
+    "finds",
+    "carries",
+    "waits for",
+];
+const WHAT: [&str; 6] = [
+    "a lantern",
+    "the bread",
+    "two stones",
+    "the gate",
+    "a blue kite",
+    "the moon",
+];
+const WHERE: [&str; 4] = [
+    "by the mill",
+    "in the rain",
+    "before supper",
+    "under the bridge",
+];
 
 /// Some sentences with a little structure.
 fn document(rng: &mut ChaCha12Rng) -> String {
@@ -50,12 +76,16 @@ impl Fixture {
         fs::write(dir.path().join("tokenizer.json"), tokenizer.json()).unwrap();
         let fixture = Self { dir, tokenizer };
         let corpus = fixture.corpus("train.jsonl");
-        let options = MiningOptions { max_n: 4, min_count: 5, max_fgrams: 300 };
+        let options = MiningOptions {
+            max_n: 4,
+            min_count: 5,
+            max_fgrams: 300,
+        };
         let vocab = fixture.tokenizer.vocab_size();
         let mut set = mine(&corpus, vocab, fixture.tokenizer.sha256(), &options).unwrap();
         let counts = count_matches(&corpus, &set);
         set.set_match_counts(counts.by_rank).unwrap();
-        set.write(&fixture.path("fgrams.bin")).unwrap();
+        set.write(fixture.path("fgrams.bin")).unwrap();
         fixture
     }
 
@@ -64,7 +94,10 @@ impl Fixture {
     }
 
     pub(crate) fn corpus_options(&self) -> corpus::Options {
-        corpus::Options { cache_dir: None, ..corpus::Options::default() }
+        corpus::Options {
+            cache_dir: None,
+            ..corpus::Options::default()
+        }
     }
 
     pub(crate) fn corpus(&self, name: &str) -> TokenizedCorpus {
@@ -94,12 +127,19 @@ optimizer: {{lr: 0.01, warmup_steps: 5}}
     }
 
     pub(crate) fn run_options(&self, stop_after: Option<u64>) -> RunOptions {
-        RunOptions { corpus: self.corpus_options(), stop_after }
+        RunOptions {
+            corpus: self.corpus_options(),
+            stop_after,
+        }
     }
 
     /// Trains into `out` below the fixture.
     pub(crate) fn train(&self, out: &str, overrides: &[&str]) -> anyhow::Result<Outcome> {
-        train(&self.config(overrides)?, &self.path(out), &self.run_options(None))
+        train(
+            &self.config(overrides)?,
+            &self.path(out),
+            &self.run_options(None),
+        )
     }
 }
 
