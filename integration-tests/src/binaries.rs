@@ -7,8 +7,12 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::OnceLock,
+    sync::LazyLock,
 };
+
+/// Names a folder with binaries to test as they are, instead of building them: those of a release
+/// or an image.
+pub const FOLDER_VARIABLE: &str = "SCONE_TEST_BINARIES";
 
 /// Where the binaries are.
 #[derive(Debug)]
@@ -28,14 +32,20 @@ pub struct Binaries {
 /// # Panics
 /// When the build fails; cargo's report is on stderr.
 pub fn binaries() -> &'static Binaries {
-    static BINARIES: OnceLock<Binaries> = OnceLock::new();
-    BINARIES.get_or_init(|| {
+    // Lazy, not once: after a failed build every other test fails at once.
+    static BINARIES: LazyLock<Binaries> = LazyLock::new(|| {
         let layout = Layout::of_this_test();
-        layout.build();
+        let folder = match std::env::var_os(FOLDER_VARIABLE) {
+            Some(folder) => PathBuf::from(folder),
+            None => {
+                layout.build();
+                layout.profile_dir
+            }
+        };
         let path = |name| {
-            layout
-                .profile_dir
-                .join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+            let path = folder.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+            assert!(path.exists(), "{}: no such binary", path.display());
+            path
         };
         Binaries {
             trainer: path("trainer"),
@@ -43,7 +53,8 @@ pub fn binaries() -> &'static Binaries {
             decoder_service: path("decoder-service"),
             target: layout.target,
         }
-    })
+    });
+    &BINARIES
 }
 
 /// What the path of the running test says about the build:

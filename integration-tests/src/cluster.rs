@@ -9,7 +9,7 @@ use crate::{
     binaries::binaries,
     eventually::{PATIENCE, eventually_within},
     fixtures::{copy_of, fixtures},
-    process::{Process, run},
+    process::{Finished, Process, run},
 };
 
 /// Any free loopback port.
@@ -67,6 +67,10 @@ impl Service {
     pub fn decoder_remote(model: &Path, embed: &str, flags: &[&str]) -> Self {
         let mut command = decoder_command(model, ANY_PORT, flags);
         command.args(["--embed", embed]);
+        if !flags.contains(&"--lookup-timeout") {
+            // Long: a busy machine must not look like a lost embed-service.
+            command.args(["--lookup-timeout", "10s"]);
+        }
         Self::start("decoder-service", command)
     }
 
@@ -79,22 +83,40 @@ impl Service {
     }
 
     fn start(name: &str, command: Command) -> Self {
+        Self::try_start(name, command)
+            .unwrap_or_else(|ended| panic!("{name} ended at start: {}", ended.status))
+    }
+
+    /// Starts a service that may refuse to start.
+    ///
+    /// # Errors
+    /// How it ended, when it did so before it listened.
+    ///
+    /// # Panics
+    /// When it neither listens nor ends in time.
+    pub fn try_start(name: &str, command: Command) -> Result<Self, Finished> {
         let mut process = Process::spawn(name, command);
         let what = format!("address of {name}");
         let event = eventually_within(PATIENCE, &what, || {
-            let event = listening_event(&process.stdout());
-            if let (None, Some(status)) = (&event, process.exit_status()) {
-                panic!("{name} ended at start: {status}");
+            // Asked first: what an ended process has printed is all there.
+            let ended = process.exit_status();
+            match (listening_event(&process.stdout()), ended) {
+                (Some(event), _) => Some(Ok(event)),
+                (None, Some(status)) => Some(Err(status)),
+                (None, None) => None,
             }
-            event
         });
+        let event = match event {
+            Ok(event) => event,
+            Err(status) => return Err(process.finished(status)),
+        };
         let text = |key: &str| event[key].as_str().map(str::to_owned);
-        Self {
+        Ok(Self {
             process,
             address: text("address").expect("an address in the event"),
             metrics: text("metrics"),
             table: None,
-        }
+        })
     }
 
     /// The value of one metric, or `None` when it is not reported. Labels are part of the name.

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        OnceLock,
+        LazyLock,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -33,8 +33,7 @@ pub const DIM: u32 = 32;
 /// # Panics
 /// When the folder cannot be made.
 pub fn run_dir() -> &'static Path {
-    static RUN_DIR: OnceLock<(PathBuf, File)> = OnceLock::new();
-    let (path, _lock) = RUN_DIR.get_or_init(|| {
+    static RUN_DIR: LazyLock<(PathBuf, File)> = LazyLock::new(|| {
         let parent = binaries().target.join("tmp");
         fs::create_dir_all(&parent).expect("create the tmp folder");
         let lock = File::create(parent.join("integration-tests.lock")).expect("create a lock file");
@@ -46,7 +45,7 @@ pub fn run_dir() -> &'static Path {
         fs::create_dir_all(path.join("logs")).expect("create the folder of this run");
         (path, lock)
     });
-    path
+    &RUN_DIR.0
 }
 
 /// A new empty folder for one test.
@@ -116,8 +115,7 @@ pub struct Fixtures {
 /// # Panics
 /// When the trainer fails; its logs are in the message.
 pub fn fixtures() -> &'static Fixtures {
-    static FIXTURES: OnceLock<Fixtures> = OnceLock::new();
-    FIXTURES.get_or_init(|| {
+    static FIXTURES: LazyLock<Fixtures> = LazyLock::new(|| {
         let dir = run_dir().join("fixtures");
         fs::create_dir_all(&dir).expect("create the folder of the fixtures");
         let fixtures = Fixtures::at(&dir);
@@ -135,7 +133,8 @@ pub fn fixtures() -> &'static Fixtures {
         }
         fixtures.precompute(&fixtures.other_model, &fixtures.other_table, &[]);
         fixtures
-    })
+    });
+    &FIXTURES
 }
 
 impl Fixtures {
@@ -274,4 +273,16 @@ fn evaluate_command(model: &Path, input: &Path, flags: &[&str]) -> Finished {
     command.arg("--model").arg(model);
     command.arg("--input").arg(input).args(flags);
     run("trainer-evaluate", command)
+}
+
+/// The facts of a table, from its `table.json`.
+///
+/// # Panics
+/// When there is no manifest.
+pub fn manifest(table: &Path) -> serde_json::Value {
+    let text = fs::read_to_string(table.join("table.json")).expect("a manifest");
+    let mut json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let facts = json["table"].take();
+    assert!(facts["table_id"].is_string(), "no table id in {text}");
+    facts
 }

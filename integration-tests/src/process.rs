@@ -40,11 +40,20 @@ impl Process {
         };
         let (stdout, stdout_file) = log("stdout");
         let (stderr, stderr_file) = log("stderr");
+        // Every flag has an environment twin: those of the caller must not reach the test.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("SCONE_") {
+                command.env_remove(name);
+            }
+        }
         let child = command
+            .env("XDG_CACHE_HOME", fixtures::run_dir().join("cache"))
             .stdin(Stdio::null())
             .stdout(stdout_file)
             .stderr(stderr_file)
             .env("NO_COLOR", "1")
+            // Back traces of expected errors would hide their messages.
+            .env_remove("RUST_BACKTRACE")
             .spawn()
             .unwrap_or_else(|e| panic!("{name}: cannot start {command:?}: {e}"));
         Self {
@@ -95,12 +104,23 @@ impl Process {
     /// # Panics
     /// When the signal cannot be sent.
     pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Stops it where it stands (SIGSTOP): connections stay open, nothing answers.
+    ///
+    /// # Panics
+    /// When the signal cannot be sent.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    fn signal(&self, signal: &str) {
         // By the shell: sending a signal from here would take `unsafe` or one more dependency.
-        let status = Command::new("sh")
-            .args(["-c", &format!("kill -TERM {}", self.child.id())])
-            .status()
-            .expect("start sh");
-        assert!(status.success(), "kill -TERM {}: {status}", self.name);
+        let kill = format!("kill -{signal} {}", self.child.id());
+        let status = Command::new("sh").args(["-c", &kill]).status();
+        let status = status.expect("start sh");
+        assert!(status.success(), "{}: {kill}: {status}", self.name);
     }
 
     /// Ends it at once (SIGKILL), and waits until it is gone.
@@ -110,6 +130,15 @@ impl Process {
     pub fn kill(&mut self) {
         self.child.kill().expect("kill a child");
         self.child.wait().expect("wait for a child");
+    }
+
+    /// What it left behind, given how it ended.
+    pub(crate) fn finished(&self, status: ExitStatus) -> Finished {
+        Finished {
+            status,
+            stdout: self.stdout(),
+            stderr: self.stderr(),
+        }
     }
 
     /// Fails the test when the process has panicked.
@@ -185,11 +214,7 @@ pub fn run_within(patience: Duration, name: &str, command: Command) -> Finished 
     let mut process = Process::spawn(name, command);
     let status = process.wait_within(patience);
     process.assert_no_panic();
-    Finished {
-        status,
-        stdout: process.stdout(),
-        stderr: process.stderr(),
-    }
+    process.finished(status)
 }
 
 /// [`run_within`] twice the usual patience.

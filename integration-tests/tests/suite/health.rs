@@ -79,7 +79,7 @@ async fn a_watcher_sees_not_serving_while_the_decoder_drains() {
 
     // A running generation holds the drain open.
     let client = decoder(&service.address).await;
-    let (head, rest) = begin(&client, greedy("The harbour", 400)).await;
+    let (head, rest) = begin(&client, greedy("The harbour", 1900)).await;
     service.process.terminate();
     let then = in_time("health", watch.message()).await.unwrap().unwrap();
     assert_eq!(then.status(), ServingStatus::NotServing);

@@ -1,10 +1,12 @@
 //! The embed-service alone, over its own protocol.
 
+use std::{fs, path::Path};
+
 use integration_tests::{
     client::{self, channel},
-    cluster::Service,
+    cluster::{ANY_PORT, Service, embed_command, refusal},
     eventually::in_time,
-    fixtures::{DIM, MAX_N, VOCAB_SIZE, fixtures},
+    fixtures::{DIM, MAX_N, VOCAB_SIZE, fixtures, manifest},
 };
 use scone_proto::embed::v1::{
     GetTableInfoRequest, GetTableInfoResponse, LookupRequest, LookupResponse, LookupRows, RowDtype,
@@ -31,7 +33,7 @@ fn span(context: u32, answers: u32) -> Span {
 /// Token ids in which f-grams occur: those of the held-out text.
 fn document() -> Vec<u32> {
     let tokenizer = tokenizers::Tokenizer::from_file(&fixtures().tokenizer).unwrap();
-    let text = std::fs::read_to_string(&fixtures().heldout).unwrap();
+    let text = fs::read_to_string(&fixtures().heldout).unwrap();
     let text = text.lines().next().unwrap();
     tokenizer.encode(text, false).unwrap().get_ids().to_vec()
 }
@@ -111,8 +113,7 @@ async fn table_info_tells_the_facts_of_the_table() {
     assert_eq!((info.shard_index, info.shard_count), (0, 1));
     assert_eq!(info.store, "sled");
     assert!(info.rows > 500, "{} rows", info.rows);
-    let manifest = std::fs::read_to_string(fixtures().table.join("table.json")).unwrap();
-    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    let manifest = manifest(&fixtures().table);
     assert_eq!(manifest["table_id"], info.table_id.as_str());
     assert_eq!(manifest["model_hash"], info.model_hash.as_str());
     assert_eq!(manifest["rows"], info.rows);
@@ -285,4 +286,50 @@ async fn a_small_reply_is_not_held_back() {
     }
     times.sort();
     assert!(times[10].as_millis() < 30, "median {:?}", times[10]);
+}
+
+/// Flips a bit of every copy of these bytes in a file.
+fn flip_copies(file: &Path, row: &[u8]) {
+    let mut bytes = fs::read(file).unwrap();
+    let copies: Vec<usize> = (0..=bytes.len() - row.len())
+        .filter(|&at| bytes[at..].starts_with(row))
+        .collect();
+    assert!(!copies.is_empty(), "the row is not in {}", file.display());
+    for at in copies {
+        bytes[at + row.len() / 2] ^= 1;
+    }
+    fs::write(file, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_a_row_is_found_and_never_served() {
+    let ids = document();
+    let mut embed = Service::embed(&fixtures().table, &[]);
+    let client = client::embed(&embed.address).await;
+    let row_bytes = info(&client).await.row_bytes as usize;
+    let whole = row_of_each_position(&lookup(&client, request(1, &ids)).await, row_bytes);
+    let (_, row) = whole.iter().find(|(length, _)| *length > 0).unwrap();
+    embed.process.terminate();
+    embed.process.wait();
+
+    let table = embed.table.clone().unwrap();
+    flip_copies(&table.join("rows.sled/db"), row);
+    let message = refusal(
+        "embed-service",
+        embed_command(&table, ANY_PORT, &["--verify"]),
+    );
+    assert!(message.contains(table.to_str().unwrap()), "{message}");
+
+    // Unverified it may start, since nobody reads all rows of a large table first.
+    let command = embed_command(&table, ANY_PORT, &["--hot-bytes", "0"]);
+    match Service::try_start("embed-service", command) {
+        Err(ended) => assert!(ended.failure().contains("damaged")),
+        Ok(embed) => {
+            let mut client = client::embed(&embed.address).await;
+            match client.lookup_once(request(2, &ids)).await {
+                Err(status) => assert_eq!(status.code(), Code::DataLoss, "{status}"),
+                Ok(response) => panic!("served from a damaged table: {response:?}"),
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use integration_tests::{
     client::{self, begin, finish, generate, greedy},
-    cluster::Service,
+    cluster::{ANY_PORT, Service},
     eventually::eventually,
 };
 use tonic::Code;
@@ -11,7 +11,7 @@ use tonic::Code;
 async fn a_full_queue_refuses_and_the_accepted_ones_finish() {
     let decoder = Service::decoder(&["--max-batch", "1", "--max-queue", "1"]);
     let client = client::decoder(&decoder.address).await;
-    let (head, rest) = begin(&client, greedy("The harbour", 1000)).await;
+    let (head, rest) = begin(&client, greedy("The harbour", 1900)).await;
 
     // One place in the batch is taken, one in the queue is free: one of these three gets it.
     let tasks: Vec<_> = (0..3)
@@ -31,25 +31,29 @@ async fn a_full_queue_refuses_and_the_accepted_ones_finish() {
         }
     }
     assert_eq!(accepted, 1);
-    assert_eq!(finish(head, rest).await.unwrap().ids.len(), 1000);
+    assert_eq!(finish(head, rest).await.unwrap().ids.len(), 1900);
     generate(&client, greedy("The boats", 5)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_frees_its_slot() {
-    let decoder = Service::decoder(&["--max-batch", "1", "--max-queue", "1"]);
+    let flags = ["--max-batch", "1", "--max-queue", "1"];
+    let flags = [&flags[..], &["--metrics-listen", ANY_PORT]].concat();
+    let decoder = Service::decoder(&flags);
     let client = client::decoder(&decoder.address).await;
     let (_, rest) = begin(&client, greedy("The harbour", 2000)).await;
+    assert_eq!(decoder.metric("scone_decoder_running").await, Some(1.0));
     drop(rest);
-
-    // Had the slot not been freed, the queue would hold this request until the 2,000 tokens are done.
-    let completion = eventually("a free slot", async || {
-        generate(&client, greedy("The boats", 5)).await.ok()
+    eventually("free slot", async || {
+        let running = decoder.metric("scone_decoder_running").await?;
+        (running == 0.0).then_some(())
     })
     .await;
-    let timings = completion.finish.unwrap().timings.unwrap();
-    let step_us = (timings.decode_us / 5).max(1);
-    assert!(timings.queue_us < 200 * step_us, "{timings:?}");
+    // Far fewer than the 2,000 tokens were made.
+    let generated = "scone_decoder_generated_tokens_total";
+    let generated = decoder.metric(generated).await.unwrap();
+    assert!(generated < 1500.0, "{generated} tokens");
+    generate(&client, greedy("The boats", 5)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

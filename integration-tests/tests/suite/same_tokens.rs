@@ -1,20 +1,25 @@
 //! The same request gives the same tokens, wherever the rows come from and whatever else runs.
 
 use integration_tests::{
+    binaries::binaries,
     client::{self, Completion, begin, finish, generate, greedy, seeded},
     cluster::Service,
-    fixtures::fixtures,
+    eventually::eventually,
+    fixtures::{copy_of, fixtures, scratch, text},
+    process::run,
 };
 use scone_proto::decoder::v1::{GenerateRequest, decoder_service_client::DecoderServiceClient};
 use tonic::transport::Channel;
 
-/// Greedy and sampled requests with prompts that match, hardly match, and are longer than K.
+/// Greedy and sampled requests with prompts that match, hardly match, and are long.
 fn requests() -> Vec<GenerateRequest> {
+    let long = text::documents(5, 6).join(" ");
     vec![
         greedy("The harbour town", 40),
         greedy("On Monday the ferryman", 40),
         greedy("", 20),
         greedy("xqzj vv", 20),
+        greedy(&long, 10),
         seeded("The clockmaker said that", 60, 7),
         seeded("The clockmaker said that", 60, 8),
         seeded("There is a café at the end of the pier where", 40, 1),
@@ -50,14 +55,19 @@ async fn embedded_and_remote_and_shards_give_the_same_tokens() {
     for completion in &expected[..2] {
         assert!(completion.match_lengths.iter().any(|&n| n >= 3));
     }
-    assert_ne!(expected[4].ids, expected[5].ids, "two seeds");
+    assert_ne!(expected[5].ids, expected[6].ids, "two seeds");
 
     let embed = Service::embed(&f.table, &[]);
     let remote = Service::decoder_remote(&f.model, &embed.address, &[]);
     let actual = one_by_one(&client::decoder(&remote.address).await).await;
     assert_same(&expected, &actual);
 
-    let shards = f.shards.each_ref().map(|table| Service::embed(table, &[]));
+    // No hot set, and limits so low that a prompt takes many messages.
+    let flags = ["--hot-bytes=0", "--max-positions=50", "--max-spans=7"];
+    let shards = f
+        .shards
+        .each_ref()
+        .map(|table| Service::embed(table, &flags));
     let both = shards.each_ref().map(|s| s.address.clone()).join(",");
     let sharded = Service::decoder_remote(&f.model, &both, &[]);
     let actual = one_by_one(&client::decoder(&sharded.address).await).await;
@@ -66,9 +76,10 @@ async fn embedded_and_remote_and_shards_give_the_same_tokens() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_requests_get_the_tokens_they_get_alone() {
-    let decoder = Service::decoder(&["--max-batch", "4"]);
+    let decoder = Service::decoder(&["--max-batch", "4", "--max-step-tokens", "64"]);
     let client = client::decoder(&decoder.address).await;
-    let expected = one_by_one(&client).await;
+    let alone = Service::decoder(&[]);
+    let expected = one_by_one(&client::decoder(&alone.address).await).await;
 
     let tasks: Vec<_> = requests()
         .into_iter()
@@ -87,7 +98,7 @@ async fn concurrent_requests_get_the_tokens_they_get_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_replicas_killed_does_not_change_the_tokens() {
     let f = fixtures();
-    let request = || seeded("The ferryman is called Osk. He", 600, 11);
+    let request = || seeded("The ferryman is called Osk. He", 1200, 11);
     let embedded = Service::decoder(&[]);
     let client = client::decoder(&embedded.address).await;
     let expected = generate(&client, request()).await.unwrap();
@@ -110,9 +121,65 @@ async fn one_of_two_replicas_killed_does_not_change_the_tokens() {
     let actual = generate(&client, request()).await.unwrap();
     assert_eq!(expected.outcome(), actual.outcome());
     second.process.kill();
-    let actual = integration_tests::eventually::eventually("reconnected replica", async || {
+    let actual = eventually("reconnected replica", async || {
         generate(&client, request()).await.ok()
     })
     .await;
     assert_eq!(expected.outcome(), actual.outcome());
+}
+
+#[test]
+fn generate_in_the_terminal_gives_the_same_tokens() {
+    let f = fixtures();
+    let request = || seeded("The clockmaker said that", 60, 7);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let expected = runtime.block_on(async {
+        let served = Service::decoder(&[]);
+        let client = client::decoder(&served.address).await;
+        generate(&client, request()).await.unwrap()
+    });
+
+    let terminal = |flags: &[&str]| {
+        let mut command = std::process::Command::new(&binaries().decoder_service);
+        command.args(["generate", "--prompt", "The clockmaker said that"]);
+        command.args(["--max-tokens", "60", "--seed", "7", "--temperature", "1"]);
+        command.args(["--top-k", "50", "--top-p", "0.95", "--ignore-eos"]);
+        command.arg("--model").arg(&f.model).args(flags);
+        run("generate", command)
+    };
+    let table = copy_of(&f.table);
+    let stdout = terminal(&["--json", "--table", table.to_str().unwrap()]).success();
+    let line: serde_json::Value = serde_json::from_str(stdout.trim()).unwrap();
+    assert_eq!(line["token_ids"], serde_json::json!(expected.ids));
+    assert_eq!(line["text"], expected.text().as_str());
+    assert_eq!(line["embed_mode"], "embedded");
+
+    let embed = Service::embed(&f.table, &[]);
+    let plain = terminal(&["--embed", &embed.address]);
+    assert!(
+        plain.stderr.contains("[60 tokens"),
+        "no summary: {}",
+        plain.stderr
+    );
+    assert_eq!(
+        plain.success().trim_end_matches('\n'),
+        expected.text().trim_end_matches('\n')
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gpt2_family_gives_the_same_tokens_embedded_and_remote() {
+    let f = fixtures();
+    let dir = scratch("gpt2");
+    let (model, table) = (dir.join("model"), dir.join("table"));
+    let shape = ["model.family=gpt2", "model.num_key_value_heads=null"];
+    f.train(&model, &[&shape[..], &["training.steps=5"]].concat());
+    f.precompute(&model, &table, &[]);
+
+    let embedded = Service::decoder_embedded(&model, &table, &[]);
+    let expected = one_by_one(&client::decoder(&embedded.address).await).await;
+    let embed = Service::embed(&table, &[]);
+    let remote = Service::decoder_remote(&model, &embed.address, &["--max-step-tokens", "64"]);
+    let actual = one_by_one(&client::decoder(&remote.address).await).await;
+    assert_same(&expected, &actual);
 }

@@ -13,7 +13,7 @@ use tonic::Code;
 async fn sigterm_lets_a_running_generation_finish() {
     let mut decoder = Service::decoder(&["--drain-timeout", "60s"]);
     let client = client::decoder(&decoder.address).await;
-    let (head, rest) = begin(&client, greedy("The old lighthouse keeper", 500)).await;
+    let (head, rest) = begin(&client, greedy("The old lighthouse keeper", 1900)).await;
     decoder.process.terminate();
 
     // New work is refused while the old one goes on.
@@ -25,7 +25,7 @@ async fn sigterm_lets_a_running_generation_finish() {
 
     let completion = finish(head, rest).await.unwrap();
     assert_eq!(completion.reason(), FinishReason::Length);
-    assert_eq!(completion.ids.len(), 500);
+    assert_eq!(completion.ids.len(), 1900);
     assert_eq!(decoder.process.wait().code(), Some(0));
 }
 

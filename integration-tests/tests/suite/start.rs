@@ -1,26 +1,20 @@
 //! Starts that must be refused: with a message that helps and an exit code, not with a panic.
 
-use std::path::Path;
-
 use integration_tests::{
     cluster::{ANY_PORT, Service, decoder_command, embed_command, refusal},
-    fixtures::{copy_of, fixtures, scratch},
+    fixtures::{copy_of, fixtures, manifest, scratch},
 };
-
-/// One string field of a JSON file.
-fn field(file: &Path, name: &str) -> String {
-    let text = std::fs::read_to_string(file).unwrap();
-    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    json[name].as_str().unwrap().to_owned()
-}
 
 /// The message must name what does not fit: the model's hash and the table's.
 fn assert_names_both(message: &str) {
     let f = fixtures();
-    let table = field(&f.table.join("table.json"), "model_hash");
-    let model = field(&f.other_model.join("scone.json"), "model_hash");
-    assert_ne!(table, model, "the fixture's models have the same hash");
-    for hash in [table, model] {
+    let hashes = [&f.table, &f.other_table].map(|table| manifest(table)["model_hash"].clone());
+    assert_ne!(
+        hashes[0], hashes[1],
+        "the fixture's models have the same hash"
+    );
+    for hash in hashes {
+        let hash = hash.as_str().unwrap();
         assert!(message.contains(&hash[..8]), "want {hash}: {message}");
     }
 }
@@ -102,7 +96,8 @@ fn missing_folders_are_named() {
 fn one_shard_of_two_is_not_a_whole_table() {
     let f = fixtures();
     let shard = Service::embed(&f.shards[0], &[]);
-    let mut command = decoder_command(&f.model, ANY_PORT, &[]);
+    let flags = ["--embed-start-timeout", "2s"];
+    let mut command = decoder_command(&f.model, ANY_PORT, &flags);
     command.args(["--embed", &shard.address]);
     let message = refusal("decoder-service", command);
     assert!(message.contains("shard"), "{message}");
@@ -111,4 +106,16 @@ fn one_shard_of_two_is_not_a_whole_table() {
     command.arg("--table").arg(copy_of(&f.shards[1]));
     let message = refusal("decoder-service", command);
     assert!(message.contains("shard"), "{message}");
+}
+
+#[test]
+fn nobody_at_the_address_of_the_embed_service() {
+    let holder = std::net::TcpListener::bind(ANY_PORT).unwrap();
+    let address = holder.local_addr().unwrap().to_string();
+    drop(holder);
+    let flags = ["--embed-start-timeout", "2s"];
+    let mut command = decoder_command(&fixtures().model, ANY_PORT, &flags);
+    command.args(["--embed", &address]);
+    let message = refusal("decoder-service", command);
+    assert!(message.contains(&address), "{message}");
 }
