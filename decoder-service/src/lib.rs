@@ -46,6 +46,7 @@ use scone_service::{
     grpc::{Drained, serve_until, server_builder},
     health::Health,
     metrics::MetricsEndpoint,
+    reflection::with_reflection,
 };
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::sync::CancellationToken;
@@ -106,11 +107,11 @@ pub async fn run(
         draining.clone(),
     );
     let (health, health_service) = Health::register(&[SERVICE_NAME]).await;
-    let reflection = reflection()?;
     let router = server_builder()
         .add_service(DecoderServiceServer::new(service))
-        .add_service(health_service)
-        .add_service(reflection);
+        .add_service(health_service);
+    let router = with_reflection(router, scone_proto::FILE_DESCRIPTOR_SET, SERVICE_NAME)
+        .map_err(|error| Error::Config(format!("reflection: {error}")))?;
     health.set_serving().await;
     Listening {
         service: "decoder",
@@ -162,17 +163,4 @@ async fn served_or_engine_lost(
             Err(Error::Internal)
         }
     }
-}
-
-fn reflection() -> Result<
-    tonic_reflection::server::v1::ServerReflectionServer<
-        impl tonic_reflection::server::v1::ServerReflection,
-    >,
-    Error,
-> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(scone_proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|error| Error::Config(format!("reflection: {error}")))
 }

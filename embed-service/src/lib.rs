@@ -32,6 +32,7 @@ use scone_service::{
     grpc::{self, Drained},
     health::Health,
     metrics::MetricsEndpoint,
+    reflection::with_reflection,
 };
 use tokio::{net::TcpListener, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
@@ -128,20 +129,10 @@ async fn router(
     draining: &CancellationToken,
 ) -> Result<(Router, Health), RunError> {
     let (health, health_service) = Health::register(&[SERVICE_NAME]).await;
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(scone_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // The descriptors also hold the decoder tier, which is not served here.
-            .with_service_name(SERVICE_NAME)
-            .with_service_name("grpc.health.v1.Health")
-    };
     let router = grpc::server_builder()
         .add_service(Server::service(Arc::clone(lookups), draining.clone()))
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        // Older clients, grpcurl before 1.9 among them, know only this one.
-        .add_service(reflection().build_v1alpha()?);
+        .add_service(health_service);
+    let router = with_reflection(router, scone_proto::FILE_DESCRIPTOR_SET, SERVICE_NAME)?;
     Ok((router, health))
 }
 

@@ -27,6 +27,7 @@ mod error;
 pub mod grpc;
 pub mod health;
 pub mod metrics;
+pub mod reflection;
 pub mod shutdown;
 pub mod telemetry;
 
