@@ -79,7 +79,7 @@ impl Shape {
                 ));
             }
         }
-        if self.num_heads % self.num_kv_heads != 0 {
+        if !self.num_heads.is_multiple_of(self.num_kv_heads) {
             return Err(Error::config(
                 "num_key_value_heads",
                 format!(
@@ -88,7 +88,7 @@ impl Shape {
                 ),
             ));
         }
-        if self.rope_theta.is_some() && self.head_dim % 2 != 0 {
+        if self.rope_theta.is_some() && !self.head_dim.is_multiple_of(2) {
             return Err(Error::config(
                 "head_dim",
                 format!("must be even for rotary positions, got {}", self.head_dim),

@@ -205,6 +205,10 @@ impl FlatBlock {
 
     /// From the gradient of the block's output, `g.out`, to that of its input, `dx`, filling in
     /// the rest of `g` on the way. `spare` is scratch of the widest row times the rows.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "gradients come in, gradients and activations go out"
+    )]
     pub(crate) fn backward(
         &self,
         weights: &[f32],

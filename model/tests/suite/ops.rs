@@ -114,7 +114,7 @@ fn rows_of_one_table_and_of_two() {
         &|x| composed::select_rows(&x[0], Some(&x[1]), &index).unwrap(),
     );
     compare(
-        &[first.clone()],
+        std::slice::from_ref(&first),
         &|x| ops::select_rows(&x[0], None, &index[..4]).unwrap(),
         &|x| composed::select_rows(&x[0], None, &index[..4]).unwrap(),
     );
