@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::fgram_model::PrefixTree;
 use candle_core::{D, DType, Tensor};
 
-/// See [`super::linear`].
+/// See `linear`.
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -17,7 +17,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, layout: WeightLayout) -> Result<Tenso
     })
 }
 
-/// See [`super::add_bias`].
+/// See `add_bias`.
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -25,7 +25,7 @@ pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
     Ok(x.broadcast_add(bias)?)
 }
 
-/// See [`super::rms_norm`].
+/// See `rms_norm`.
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -35,7 +35,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     Ok(x.broadcast_mul(weight)?)
 }
 
-/// See [`super::layer_norm`].
+/// See `layer_norm`.
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -46,7 +46,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Resul
     Ok(x.broadcast_mul(weight)?.broadcast_add(bias)?)
 }
 
-/// See [`super::swiglu`].
+/// See `swiglu`.
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -54,7 +54,7 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     Ok((gate.silu()? * up)?)
 }
 
-/// See [`super::gelu`].
+/// See `gelu`.
 ///
 /// # Errors
 /// A type without floating point.
@@ -62,7 +62,7 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
     Ok(x.gelu()?)
 }
 
-/// See [`super::causal_attention`].
+/// See `causal_attention`.
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -163,7 +163,7 @@ fn repeat_heads(x: &Tensor, heads: &Heads) -> Result<Tensor> {
         .reshape((batch, kv_heads * group, len, dim))?)
 }
 
-/// See [`super::tree_attention`].
+/// See `tree_attention`.
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -209,7 +209,7 @@ pub fn tree_attention(
         .reshape((n, heads.num_heads * heads.head_dim))?)
 }
 
-/// See [`super::select_rows`].
+/// See `select_rows`.
 ///
 /// # Errors
 /// An index beyond both.

@@ -46,7 +46,7 @@ impl HeldOut {
 
     /// All of `corpus`, or pieces of at most `max_tokens` in all, always the same for the same
     /// text: documents at even distances over the list, as many as leave each one at least
-    /// [`MIN_PIECE`] tokens, and longer ones cut to their middle.
+    /// `MIN_PIECE` tokens, and longer ones cut to their middle.
     ///
     /// # Errors
     /// When the tokenizer cannot decode its own ids.

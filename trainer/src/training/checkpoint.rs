@@ -2,7 +2,7 @@
 //!
 //! `DIR/checkpoints/step-N/` holds `parameters.safetensors`, `optimizer.safetensors` (both moments
 //! of every parameter) and `state.json`. It is written under another name, synced and renamed, so a
-//! directory of that name is whole. The last [`KEEP`] are kept.
+//! directory of that name is whole. The last `KEEP` are kept.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -121,7 +121,7 @@ impl Checkpoints {
         }
     }
 
-    /// Writes the checkpoint of `state.step` and drops those before the last [`KEEP`].
+    /// Writes the checkpoint of `state.step` and drops those before the last `KEEP`.
     ///
     /// # Errors
     /// Names the file that could not be written.
