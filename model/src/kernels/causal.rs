@@ -4,10 +4,14 @@
 //! softmax and every product run down the keys without a shuffle, over contiguous memory. The
 //! scores of sixteen queries are all that ever exists of the T × T matrix; the backward pass
 //! computes them again.
+//!
+//! The products name their vectors (by `pulp`): left to itself the compiler vectorises nested
+//! loops of this kind along the wrong axis, with gathers, and loses a factor of five.
 
 use super::LANES;
 use super::math::exp;
 use super::rows::rotate;
+use pulp::{Arch, Simd, WithSimd};
 
 /// Keys, or columns, that share one read of the lanes.
 const PANEL: usize = 8;
@@ -157,7 +161,6 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     /// Attention of one sequence of joint rows; `out` gets `out_width` numbers a row.
-    #[inline(always)]
     pub(crate) fn forward(
         &mut self,
         joint: Joint,
@@ -165,21 +168,16 @@ impl Scratch {
         angles: Option<&[f32]>,
         out: &mut [f32],
     ) {
-        for kv in 0..joint.num_kv_heads {
-            self.k.pack(rows, view(joint, rows, joint.key(kv)), angles);
-            self.v.pack(rows, view(joint, rows, joint.value(kv)), None);
-            self.k.make_panels(view(joint, rows, 0));
-            for head in (0..joint.num_heads).filter(|&h| joint.kv_head(h) == kv) {
-                let query = view(joint, rows, joint.query(head));
-                self.q.pack(rows, query, angles);
-                self.head_forward(query, joint.scale());
-                self.out.unpack(out, out_view(joint, query, head), None);
-            }
-        }
+        Arch::new().dispatch(Forward {
+            scratch: self,
+            joint,
+            rows,
+            angles,
+            out,
+        });
     }
 
     /// Gradient of [`forward`](Self::forward): `drows` gets that of the joint rows.
-    #[inline(always)]
     pub(crate) fn backward(
         &mut self,
         joint: Joint,
@@ -188,65 +186,117 @@ impl Scratch {
         dout: &[f32],
         drows: &mut [f32],
     ) {
-        for kv in 0..joint.num_kv_heads {
-            let key = view(joint, rows, joint.key(kv));
-            let value = view(joint, rows, joint.value(kv));
-            self.k.pack(rows, key, angles);
-            self.k.make_panels(key);
-            self.v.pack(rows, value, None);
-            self.v.make_panels(value);
-            self.dk.clear(key);
-            self.dv.clear(value);
-            for head in (0..joint.num_heads).filter(|&h| joint.kv_head(h) == kv) {
-                let query = view(joint, rows, joint.query(head));
-                self.q.pack(rows, query, angles);
-                self.dout.pack(dout, out_view(joint, query, head), None);
-                self.head_backward(query, joint.scale());
-                self.out.unpack(drows, query, angles);
-            }
-            self.dk.unpack(drows, key, angles);
-            self.dv.unpack(drows, value, None);
-        }
+        Arch::new().dispatch(Backward {
+            scratch: self,
+            joint,
+            rows,
+            angles,
+            dout,
+            drows,
+        });
     }
 
     #[inline(always)]
-    fn head_forward(&mut self, view: View, scale: f32) {
+    fn head_forward<S: Simd>(&mut self, simd: S, view: View, scale: f32) {
         let dim = view.padded_dim();
         self.out.clear(view);
         for first in (0..view.padded_len()).step_by(LANES) {
             let group = first * dim..(first + LANES) * dim;
+            let (panels, p) = (&self.k.panels, &mut self.probabilities);
             to_lanes(&self.q.rows[group.clone()], dim, &mut self.lanes);
-            scores(
-                &self.k.panels,
-                &self.lanes,
-                first + LANES,
-                &mut self.probabilities,
-            );
-            softmax(&mut self.probabilities, first, scale);
-            let p = &self.probabilities;
-            weighted_rows(p, &self.v.rows, dim, &mut self.lanes);
+            scores(simd, panels, &self.lanes, first + LANES, p);
+            softmax(simd, p, first, scale);
+            weighted_rows(simd, p, &self.v.rows, dim, &mut self.lanes);
             from_lanes(&self.lanes, dim, &mut self.out.rows[group]);
         }
     }
 
     #[inline(always)]
-    fn head_backward(&mut self, view: View, scale: f32) {
+    fn head_backward<S: Simd>(&mut self, simd: S, view: View, scale: f32) {
         let dim = view.padded_dim();
         self.out.clear(view);
         for first in (0..view.padded_len()).step_by(LANES) {
             let group = first * dim..(first + LANES) * dim;
             let seen = first + LANES;
-            let (q, dout) = (&self.q.rows[group.clone()], &self.dout.rows[group.clone()]);
+            let q = &self.q.rows[group.clone()];
+            let dout = &self.dout.rows[group.clone()];
+            let (p, slopes) = (&mut self.probabilities, &mut self.slopes);
             to_lanes(q, dim, &mut self.lanes);
-            scores(&self.k.panels, &self.lanes, seen, &mut self.probabilities);
-            softmax(&mut self.probabilities, first, scale);
+            scores(simd, &self.k.panels, &self.lanes, seen, p);
+            softmax(simd, p, first, scale);
             to_lanes(dout, dim, &mut self.lanes);
-            scores(&self.v.panels, &self.lanes, seen, &mut self.slopes);
-            score_gradients(&self.probabilities, &mut self.slopes, scale);
-            add_outer(&self.probabilities, dout, dim, &mut self.dv.rows);
-            add_outer(&self.slopes, q, dim, &mut self.dk.rows);
-            weighted_rows(&self.slopes, &self.k.rows, dim, &mut self.lanes);
+            scores(simd, &self.v.panels, &self.lanes, seen, slopes);
+            score_gradients(simd, p, slopes, scale);
+            add_outer(simd, p, dout, dim, &mut self.dv.rows);
+            add_outer(simd, slopes, q, dim, &mut self.dk.rows);
+            weighted_rows(simd, slopes, &self.k.rows, dim, &mut self.lanes);
             from_lanes(&self.lanes, dim, &mut self.out.rows[group]);
+        }
+    }
+}
+
+struct Forward<'a> {
+    scratch: &'a mut Scratch,
+    joint: Joint,
+    rows: &'a [f32],
+    angles: Option<&'a [f32]>,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (joint, rows, s) = (self.joint, self.rows, self.scratch);
+        for kv in 0..joint.num_kv_heads {
+            let (key, value) = (joint.key(kv), joint.value(kv));
+            s.k.pack(rows, view(joint, rows, key), self.angles);
+            s.v.pack(rows, view(joint, rows, value), None);
+            s.k.make_panels(view(joint, rows, key));
+            for head in (0..joint.num_heads).filter(|&h| joint.kv_head(h) == kv) {
+                let query = view(joint, rows, joint.query(head));
+                s.q.pack(rows, query, self.angles);
+                s.head_forward(simd, query, joint.scale());
+                s.out.unpack(self.out, out_view(joint, query, head), None);
+            }
+        }
+    }
+}
+
+struct Backward<'a> {
+    scratch: &'a mut Scratch,
+    joint: Joint,
+    rows: &'a [f32],
+    angles: Option<&'a [f32]>,
+    dout: &'a [f32],
+    drows: &'a mut [f32],
+}
+
+impl WithSimd for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (joint, rows, s) = (self.joint, self.rows, self.scratch);
+        for kv in 0..joint.num_kv_heads {
+            let key = view(joint, rows, joint.key(kv));
+            let value = view(joint, rows, joint.value(kv));
+            s.k.pack(rows, key, self.angles);
+            s.k.make_panels(key);
+            s.v.pack(rows, value, None);
+            s.v.make_panels(value);
+            s.dk.clear(key);
+            s.dv.clear(value);
+            for head in (0..joint.num_heads).filter(|&h| joint.kv_head(h) == kv) {
+                let query = view(joint, rows, joint.query(head));
+                s.q.pack(rows, query, self.angles);
+                s.dout.pack(self.dout, out_view(joint, query, head), None);
+                s.head_backward(simd, query, joint.scale());
+                s.out.unpack(self.drows, query, self.angles);
+            }
+            s.dk.unpack(self.drows, key, self.angles);
+            s.dv.unpack(self.drows, value, None);
         }
     }
 }
@@ -288,122 +338,158 @@ fn from_lanes(lanes: &[Lanes], dim: usize, rows: &mut [f32]) {
     }
 }
 
+/// Vectors of one group of lanes: one of AVX-512, two of AVX2.
+#[inline(always)]
+fn vectors<S: Simd>(lanes: &[Lanes]) -> (&[S::f32s], usize) {
+    (
+        S::as_simd_f32s(lanes.as_flattened()).0,
+        LANES / S::F32_LANES,
+    )
+}
+
+#[inline(always)]
+fn vectors_mut<S: Simd>(lanes: &mut [Lanes]) -> (&mut [S::f32s], usize) {
+    let lanes = lanes.as_flattened_mut();
+    (S::as_mut_simd_f32s(lanes).0, LANES / S::F32_LANES)
+}
+
+/// Sums of `cell[u] · vector` over pairs of a cell of eight numbers and a vector.
+#[inline(always)]
+fn outer_sums<'a, S: Simd>(
+    simd: S,
+    pairs: impl Iterator<Item = (&'a [f32; PANEL], &'a S::f32s)>,
+) -> [S::f32s; PANEL]
+where
+    S::f32s: 'a,
+{
+    let mut sums = [simd.splat_f32s(0.0); PANEL];
+    for (cell, vector) in pairs {
+        for u in 0..PANEL {
+            sums[u] = simd.mul_add_f32s(simd.splat_f32s(cell[u]), *vector, sums[u]);
+        }
+    }
+    sums
+}
+
 /// `out[key][query] = key · query` for the first `seen` keys, a multiple of sixteen.
 #[inline(always)]
-fn scores(panels: &[[f32; PANEL]], queries: &[Lanes], seen: usize, out: &mut Vec<Lanes>) {
+fn scores<S: Simd>(
+    simd: S,
+    panels: &[[f32; PANEL]],
+    queries: &[Lanes],
+    seen: usize,
+    out: &mut Vec<Lanes>,
+) {
     out.resize(seen, [0.0; LANES]);
-    let (groups, _) = out.as_chunks_mut::<PANEL>();
-    for (group, panel) in groups.iter_mut().zip(panels.chunks_exact(queries.len())) {
-        let mut sums = [[0.0f32; LANES]; PANEL];
-        for (keys, query) in panel.iter().zip(queries) {
-            for u in 0..PANEL {
-                for i in 0..LANES {
-                    sums[u][i] = keys[u].mul_add(query[i], sums[u][i]);
-                }
+    let (query, parts) = vectors::<S>(queries);
+    let (out, _) = vectors_mut::<S>(out);
+    let panels = panels.chunks_exact(queries.len());
+    for (out, panel) in out.chunks_exact_mut(PANEL * parts).zip(panels) {
+        for part in 0..parts {
+            let query = query[part..].iter().step_by(parts);
+            let sums = outer_sums(simd, panel.iter().zip(query));
+            for (u, sum) in sums.into_iter().enumerate() {
+                out[u * parts + part] = sum;
             }
         }
-        *group = sums;
     }
 }
 
 /// Softmax down the keys; query `first + i` sees keys up to `first + i`.
 #[inline(always)]
-fn softmax(scores: &mut [Lanes], first: usize, scale: f32) {
-    // The last sixteen keys are the queries' own positions.
-    for (j, scores) in scores[first..].iter_mut().enumerate() {
-        for (i, s) in scores.iter_mut().enumerate() {
-            *s = if j > i { f32::NEG_INFINITY } else { *s };
+fn softmax<S: Simd>(simd: S, scores: &mut [Lanes], first: usize, scale: f32) {
+    mask(&mut scores[first..], f32::NEG_INFINITY);
+    let (all, parts) = vectors_mut::<S>(scores);
+    for part in 0..parts {
+        let mut largest = simd.splat_f32s(f32::NEG_INFINITY);
+        for x in all[part..].iter().step_by(parts) {
+            largest = simd.max_f32s(largest, *x);
+        }
+        let scale = simd.splat_f32s(scale);
+        for x in all[part..].iter_mut().step_by(parts) {
+            *x = simd.mul_f32s(simd.sub_f32s(*x, largest), scale);
         }
     }
-    let mut largest = [f32::NEG_INFINITY; LANES];
-    for scores in scores.iter() {
-        for i in 0..LANES {
-            largest[i] = if scores[i] > largest[i] {
-                scores[i]
-            } else {
-                largest[i]
-            };
-        }
-    }
-    let mut total = [0.0f32; LANES];
-    for scores in scores.iter_mut() {
-        for i in 0..LANES {
-            scores[i] = exp((scores[i] - largest[i]) * scale);
-        }
-        for i in 0..LANES {
-            total[i] += scores[i];
-        }
-    }
-    let inverse = total.map(|t| 1.0 / t);
-    for scores in scores.iter_mut() {
-        for i in 0..LANES {
-            scores[i] *= inverse[i];
-        }
+    for x in scores.as_flattened_mut() {
+        *x = exp(*x);
     }
     // exp never quite reaches zero.
-    for (j, scores) in scores[first..].iter_mut().enumerate() {
-        for (i, s) in scores.iter_mut().enumerate() {
-            *s = if j > i { 0.0 } else { *s };
+    mask(&mut scores[first..], 0.0);
+    let (all, parts) = vectors_mut::<S>(scores);
+    for part in 0..parts {
+        let mut total = simd.splat_f32s(0.0);
+        for x in all[part..].iter().step_by(parts) {
+            total = simd.add_f32s(total, *x);
         }
+        let inverse = simd.div_f32s(simd.splat_f32s(1.0), total);
+        for x in all[part..].iter_mut().step_by(parts) {
+            *x = simd.mul_f32s(*x, inverse);
+        }
+    }
+}
+
+/// Writes over what a query may not see of the last sixteen keys, its own group's positions.
+#[inline(always)]
+fn mask(scores: &mut [Lanes], value: f32) {
+    for (j, scores) in scores.iter_mut().enumerate() {
+        scores[..j].fill(value);
     }
 }
 
 /// From `dp` to the gradient of the scores, `p (dp - Σ p dp) scale`.
 #[inline(always)]
-fn score_gradients(p: &[Lanes], dp: &mut [Lanes], scale: f32) {
-    let mut mean = [0.0f32; LANES];
-    for (p, dp) in p.iter().zip(&*dp) {
-        for i in 0..LANES {
-            mean[i] = p[i].mul_add(dp[i], mean[i]);
+fn score_gradients<S: Simd>(simd: S, p: &[Lanes], dp: &mut [Lanes], scale: f32) {
+    let (p, parts) = vectors::<S>(p);
+    let (dp, _) = vectors_mut::<S>(dp);
+    let scale = simd.splat_f32s(scale);
+    for part in 0..parts {
+        let mut mean = simd.splat_f32s(0.0);
+        let both = p[part..].iter().zip(&dp[part..]).step_by(parts);
+        for (p, dp) in both {
+            mean = simd.mul_add_f32s(*p, *dp, mean);
         }
-    }
-    for (p, dp) in p.iter().zip(dp) {
-        for i in 0..LANES {
-            dp[i] = p[i] * (dp[i] - mean[i]) * scale;
+        let both = p[part..].iter().zip(&mut dp[part..]).step_by(parts);
+        for (p, dp) in both {
+            *dp = simd.mul_f32s(simd.mul_f32s(*p, simd.sub_f32s(*dp, mean)), scale);
         }
     }
 }
 
 /// `out[column][query] = Σ over keys of p[key][query] · rows[key][column]`.
 #[inline(always)]
-fn weighted_rows(p: &[Lanes], rows: &[f32], dim: usize, out: &mut Vec<Lanes>) {
+fn weighted_rows<S: Simd>(simd: S, p: &[Lanes], rows: &[f32], dim: usize, out: &mut Vec<Lanes>) {
     out.resize(dim, [0.0; LANES]);
     let (cells, _) = rows.as_chunks::<PANEL>();
-    let (groups, _) = out.as_chunks_mut::<PANEL>();
-    for (c, group) in groups.iter_mut().enumerate() {
-        let mut sums = [[0.0f32; LANES]; PANEL];
-        for (p, cell) in p.iter().zip(cells[c..].iter().step_by(dim / PANEL)) {
-            for u in 0..PANEL {
-                for i in 0..LANES {
-                    sums[u][i] = cell[u].mul_add(p[i], sums[u][i]);
-                }
+    let (p, parts) = vectors::<S>(p);
+    let (out, _) = vectors_mut::<S>(out);
+    for (c, out) in out.chunks_exact_mut(PANEL * parts).enumerate() {
+        for part in 0..parts {
+            let cells = cells[c..].iter().step_by(dim / PANEL);
+            let sums = outer_sums(simd, cells.zip(p[part..].iter().step_by(parts)));
+            for (u, sum) in sums.into_iter().enumerate() {
+                out[u * parts + part] = sum;
             }
         }
-        *group = sums;
     }
 }
 
 /// `out[key][column] += Σ over the sixteen queries of p[key][query] · rows[query][column]`.
 #[inline(always)]
-fn add_outer(p: &[Lanes], rows: &[f32], dim: usize, out: &mut [f32]) {
+fn add_outer<S: Simd>(simd: S, p: &[Lanes], rows: &[f32], dim: usize, out: &mut [f32]) {
+    let columns = dim / S::F32_LANES;
+    let rows = S::as_simd_f32s(rows).0;
     let (groups, _) = p.as_chunks::<PANEL>();
-    let (rows, _) = rows.as_chunks::<LANES>();
-    let columns = dim / LANES;
     for (p, out) in groups.iter().zip(out.chunks_exact_mut(PANEL * dim)) {
-        let (out, _) = out.as_chunks_mut::<LANES>();
+        // [query][key]
+        let cells: [[f32; PANEL]; LANES] =
+            std::array::from_fn(|q| std::array::from_fn(|u| p[u][q]));
+        let out = S::as_mut_simd_f32s(out).0;
         for c in 0..columns {
-            let mut sums = [[0.0f32; LANES]; PANEL];
-            for (q, row) in rows[c..].iter().step_by(columns).take(LANES).enumerate() {
-                for u in 0..PANEL {
-                    for i in 0..LANES {
-                        sums[u][i] = p[u][q].mul_add(row[i], sums[u][i]);
-                    }
-                }
-            }
-            for (u, sums) in sums.iter().enumerate() {
-                for (out, sum) in out[u * columns + c].iter_mut().zip(sums) {
-                    *out += sum;
-                }
+            let rows = rows[c..].iter().step_by(columns);
+            let sums = outer_sums(simd, cells.iter().zip(rows));
+            for (u, sum) in sums.into_iter().enumerate() {
+                let out = &mut out[u * columns + c];
+                *out = simd.add_f32s(*out, sum);
             }
         }
     }

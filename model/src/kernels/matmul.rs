@@ -1,8 +1,9 @@
 //! Matrix products whose results do not depend on the number of rows.
 
+use super::LANES;
 use super::math::sum_lanes;
-use super::{LANES, simd};
 use crate::ops::WeightLayout;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Outputs one task computes: its weights stay in the cache while the rows pass by.
@@ -27,10 +28,13 @@ pub(crate) fn matmul(x: &[f32], weight: Weight<'_>, bias: Option<&[f32]>) -> Vec
     // Output-major, so that each task owns one stretch of it.
     let mut transposed = vec![0.0f32; rows * weight.outputs];
     let task = |(i, out): (usize, &mut [f32])| {
-        simd(
-            #[inline(always)]
-            || block(x, rows, weight, i * BLOCK, out),
-        )
+        Arch::new().dispatch(Block {
+            x,
+            rows,
+            weight,
+            first: i * BLOCK,
+            out,
+        });
     };
     let blocks = transposed.len().min(BLOCK * rows).max(1);
     if x.len() * weight.outputs >= PARALLEL {
@@ -64,80 +68,154 @@ fn transpose(values: &[f32], columns: usize, rows: usize) -> Vec<f32> {
 }
 
 /// Outputs from `first` on, as many as `out` has columns of `rows` numbers.
-#[inline(always)]
-fn block(x: &[f32], rows: usize, weight: Weight<'_>, first: usize, out: &mut [f32]) {
-    match weight.layout {
-        WeightLayout::OutIn => block_out_in(x, rows, weight, first, out),
-        WeightLayout::InOut => block_in_out(x, rows, weight, first, out),
+struct Block<'a> {
+    x: &'a [f32],
+    rows: usize,
+    weight: Weight<'a>,
+    first: usize,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (x, rows, weight) = (self.x, self.rows, self.weight);
+        match weight.layout {
+            WeightLayout::OutIn => block_out_in(simd, x, rows, weight, self.first, self.out),
+            WeightLayout::InOut => block_in_out(simd, x, rows, weight, self.first, self.out),
+        }
     }
 }
 
 /// Each output is a dot product of contiguous rows, in [`LANES`] partial sums.
 #[inline(always)]
-fn block_out_in(x: &[f32], rows: usize, weight: Weight<'_>, first: usize, out: &mut [f32]) {
+fn block_out_in<S: Simd>(
+    simd: S,
+    x: &[f32],
+    rows: usize,
+    weight: Weight<'_>,
+    first: usize,
+    out: &mut [f32],
+) {
     let n = weight.inputs;
     let row = |i: usize| &x[i * n..(i + 1) * n];
     for (o, column) in out.chunks_mut(rows).enumerate() {
         let w = &weight.values[(first + o) * n..(first + o + 1) * n];
         let mut i = 0;
         while i + ROWS <= rows {
-            let sums = dots(w, [row(i), row(i + 1), row(i + 2), row(i + 3)]);
-            column[i..i + ROWS].copy_from_slice(&sums);
+            let x = [row(i), row(i + 1), row(i + 2), row(i + 3)];
+            column[i..i + ROWS].copy_from_slice(&dots(simd, w, x));
             i += ROWS;
         }
         while i < rows {
-            column[i] = dots(w, [row(i)])[0];
+            column[i] = dots(simd, w, [row(i)])[0];
             i += 1;
         }
     }
 }
 
 /// Dot products of one weight row with R rows; the order of each sum is that of
-/// [`super::math::dot`], whatever R is.
+/// [`super::math::dot`], whatever R is and however wide the machine's vectors are.
 #[inline(always)]
-fn dots<const R: usize>(w: &[f32], x: [&[f32]; R]) -> [f32; R] {
+fn dots<S: Simd, const R: usize>(simd: S, w: &[f32], x: [&[f32]; R]) -> [f32; R] {
+    let parts = LANES / S::F32_LANES;
+    let whole = w.len() / LANES * LANES;
+    let vectors = S::as_simd_f32s(&w[..whole]).0;
+    let columns = x.map(|x| S::as_simd_f32s(&x[..whole]).0);
     let mut lanes = [[0.0f32; LANES]; R];
-    let (w, w_rest) = w.as_chunks::<LANES>();
-    let chunks: [(&[[f32; LANES]], &[f32]); R] = x.map(|x| x.as_chunks::<LANES>());
-    for (c, w) in w.iter().enumerate() {
-        for r in 0..R {
-            let x = &chunks[r].0[c];
-            for i in 0..LANES {
-                lanes[r][i] = x[i].mul_add(w[i], lanes[r][i]);
+    for part in 0..parts {
+        let mut sums = [simd.splat_f32s(0.0); R];
+        for i in (part..vectors.len()).step_by(parts) {
+            for r in 0..R {
+                sums[r] = simd.mul_add_f32s(columns[r][i], vectors[i], sums[r]);
             }
         }
+        for (lanes, sum) in lanes.iter_mut().zip(sums) {
+            S::as_mut_simd_f32s(lanes).0[part] = sum;
+        }
     }
-    for r in 0..R {
-        for (i, w) in w_rest.iter().enumerate() {
-            lanes[r][i] = chunks[r].1[i].mul_add(*w, lanes[r][i]);
+    for (lanes, x) in lanes.iter_mut().zip(x) {
+        for ((lane, x), w) in lanes.iter_mut().zip(&x[whole..]).zip(&w[whole..]) {
+            *lane = x.mul_add(*w, *lane);
         }
     }
     lanes.map(sum_lanes)
 }
 
-/// Each output is summed over the inputs in order, [`BLOCK`] outputs at a time.
+/// Each output is summed over the inputs in order, sixteen outputs at a time.
 #[inline(always)]
-fn block_in_out(x: &[f32], rows: usize, weight: Weight<'_>, first: usize, out: &mut [f32]) {
+fn block_in_out<S: Simd>(
+    simd: S,
+    x: &[f32],
+    rows: usize,
+    weight: Weight<'_>,
+    first: usize,
+    out: &mut [f32],
+) {
     let columns = out.len() / rows.max(1);
-    for row in 0..rows {
-        let x = &x[row * weight.inputs..(row + 1) * weight.inputs];
-        let mut sums = [0.0f32; BLOCK];
-        if columns == BLOCK {
-            for (x, w) in x.iter().zip(weight.values.chunks_exact(weight.outputs)) {
-                let w = &w[first..first + BLOCK];
-                for i in 0..BLOCK {
-                    sums[i] = x.mul_add(w[i], sums[i]);
-                }
-            }
-        } else {
-            for (x, w) in x.iter().zip(weight.values.chunks_exact(weight.outputs)) {
-                for (sum, w) in sums.iter_mut().zip(&w[first..first + columns]) {
-                    *sum = x.mul_add(*w, *sum);
+    let row = |i: usize| &x[i * weight.inputs..(i + 1) * weight.inputs];
+    for start in (0..columns).step_by(LANES) {
+        let out = &mut out[start * rows..];
+        let column = first + start;
+        let mut i = 0;
+        while i + ROWS <= rows {
+            let x = [row(i), row(i + 1), row(i + 2), row(i + 3)];
+            let sums = columns_in_order(simd, weight, column, x);
+            store(&sums, i, rows, out);
+            i += ROWS;
+        }
+        while i < rows {
+            let sums = columns_in_order(simd, weight, column, [row(i)]);
+            store(&sums, i, rows, out);
+            i += 1;
+        }
+    }
+}
+
+/// Sums for sixteen outputs, from `first` on, of R rows. Those beyond the last output are zero.
+#[inline(always)]
+fn columns_in_order<S: Simd, const R: usize>(
+    simd: S,
+    weight: Weight<'_>,
+    first: usize,
+    x: [&[f32]; R],
+) -> [[f32; LANES]; R] {
+    let mut lanes = [[0.0f32; LANES]; R];
+    let rows = weight.values.chunks_exact(weight.outputs);
+    if first + LANES > weight.outputs {
+        for (i, w) in rows.enumerate() {
+            for (lanes, x) in lanes.iter_mut().zip(x) {
+                for (lane, w) in lanes.iter_mut().zip(&w[first..]) {
+                    *lane = x[i].mul_add(*w, *lane);
                 }
             }
         }
-        for (column, sum) in out.chunks_mut(rows).zip(sums) {
-            column[row] = sum;
+        return lanes;
+    }
+    for part in 0..LANES / S::F32_LANES {
+        let start = first + part * S::F32_LANES;
+        let mut sums = [simd.splat_f32s(0.0); R];
+        for (i, w) in rows.clone().enumerate() {
+            let w = S::as_simd_f32s(&w[start..start + S::F32_LANES]).0[0];
+            for r in 0..R {
+                sums[r] = simd.mul_add_f32s(simd.splat_f32s(x[r][i]), w, sums[r]);
+            }
+        }
+        for (lanes, sum) in lanes.iter_mut().zip(sums) {
+            S::as_mut_simd_f32s(lanes).0[part] = sum;
+        }
+    }
+    lanes
+}
+
+/// Writes sums of rows from `first` on into output-major columns.
+#[inline(always)]
+fn store<const R: usize>(sums: &[[f32; LANES]; R], first: usize, rows: usize, out: &mut [f32]) {
+    for (o, column) in out.chunks_mut(rows).take(LANES).enumerate() {
+        for (r, sums) in sums.iter().enumerate() {
+            column[first + r] = sums[o];
         }
     }
 }

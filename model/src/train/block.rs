@@ -169,10 +169,10 @@ impl FlatBlock {
         self.norm_forward(weights, &self.attention_norm, s.x, s.attention_normed);
         self.linear(weights, &self.qkv, s.attention_normed, s.joint);
         match attend {
-            Attend::Sequence { angles } => simd(
-                #[inline(always)]
-                || scratch.causal.forward(self.joint, s.joint, angles, s.mixed),
-            ),
+            Attend::Sequence { angles } => {
+                let causal = &mut scratch.causal;
+                causal.forward(self.joint, s.joint, angles, s.mixed);
+            }
             Attend::Tree { tree, nodes } => simd(
                 #[inline(always)]
                 || {
@@ -251,14 +251,10 @@ impl FlatBlock {
         let dmixed = &mut spare[..n * self.joint.out_width()];
         self.linear_back(weights, &self.output, g.middle, dmixed);
         match attend {
-            Attend::Sequence { angles } => simd(
-                #[inline(always)]
-                || {
-                    scratch
-                        .causal
-                        .backward(self.joint, s.joint, angles, dmixed, g.joint)
-                },
-            ),
+            Attend::Sequence { angles } => {
+                let causal = &mut scratch.causal;
+                causal.backward(self.joint, s.joint, angles, dmixed, g.joint);
+            }
             Attend::Tree { tree, nodes } => {
                 g.joint.fill(0.0);
                 let rows = (s.joint, &*dmixed);
