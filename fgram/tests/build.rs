@@ -382,3 +382,21 @@ fn a_table_open_in_another_process_is_refused_by_name() {
     drop(table);
     open(dir.path()).unwrap();
 }
+
+#[test]
+fn a_table_that_is_just_being_closed_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path(), &small_set(), &options(DIM)).unwrap();
+    // sled's own threads may hold the lock like this for a moment after the tree was dropped.
+    let file = fs::File::open(dir.path().join("rows.sled/db")).unwrap();
+    file.lock().unwrap();
+    let (opening, opens) = std::sync::mpsc::channel();
+    let closer = std::thread::spawn(move || {
+        opens.recv().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        drop(file);
+    });
+    opening.send(()).unwrap();
+    open(dir.path()).unwrap();
+    closer.join().unwrap();
+}

@@ -12,6 +12,8 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crc32fast::Hasher;
 use sled::{Db, IVec};
@@ -25,6 +27,12 @@ pub(super) const DIRECTORY: &str = "rows.sled";
 
 /// Bytes of checksum behind each row.
 const CHECKSUM_BYTES: usize = 4;
+
+/// How long a tree may be locked before it counts as open elsewhere.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Time between two tries.
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The rows of a table in sled.
 pub(super) struct SledStore {
@@ -72,7 +80,7 @@ impl SledStore {
             // Writers flush when they mean to, and readers have nothing to flush.
             .flush_every_ms(None)
             .mode(sled::Mode::HighThroughput);
-        let db = guarded(dir, "open", || config.open())?;
+        let db = open_unlocked(dir, &config)?;
         let mut seed = Hasher::new();
         seed.update(table_id.as_bytes());
         Ok(Self {
@@ -170,6 +178,23 @@ fn data_loss(dir: &Path, problem: String) -> Error {
     Error::DataLoss {
         dir: dir.to_owned(),
         problem,
+    }
+}
+
+/// Opens the tree, and waits a moment for whoever is closing it.
+///
+/// sled writes with threads of its own, and one that is about to end may hold the file, and with
+/// it the lock, shortly after the tree was dropped: by a build before its table is opened, for
+/// instance, or by a service that was just stopped.
+fn open_unlocked(dir: &Path, config: &sled::Config) -> Result<Db> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match guarded(dir, "open", || config.open()) {
+            Err(Error::TableInUse { .. }) if Instant::now() < deadline => {
+                thread::sleep(LOCK_INTERVAL);
+            }
+            result => return result,
+        }
     }
 }
 
