@@ -272,6 +272,8 @@ fn evaluate_command(model: &Path, input: &Path, flags: &[&str]) -> Finished {
     let mut command = trainer(&["evaluate", "--json"]);
     command.arg("--model").arg(model);
     command.arg("--input").arg(input).args(flags);
+    // Enough to compare; in a build without optimisation every position costs.
+    command.args(["--max-tokens", "3000", "--context", "256"]);
     run("trainer-evaluate", command)
 }
 

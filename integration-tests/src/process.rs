@@ -217,12 +217,12 @@ pub fn run_within(patience: Duration, name: &str, command: Command) -> Finished 
     process.finished(status)
 }
 
-/// [`run_within`] twice the usual patience.
+/// [`run_within`] six times the usual patience: some commands compute.
 ///
 /// # Panics
 /// When it cannot be started, takes longer, or panics.
 pub fn run(name: &str, command: Command) -> Finished {
-    run_within(2 * PATIENCE, name, command)
+    run_within(6 * PATIENCE, name, command)
 }
 
 fn read(path: &Path) -> String {
