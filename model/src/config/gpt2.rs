@@ -19,7 +19,6 @@ pub struct Gpt2Config {
     /// Number of token ids.
     pub vocab_size: usize,
     /// Most positions of a sequence (learned).
-    #[serde(alias = "n_ctx")]
     pub n_positions: usize,
     /// Added to the variance in the norms.
     #[serde(default = "default_eps")]
@@ -43,7 +42,7 @@ pub struct Gpt2Config {
     #[serde(default)]
     pub eos_token_id: Option<TokenIds>,
     /// Type of the stored weights.
-    #[serde(default = "default_torch_dtype", alias = "dtype")]
+    #[serde(default = "default_torch_dtype")]
     pub torch_dtype: String,
     /// Standard deviation of fresh weights.
     #[serde(default = "default_initializer_range")]

@@ -57,7 +57,7 @@ pub struct LlamaConfig {
     #[serde(default)]
     pub eos_token_id: Option<TokenIds>,
     /// Type of the stored weights.
-    #[serde(default = "default_torch_dtype", alias = "dtype")]
+    #[serde(default = "default_torch_dtype")]
     pub torch_dtype: String,
     /// Standard deviation of fresh weights.
     #[serde(default = "default_initializer_range")]

@@ -67,7 +67,15 @@ impl ModelConfig {
             path: path.to_owned(),
             source,
         };
-        let value: serde_json::Value = serde_json::from_str(text).map_err(json)?;
+        let mut value: serde_json::Value = serde_json::from_str(text).map_err(json)?;
+        if let Some(fields) = value.as_object_mut() {
+            // null is how `transformers` writes an absent field.
+            fields.retain(|_, field| !field.is_null());
+            // Newer files say `dtype`.
+            if let Some(dtype) = fields.remove("dtype") {
+                fields.entry("torch_dtype").or_insert(dtype);
+            }
+        }
         let config = match value.get("model_type").and_then(|v| v.as_str()) {
             Some("llama") => Self::Llama(serde_json::from_value(value).map_err(json)?),
             Some("gpt2") => Self::Gpt2(serde_json::from_value(value).map_err(json)?),

@@ -287,6 +287,33 @@ fn hostile_configs_are_errors_that_name_the_field() {
     }
 }
 
+/// The fields of openai-community/gpt2 and of a file by transformers 5.
+#[test]
+fn configs_as_others_write_them_load() {
+    let gpt2 = r#"{"activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"],
+        "attn_pdrop": 0.1, "bos_token_id": 50256, "embd_pdrop": 0.1, "eos_token_id": 50256,
+        "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "model_type": "gpt2",
+        "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024,
+        "resid_pdrop": 0.1, "summary_first_dropout": 0.1, "vocab_size": 50257}"#;
+    let config = ModelConfig::from_json(gpt2).unwrap();
+    assert_eq!(config.shape().intermediate_size, 3072);
+    assert!(config.tied());
+    let llama = r#"{"architectures": ["LlamaForCausalLM"], "attention_bias": false,
+        "attention_dropout": 0.0, "bos_token_id": 1, "dtype": "bfloat16", "eos_token_id": [2, 3],
+        "head_dim": 32, "hidden_act": "silu", "hidden_size": 64, "intermediate_size": 172,
+        "max_position_embeddings": 512, "mlp_bias": false, "model_type": "llama",
+        "num_attention_heads": 8, "num_hidden_layers": 5, "num_key_value_heads": 4,
+        "pad_token_id": null, "pretraining_tp": 1, "rms_norm_eps": 1e-05,
+        "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"},
+        "rope_scaling": null, "tie_word_embeddings": true, "torch_dtype": null,
+        "use_cache": true, "vocab_size": 512}"#;
+    let config = ModelConfig::from_json(llama).unwrap();
+    assert_eq!(config.torch_dtype(), "bfloat16");
+    assert_eq!(config.eos_token_ids(), [2, 3]);
+    let shape = config.shape();
+    assert_eq!((shape.head_dim, shape.rope_theta), (32, Some(500_000.0)));
+}
+
 #[test]
 fn a_write_that_fails_leaves_the_old_file() {
     let dir = tempfile::tempdir().unwrap();
