@@ -260,4 +260,40 @@ mod tests {
             }
         }
     }
+
+    /// The same bits on machines with other vectors, or none.
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let (rows, inputs, outputs) = (5, 53, 32);
+        let (x, values) = (
+            numbers(rows * inputs, 0.31),
+            numbers(inputs * outputs, 0.17),
+        );
+        for layout in [WeightLayout::OutIn, WeightLayout::InOut] {
+            let mut results = vec![vec![0.0f32; rows * outputs]; 3];
+            let block = |out| Block {
+                x: &x,
+                rows,
+                weight: Weight {
+                    values: &values,
+                    layout,
+                    inputs,
+                    outputs,
+                },
+                first: 0,
+                out,
+            };
+            let [best, scalar, avx2] = &mut results[..] else {
+                unreachable!()
+            };
+            Arch::new().dispatch(block(best));
+            block(scalar).with_simd(pulp::Scalar);
+            #[cfg(target_arch = "x86_64")]
+            if let Some(v3) = pulp::x86::V3::try_new() {
+                pulp::Simd::vectorize(v3, block(avx2));
+                assert_eq!(results[0], results[2]);
+            }
+            assert_eq!(results[0], results[1]);
+        }
+    }
 }
