@@ -89,6 +89,7 @@ fn table_info(table: &Table, limits: &Limits) -> GetTableInfoResponse {
         max_request_bytes: u32::try_from(limits.max_request_bytes).unwrap_or(u32::MAX),
         max_spans: limits.max_spans,
         max_positions: limits.max_positions,
+        served_table_ids: vec![manifest.table_id.clone()],
     }
 }
 

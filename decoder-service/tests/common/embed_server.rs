@@ -201,6 +201,7 @@ impl EmbedService for Service {
             max_request_bytes: 1 << 20,
             max_spans: 8,
             max_positions: self.max_positions,
+            served_table_ids: vec![m.table_id.clone()],
         }))
     }
 }

@@ -89,7 +89,7 @@ async fn lookup_once_answers_like_a_stream() {
 async fn table_info_states_facts_and_limits() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
-    let info = client.get_table_info(GetTableInfoRequest {}).await;
+    let info = client.get_table_info(GetTableInfoRequest::default()).await;
     let info = info.unwrap().into_inner();
     assert_eq!(info.fgram_set_hash, fgram_set().hash());
     assert_eq!(info.tokenizer_hash, "03".repeat(32));

@@ -183,7 +183,7 @@ async fn model_info_agrees_with_the_table() {
     let embedded = Service::decoder(&["--max-batch", "3", "--max-queue", "5"]);
     let mut client = client::embed(&embed.address).await;
     let table = client
-        .get_table_info(scone_proto::embed::v1::GetTableInfoRequest {})
+        .get_table_info(scone_proto::embed::v1::GetTableInfoRequest::default())
         .await;
     let table = table.unwrap().into_inner();
     for (service, mode) in [(&remote, "remote"), (&embedded, "embedded")] {

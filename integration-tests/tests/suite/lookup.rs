@@ -41,7 +41,7 @@ fn document() -> Vec<u32> {
 async fn info(client: &EmbedServiceClient<Channel>) -> GetTableInfoResponse {
     let mut client = client.clone();
     client
-        .get_table_info(GetTableInfoRequest {})
+        .get_table_info(GetTableInfoRequest::default())
         .await
         .unwrap()
         .into_inner()

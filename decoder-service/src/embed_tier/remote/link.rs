@@ -96,7 +96,7 @@ pub(super) async fn connect(
         let endpoint = endpoint(address, limit)?;
         let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
         let mut client = EmbedServiceClient::new(channel);
-        let info = client.get_table_info(GetTableInfoRequest {}).await;
+        let info = client.get_table_info(GetTableInfoRequest::default()).await;
         let info = info.map_err(|status| format!("GetTableInfo: {status}"))?;
         let peer = peer(info.get_ref())?;
         let answer = peer.limits.answers * (info.get_ref().row_bytes as usize + 16) + (64 << 10);
