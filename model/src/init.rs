@@ -55,8 +55,11 @@ pub fn init_parameters(config: &ModelConfig, seed: u64) -> Result<Parameters> {
     Ok(init.parameters)
 }
 
-/// Fresh weights of an f-gram model, as [`init_parameters`]. A final norm starts at the scale of
-/// the token embedding, so that its rows do not drown the token embeddings beside them.
+/// Fresh weights of an f-gram model, as [`init_parameters`], but A starts out as the token
+/// embedding: projections back into the residual stream and positions are 0, so that the vector of
+/// an f-gram is that of its last token and a SCONE model starts where its plain twin does. Started
+/// at random, A feeds the main model noise until it has learnt to pass the last token on. A final
+/// norm starts at the scale of the token embedding.
 ///
 /// # Errors
 /// A config that does not fit the main model.
@@ -72,8 +75,9 @@ pub fn init_fgram_parameters(
     };
     // Another stream than the main model's, for the same seed.
     let mut init = Init::new(seed ^ 0x5c04_e5c0_4e5c_04e5, std, &shape);
+    init.residual = 0.0;
     let positions = [shape.max_positions, shape.hidden_size];
-    init.normal("position_embedding.weight", &positions, 1.0)?;
+    init.normal("position_embedding.weight", &positions, 0.0)?;
     init.blocks("layers")?;
     if config.final_norm {
         init.norm("norm")?;
