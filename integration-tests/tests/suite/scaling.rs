@@ -171,10 +171,9 @@ async fn connections_of_limited_age_are_renewed_without_a_failure() {
     let decoder = Service::decoder_remote(&fixtures().model, &embed.address, &[]);
     let client = client::decoder(&decoder.address).await;
     let load = Load::start(&client, expected);
-    // Each renewal opens a stream anew.
-    eventually("renewed streams", async || {
-        let opened = embed.metric("scone_embed_streams_opened_total").await;
-        (opened? >= 4.0).then_some(())
+    eventually("renewed connections", async || {
+        let aged = embed.metric("scone_embed_connections_aged_total").await;
+        (aged? >= 3.0).then_some(())
     })
     .await;
     load.go_on().await;
