@@ -13,7 +13,7 @@ use embed_service::{
 };
 use scone_service::{
     grpc,
-    shutdown::shutdown_signal,
+    signals::shutdown_signal,
     telemetry::{self, LogArgs},
 };
 use tracing::info;
