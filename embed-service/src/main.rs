@@ -13,7 +13,7 @@ use embed_service::{
 };
 use scone_service::{
     grpc,
-    signals::shutdown_signal,
+    signals::{reload_signal, shutdown_signal},
     telemetry::{self, LogArgs},
 };
 use tracing::info;
@@ -32,7 +32,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve a table over gRPC until SIGTERM or Ctrl-C.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Print the facts of a table.
     Inspect(InspectArgs),
     /// Check every checksum and key of a table; exit code 1 when it is damaged.
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     telemetry::init(&cli.log)?;
     match cli.command {
-        Command::Serve(args) => serve(Config::from_args(args)?),
+        Command::Serve(args) => serve(Config::from_args(*args)?),
         Command::Inspect(args) => inspect::run(&args, &mut std::io::stdout().lock()),
         Command::Verify(args) => verify::run(&args, &mut std::io::stdout().lock()),
     }
@@ -68,9 +68,9 @@ fn serve(config: Config) -> anyhow::Result<()> {
         .context("cannot start the threads")?;
     info!(?config, "starting");
     let result = runtime.block_on(async {
-        let shutdown = shutdown_signal();
+        let (shutdown, reload) = (shutdown_signal(), reload_signal());
         let listener = grpc::bind(config.listen).await?;
-        anyhow::Ok(embed_service::run(config, listener, shutdown).await?)
+        anyhow::Ok(embed_service::run(config, listener, shutdown, reload).await?)
     });
     // Streams that outlived the drain, or a table still being opened, must not hold the exit.
     runtime.shutdown_timeout(Duration::from_millis(100));

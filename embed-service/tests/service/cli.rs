@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::build;
+use crate::support::FIRST;
 
 fn embed_service(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embed-service"));
@@ -19,7 +19,7 @@ fn embed_service(args: &[&str]) -> Command {
 
 fn table() -> (TempDir, String) {
     let dir = TempDir::new().unwrap();
-    build(dir.path());
+    FIRST.build(dir.path());
     let path = dir.path().to_str().unwrap().to_owned();
     (dir, path)
 }

@@ -6,3 +6,4 @@ mod limits;
 mod lookup;
 mod operation;
 mod support;
+mod switch;
