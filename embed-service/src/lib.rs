@@ -15,6 +15,7 @@ mod admission;
 pub mod config;
 pub mod error;
 pub mod inspect;
+pub mod load;
 mod lookup;
 mod metrics;
 mod request;

@@ -9,6 +9,7 @@ use embed_service::{
     Config,
     config::ServeArgs,
     inspect::{self, InspectArgs},
+    load::{self, LoadArgs},
     verify::{self, VerifyArgs},
 };
 use scone_service::{
@@ -37,6 +38,8 @@ enum Command {
     Inspect(InspectArgs),
     /// Check every checksum and key of a table; exit code 1 when it is damaged.
     Verify(VerifyArgs),
+    /// Ask running servers as decoders would, and print how fast they answer.
+    Load(Box<LoadArgs>),
 }
 
 fn main() -> ExitCode {
@@ -56,7 +59,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(args) => serve(Config::from_args(*args)?),
         Command::Inspect(args) => inspect::run(&args, &mut std::io::stdout().lock()),
         Command::Verify(args) => verify::run(&args, &mut std::io::stdout().lock()),
+        Command::Load(args) => load(*args),
     }
+}
+
+fn load(args: LoadArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the threads")?;
+    runtime.block_on(load::run(args, &mut std::io::stdout()))
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {

@@ -14,8 +14,9 @@ use crate::{
 };
 
 /// Requests of one stream that may wait for the disk at one time. When there are so many, no
-/// further one is read until one of them is answered.
-const MAX_WAITING: usize = 16;
+/// further one is read until one of them is answered. So a client that reads no answers holds the
+/// bytes of these and of one more.
+const MAX_WAITING: usize = 8;
 
 /// Requests that are still taken after the stream was told to end, as long as each is there
 /// already; a client that always has one waiting would keep the stream open otherwise.

@@ -5,11 +5,8 @@ use scone_proto::embed::v1::{LookupRequest, Span, lookup_response};
 use tonic::Code;
 
 use crate::support::{
-    DIM, Oracle, RETRY_DELAY, TestServer, TestStream, document, eventually, request,
+    LARGEST_ANSWER, Oracle, RETRY_DELAY, TestServer, TestStream, document, eventually, request,
 };
-
-/// All rows of the table.
-const LARGEST_ANSWER: u64 = 400 * 2 * DIM as u64;
 
 /// Requests that are wrong in one field each, with what the refusal must name.
 fn malformed() -> Vec<(LookupRequest, Code, &'static str)> {

@@ -104,7 +104,7 @@ async fn table_info_states_facts_and_limits() {
     assert_eq!((info.shard_index, info.shard_count), (0, 1));
     assert_eq!((info.max_positions, info.max_spans), (2048, 16));
     assert_eq!(info.max_request_bytes, 16 << 10);
-    assert_eq!(info.served_table_ids, [info.table_id.clone()]);
+    assert_eq!(info.served_table_ids, std::slice::from_ref(&info.table_id));
 
     let mut stream = server.stream().await;
     let mut wanted = request(1, &[(&[1, 2], 0)]);

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod cli;
+mod connections;
 mod limits;
 mod lookup;
 mod operation;

@@ -28,6 +28,8 @@ use tonic::{
 pub(crate) const VOCAB: u32 = 9;
 pub(crate) const DIM: usize = 6;
 pub(crate) const DTYPE: RowDtype = RowDtype::F16;
+/// All 400 rows of the table, in bytes.
+pub(crate) const LARGEST_ANSWER: u64 = 400 * 2 * DIM as u64;
 pub(crate) const RETRY_DELAY: Duration = Duration::from_millis(7);
 
 /// Ids of a document, the same on every machine.
