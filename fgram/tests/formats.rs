@@ -295,13 +295,13 @@ fn every_flipped_bit_and_every_cut_of_the_files_is_noticed() {
         let keys = TableKeys::read(dir.path(), &manifest).unwrap();
         assert_eq!(keys.iter().len(), 20);
         for file in manifest.files.iter().map(|file| &file.path) {
-            check_damage(dir.path(), file);
+            check_damage(dir.path(), file, store);
         }
     }
 }
 
 /// Flips bits of a file of the table and cuts it short.
-fn check_damage(dir: &Path, file: &str) {
+fn check_damage(dir: &Path, file: &str, store: StoreKind) {
     let path = dir.join(file);
     let bytes = fs::read(&path).unwrap();
     let verified = TableOptions {
@@ -313,8 +313,9 @@ fn check_damage(dir: &Path, file: &str) {
         assert_eq!(error.kind(), ErrorKind::DataLoss, "{file}, {what}: {error}");
         error.to_string()
     };
-    // Every bit where there are few; page padding is the same all along.
-    let step = if bytes.len() > 2000 { 61 } else { 1 };
+    // Every bit where there are few: page padding is the same all along, and sled opens slowly.
+    let few = bytes.len() <= 2000 && store == StoreKind::Mapped;
+    let step = if few { 1 } else { 61 };
     for bit in (0..8 * bytes.len()).step_by(step) {
         let mut damaged = bytes.clone();
         damaged[bit / 8] ^= 1 << (bit % 8);
