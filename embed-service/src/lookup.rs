@@ -82,6 +82,10 @@ impl Lookups {
     }
 }
 
+/// Copies what is in memory here, and has the rest read by the blocking pool. A worker that waits
+/// for a disk serves nobody else; but giving a decode step to another thread costs two wake-ups,
+/// as much as its look-up.
+///
 /// The admission goes with the work, so a look-up whose client has left still counts until it is
 /// over.
 async fn look_up(
@@ -89,10 +93,16 @@ async fn look_up(
     query: Query,
     admitted: Admitted,
 ) -> Result<(LookupResult, Admitted), Error> {
+    let mut result = LookupResult::default();
+    let cold = served
+        .table
+        .lookup_in_memory(&query.ids, &query.spans, &mut result)?;
+    let Some(cold) = cold else {
+        return Ok((result, admitted));
+    };
     let served = Arc::clone(served);
     let task = spawn_blocking(move || {
-        let mut result = LookupResult::default();
-        served.table.lookup(&query.ids, &query.spans, &mut result)?;
+        served.table.fetch_cold(cold, &mut result)?;
         Ok((result, admitted))
     });
     task.await.map_err(Error::Interrupted)?

@@ -199,8 +199,17 @@ impl Collector for TableMetrics {
         };
         let stats = versions.current.table.stats();
         for (name, help, value) in [
-            ("hot_set_hits", "Rows found in the hot set", stats.hits),
-            ("hot_set_misses", "Rows read from the store", stats.misses),
+            (
+                "hot_set_hits",
+                "Rows found in the hot set or, of a mapped table, in the page cache",
+                stats.hits,
+            ),
+            ("hot_set_misses", "Rows that were not", stats.misses),
+            (
+                "hot_set_coalesced",
+                "Misses that waited for another look-up's read of the same row",
+                stats.coalesced,
+            ),
             (
                 "hot_set_evictions",
                 "Rows dropped to make room",

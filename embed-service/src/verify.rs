@@ -15,7 +15,7 @@ use tracing::info;
 /// The flags of `embed-service verify`.
 #[derive(Args, Clone, Debug)]
 pub struct VerifyArgs {
-    /// Table directory, as `trainer precompute` writes it. No server may have it open.
+    /// Table directory, as `trainer precompute` writes it. A sled table must not be open elsewhere.
     #[arg(long, env = "SCONE_EMBED_TABLE", value_name = "DIR")]
     pub table: PathBuf,
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use scone_fgram::{Table, TableOptions};
+use scone_fgram::{StoreKind, Table, TableOptions};
 use scone_proto::embed::v1::{
     GetTableInfoRequest, GetTableInfoResponse, LookupRequest, LookupRows,
 };
@@ -67,7 +67,10 @@ fn check_own_version(oracles: &[Oracle], ids: &[u32], rows: &LookupRows) -> Vers
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switch_under_load_fails_no_request_and_drops_no_stream() {
     let server = TestServer::start().await;
-    SECOND.build(&server.dir.path().join("second"));
+    let second = server.dir.path().join("second");
+    SECOND.build_with(&second, &fgram_set(), |options| {
+        options.store = StoreKind::Mapped
+    });
     let enough = Arc::new(AtomicBool::new(false));
     let mut loads = Vec::new();
     for seed in 0..4 {
