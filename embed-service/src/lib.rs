@@ -18,6 +18,7 @@ pub mod inspect;
 pub mod load;
 mod lookup;
 mod metrics;
+mod progress;
 mod request;
 mod server;
 mod stream;

@@ -142,6 +142,19 @@ impl Versions {
         std::iter::once(&self.current).chain(&self.retained)
     }
 
+    /// The current table, or the one of this version.
+    fn wanted(&self, table_id: Option<&str>) -> Result<&Arc<ServedTable>, Error> {
+        let Some(wanted) = table_id else {
+            return Ok(&self.current);
+        };
+        let found = self.iter().find(|table| table.info.table_id == wanted);
+        found.ok_or_else(|| Error::OtherTable {
+            // It goes into a header of the reply, so no more of it than an id has.
+            wanted: wanted.chars().take(64).collect(),
+            served: self.ids().join(", "),
+        })
+    }
+
     /// Their ids, the current one first; each once.
     fn ids(&self) -> Vec<String> {
         let mut ids: Vec<String> = self.iter().map(|t| t.info.table_id.clone()).collect();
@@ -189,8 +202,7 @@ impl Tables {
     /// # Errors
     /// [`Error::Loading`] before the first table is open.
     pub(crate) fn versions(&self) -> Result<Versions, Error> {
-        let retry_delay = self.retry_delay;
-        self.read().clone().ok_or(Error::Loading { retry_delay })
+        self.read().clone().ok_or_else(|| self.still_loading())
     }
 
     /// The table for one request: the current one, or the version it names. Hold it until the
@@ -201,17 +213,8 @@ impl Tables {
     /// is not served.
     pub(crate) fn wanted(&self, table_id: Option<&str>) -> Result<Arc<ServedTable>, Error> {
         let versions = self.read();
-        let retry_delay = self.retry_delay;
-        let versions = versions.as_ref().ok_or(Error::Loading { retry_delay })?;
-        let Some(wanted) = table_id else {
-            return Ok(Arc::clone(&versions.current));
-        };
-        let found = versions.iter().find(|table| table.info.table_id == wanted);
-        found.cloned().ok_or_else(|| Error::OtherTable {
-            // It goes into a header of the reply, so no more of it than an id has.
-            wanted: wanted.chars().take(64).collect(),
-            served: versions.ids().join(", "),
-        })
+        let versions = versions.as_ref().ok_or_else(|| self.still_loading())?;
+        versions.wanted(table_id).cloned()
     }
 
     /// The answer to GetTableInfo.
@@ -219,11 +222,18 @@ impl Tables {
     /// # Errors
     /// As [`Tables::wanted`].
     pub(crate) fn info(&self, table_id: Option<&str>) -> Result<GetTableInfoResponse, Error> {
-        let table = self.wanted(table_id)?;
+        let versions = self.versions()?;
+        let table = versions.wanted(table_id)?;
         Ok(GetTableInfoResponse {
-            served_table_ids: self.versions()?.ids(),
+            served_table_ids: versions.ids(),
             ..table.info.clone()
         })
+    }
+
+    fn still_loading(&self) -> Error {
+        Error::Loading {
+            retry_delay: self.retry_delay,
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Option<Versions>> {
