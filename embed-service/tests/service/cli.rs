@@ -7,10 +7,11 @@ use std::{
     process::{Child, ChildStderr, Command, Output, Stdio},
 };
 
+use scone_fgram::StoreKind;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{FIRST, Version};
+use crate::support::{FIRST, Version, fgram_set};
 
 fn embed_service(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embed-service"));
@@ -232,6 +233,29 @@ fn verify_tells_sound_from_damaged() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("keys.bin"), "{}", stderr(&output));
+}
+
+#[test]
+fn tools_work_beside_a_running_server_where_the_store_lets_them() {
+    let dir = TempDir::new().unwrap();
+    for (name, store) in [("sled", StoreKind::Sled), ("mapped", StoreKind::Mapped)] {
+        let table = dir.path().join(name);
+        FIRST.build_with(&table, &fgram_set(), |options| options.store = store);
+        let path = table.to_str().unwrap();
+        let _serving = Serving::start(path);
+        let inspected = embed_service(&["inspect", "--json", "--table", path]).output();
+        assert_eq!(json(&inspected.unwrap())["store"], name);
+        let verified = embed_service(&["verify", "--json", "--table", path])
+            .output()
+            .unwrap();
+        match store {
+            StoreKind::Mapped => assert_eq!(json(&verified)["rows"], 400),
+            StoreKind::Sled => {
+                let text = stderr(&verified);
+                assert!(text.contains("open in another process"), "{text}");
+            }
+        }
+    }
 }
 
 #[test]
