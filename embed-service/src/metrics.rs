@@ -6,6 +6,7 @@ use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
     metrics::{
+        MetricType,
         counter::{ConstCounter, Counter},
         family::Family,
         gauge::{ConstGauge, Gauge},
@@ -14,9 +15,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use scone_fgram::MAX_N;
+use scone_service::connections::ConnectionMetrics;
 use tonic::Code;
 
-use crate::tables::Tables;
+use crate::tables::{Tables, Versions};
 
 type LabelledCounter = Family<[(&'static str, &'static str); 1], Counter>;
 
@@ -31,8 +33,22 @@ pub(crate) struct Metrics {
     lookup_seconds: Histogram,
     /// Lookup streams open now.
     pub streams_open: Gauge,
-    /// Positions being looked up now.
-    pub inflight_positions: Gauge,
+    /// Bytes of rows being looked up or sent now.
+    pub inflight_bytes: Gauge,
+    /// Connections open, refused and aged.
+    pub connections: ConnectionMetrics,
+    switches: LabelledCounter,
+}
+
+/// How a look at `--table` ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum SwitchOutcome {
+    /// Another table is current now.
+    Switched,
+    /// It is the table that is served already.
+    Unchanged,
+    /// It cannot be served.
+    Refused,
 }
 
 impl Metrics {
@@ -54,15 +70,23 @@ impl Metrics {
             // 1 us to 4 s, a factor of 2 apart.
             lookup_seconds: Histogram::new(exponential_buckets(1e-6, 2.0, 23)),
             streams_open: Gauge::default(),
-            inflight_positions: Gauge::default(),
+            inflight_bytes: Gauge::default(),
+            connections: ConnectionMetrics::default(),
+            switches: Family::default(),
         };
         metrics.register_requests(registry);
+        metrics.register_connections(registry);
+        registry.register(
+            "table_switches",
+            "Looks at --table after SIGHUP, by outcome (switched, unchanged or refused)",
+            metrics.switches.clone(),
+        );
         registry.register(
             "matched_positions",
             "Positions with a match, by length of the f-gram",
             matched,
         );
-        registry.register_collector(Box::new(HotSet { tables }));
+        registry.register_collector(Box::new(TableMetrics { tables }));
         metrics
     }
 
@@ -90,9 +114,24 @@ impl Metrics {
             self.streams_open.clone(),
         );
         registry.register(
-            "inflight_positions",
-            "Positions being looked up now",
-            self.inflight_positions.clone(),
+            "inflight_bytes",
+            "Bytes of rows being looked up, or waiting for their client to read them",
+            self.inflight_bytes.clone(),
+        );
+    }
+
+    fn register_connections(&self, registry: &mut Registry) {
+        let connections = self.connections.clone();
+        registry.register("connections_open", "Connections open now", connections.open);
+        registry.register(
+            "connections_refused",
+            "Connections closed at once because as many as allowed were open",
+            connections.refused,
+        );
+        registry.register(
+            "connections_aged",
+            "Connections ended because of their age",
+            connections.aged,
         );
     }
 
@@ -119,6 +158,18 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// Counts one look at `--table`.
+    pub(crate) fn switched(&self, outcome: SwitchOutcome) {
+        let label = match outcome {
+            SwitchOutcome::Switched => "switched",
+            SwitchOutcome::Unchanged => "unchanged",
+            SwitchOutcome::Refused => "refused",
+        };
+        self.switches.get_or_create(&[("outcome", label)]).inc();
+    }
+}
+
 const LENGTHS: [&str; MAX_N + 1] = ["0", "1", "2", "3", "4", "5", "6", "7", "8"];
 
 /// Only the codes that [`crate::error::Error::code`] gives, so the label stays bounded.
@@ -134,30 +185,39 @@ fn outcome_label(code: Code) -> &'static str {
     }
 }
 
-/// Reads the hot set of the table served when Prometheus asks; nothing before one is open.
+/// Reads the tables served when Prometheus asks; nothing before one is open. The hot set is that
+/// of the current table, so its counters start again at a switch.
 #[derive(Debug)]
-struct HotSet {
+struct TableMetrics {
     tables: Arc<Tables>,
 }
 
-impl Collector for HotSet {
+impl Collector for TableMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Ok(served) = self.tables.current() else {
+        let Ok(versions) = self.tables.versions() else {
             return Ok(());
         };
-        let stats = served.table.stats();
+        let stats = versions.current.table.stats();
         for (name, help, value) in [
-            ("hot_set_hits", "Rows found in the hot set", stats.hits),
-            ("hot_set_misses", "Rows read from the store", stats.misses),
+            (
+                "hot_set_hits",
+                "Rows found in the hot set or, of a mapped table, in the page cache",
+                stats.hits,
+            ),
+            ("hot_set_misses", "Rows that were not", stats.misses),
+            (
+                "hot_set_coalesced",
+                "Misses that waited for another look-up's read of the same row",
+                stats.coalesced,
+            ),
             (
                 "hot_set_evictions",
                 "Rows dropped to make room",
                 stats.evictions,
             ),
         ] {
-            let metric = ConstCounter::new(value);
-            let kind = prometheus_client::metrics::MetricType::Counter;
-            metric.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
         }
         for (name, help, value) in [
             ("hot_set_rows", "Rows held in the hot set", stats.rows),
@@ -166,12 +226,36 @@ impl Collector for HotSet {
                 "Memory of the hot set, in bytes",
                 stats.bytes,
             ),
-            ("table_rows", "Rows of the table served", served.info.rows),
+            (
+                "table_rows",
+                "Rows of the current table",
+                versions.current.info.rows,
+            ),
+            (
+                "table_age_seconds",
+                "How long the current table has been answering",
+                versions.since.elapsed().as_secs(),
+            ),
         ] {
-            let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-            let kind = prometheus_client::metrics::MetricType::Gauge;
-            metric.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
-        Ok(())
+        encode_versions(&versions, &mut encoder)
     }
+}
+
+/// One sample for each version that answers, two at most.
+fn encode_versions(versions: &Versions, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let help = "Table versions that answer: the current one, and the one retained";
+    let mut samples = encoder.encode_descriptor("table", help, None, MetricType::Info)?;
+    for (table, state) in versions.iter().zip(["current", "retained"]) {
+        let info = &table.info;
+        let labels = [
+            ("table_id", info.table_id.as_str()),
+            ("store", info.store.as_str()),
+            ("state", state),
+        ];
+        samples.encode_info(&labels)?;
+    }
+    Ok(())
 }

@@ -118,8 +118,11 @@ fn read_spans(wire: &[WireSpan], ids: usize) -> Result<Vec<Span>, Error> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use proptest::prelude::*;
+
     use super::*;
 
+    const VOCAB: u32 = 10;
     const LIMITS: Limits = Limits {
         max_request_bytes: 1000,
         max_spans: 3,
@@ -138,7 +141,7 @@ mod tests {
 
     fn check(request: &LookupRequest) -> Result<Query, Error> {
         LIMITS.check(request)?;
-        Query::read(request, 10)
+        Query::read(request, VOCAB)
     }
 
     fn refusal(request: &LookupRequest) -> String {
@@ -198,6 +201,72 @@ mod tests {
         assert_eq!(none, "spans[0].answers is 0, at least 1 is needed");
         for spans in [&[(0, 1)][..], &[(0, 3)], &[(u32::MAX, u32::MAX); 3]] {
             assert!(refusal(&request(&[1, 2], spans)).starts_with("spans cover "));
+        }
+    }
+
+    /// A request of any field values, most of them wrong.
+    fn any_request() -> impl Strategy<Value = LookupRequest> {
+        let number = prop_oneof![0..4_u32, any::<u32>()];
+        let spans = prop::collection::vec((number.clone(), number), 0..6);
+        let ids = prop::collection::vec(any::<u8>(), 0..40);
+        let small_ids = prop::collection::vec(0..12_u32, 0..10)
+            .prop_map(|ids| ids.into_iter().flat_map(u32::to_le_bytes).collect());
+        let table_id = prop::option::of(".{0,40}");
+        (any::<u64>(), prop_oneof![ids, small_ids], spans, table_id).prop_map(
+            |(id, token_ids, spans, table_id)| LookupRequest {
+                id,
+                token_ids: token_ids.into(),
+                spans: spans
+                    .into_iter()
+                    .map(|(context, answers)| WireSpan { context, answers })
+                    .collect(),
+                table_id,
+            },
+        )
+    }
+
+    /// What is accepted is exactly what the table can answer, and takes no more memory than its
+    /// message did.
+    fn is_refused_or_sound(request: &LookupRequest) {
+        let Ok(query) = check(request) else { return };
+        assert!(query.ids.len() <= LIMITS.max_positions as usize);
+        assert!(query.ids.capacity() * 4 <= request.token_ids.len());
+        assert!(query.ids.iter().all(|&id| id < VOCAB));
+        assert!(query.spans.len() <= LIMITS.max_spans as usize);
+        let spans = query.spans.iter();
+        let covered: usize = spans.map(|s| (s.context + s.answers) as usize).sum();
+        assert_eq!(covered, query.ids.len());
+        assert!((1..=query.ids.len()).contains(&query.answers()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_field_values_are_refused_or_sound(request in any_request()) {
+            is_refused_or_sound(&request);
+        }
+
+        /// Bytes of an attacker: noise, and a real request with a few bytes changed.
+        #[test]
+        fn any_bytes_are_refused_or_sound(
+            noise in prop::collection::vec(any::<u8>(), 0..300),
+            real in any_request(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let mut changed = real.encode_to_vec();
+            for (at, byte) in changes {
+                if !changed.is_empty() {
+                    let at = at.index(changed.len());
+                    changed[at] = byte;
+                }
+            }
+            for bytes in [noise, changed] {
+                if let Ok(request) = LookupRequest::decode(&bytes[..]) {
+                    // A span takes two bytes or more on the wire; a vector grows by doubling.
+                    prop_assert!(request.spans.capacity() <= bytes.len().max(4));
+                    prop_assert!(request.token_ids.len() <= bytes.len());
+                    is_refused_or_sound(&request);
+                }
+            }
         }
     }
 }

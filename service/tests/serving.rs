@@ -74,6 +74,6 @@ async fn health_watchers_do_not_hold_up_a_drain() {
     stop.send(()).unwrap();
     assert_eq!(next().await, Some(ServingStatus::NotServing));
     assert_eq!(next().await, None);
-    assert_eq!(server.await.unwrap().unwrap(), Drained::Complete);
+    assert_eq!(server.await.unwrap(), Drained::Complete);
     assert!(seen.is_cancelled());
 }
