@@ -467,7 +467,14 @@ mod tests {
         assert!(text.contains("allowed is 65"), "{text}");
         let text = check(&["--model", "/no/such"]).unwrap_err().to_string();
         assert!(text.contains("/no/such"), "{text}");
-        let args = ["--model", ".", "--embed", "a", "--embed-poll-interval", "0s"];
+        let args = [
+            "--model",
+            ".",
+            "--embed",
+            "a",
+            "--embed-poll-interval",
+            "0s",
+        ];
         let text = check(&args).unwrap_err().to_string();
         assert!(text.contains("--embed a") && text.contains("at least 10ms"));
     }

@@ -141,13 +141,17 @@ impl Asker {
         let late = || Refusal::lost(format!("{} did not answer in time", link.address));
         let mut first = pin!(self.timed(question, &link));
         let Some((spare, hedge_at)) = self.hedge(question, spare, until) else {
-            return timeout_at(until, first).await.unwrap_or_else(|_| Err(late()));
+            return timeout_at(until, first)
+                .await
+                .unwrap_or_else(|_| Err(late()));
         };
         if let Ok(answer) = timeout_at(hedge_at, first.as_mut()).await {
             return answer;
         }
         if !self.pace.spend() {
-            return timeout_at(until, first).await.unwrap_or_else(|_| Err(late()));
+            return timeout_at(until, first)
+                .await
+                .unwrap_or_else(|_| Err(late()));
         }
         let counts = &self.pool.counts;
         counts.hedges_sent.fetch_add(1, Ordering::Relaxed);
@@ -159,7 +163,9 @@ impl Asker {
         };
         let second = pin!(second);
         let either = first_good(first, second);
-        timeout_at(until, either).await.unwrap_or_else(|_| Err(late()))
+        timeout_at(until, either)
+            .await
+            .unwrap_or_else(|_| Err(late()))
     }
 
     /// Whom to ask as well, and when, if the look-up may be hedged.

@@ -207,9 +207,7 @@ impl Link {
         let address = self.address;
         let result = match response.result {
             Some(lookup_response::Result::Rows(rows)) => Ok(rows),
-            Some(lookup_response::Result::Error(error)) => {
-                Err(Refusal::from_wire(address, &error))
-            }
+            Some(lookup_response::Result::Error(error)) => Err(Refusal::from_wire(address, &error)),
             None => Err(Refusal::bad_answer(format!(
                 "{address}: a response without a result"
             ))),

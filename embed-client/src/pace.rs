@@ -57,8 +57,7 @@ impl Latencies {
         drop(recent);
         let at = sorted.len() * 99 / 100;
         let (_, p99, _) = sorted.select_nth_unstable(at);
-        self.p99_us
-            .store(u64::from(*p99).max(1), Ordering::Relaxed);
+        self.p99_us.store(u64::from(*p99).max(1), Ordering::Relaxed);
     }
 
     fn late_after(&self) -> Option<Duration> {

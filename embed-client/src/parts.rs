@@ -15,7 +15,8 @@ use crate::{
 const ROWS_BYTES_A_MESSAGE: usize = 1 << 20;
 
 /// No answer is larger: rows, or 16 of the largest ones, with all that goes with them.
-pub(crate) const LARGEST_ANSWER_BYTES: usize = 4 * ROWS_BYTES_A_MESSAGE + 16 * (4 << 20) + (64 << 10);
+pub(crate) const LARGEST_ANSWER_BYTES: usize =
+    4 * ROWS_BYTES_A_MESSAGE + 16 * (4 << 20) + (64 << 10);
 
 /// What bounds one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -270,11 +270,7 @@ mod tests {
     #[test]
     fn the_same_table_cut_into_other_shards_is_another_version() {
         let (two, three) = (table("t", 2), table("t", 3));
-        let reports = [
-            report(0, &[&two]),
-            report(1, &[&two]),
-            report(2, &[&three]),
-        ];
+        let reports = [report(0, &[&two]), report(1, &[&two]), report(2, &[&three])];
         let reports: Vec<&Report> = reports.iter().collect();
         let current = choose(None, &reports);
         assert_eq!(current.map(|facts| facts.shard_count), Some(2));

@@ -117,7 +117,8 @@ impl Compute {
         let began = Instant::now();
         let tier = self.tier.as_deref_mut();
         let any = tier.is_some();
-        self.lookups.look_up(tier.map(|tier| tier as _), self.info.dim);
+        self.lookups
+            .look_up(tier.map(|tier| tier as _), self.info.dim);
         if !any {
             return Duration::ZERO;
         }

@@ -3,9 +3,7 @@
 use scone_embed_client::{EmbedClient, LookupError};
 use tokio::task::JoinSet;
 
-use crate::fake::{
-    FakeServer, Mode, OLD, assert_rows_of, connect, eventually, lookup, options,
-};
+use crate::fake::{FakeServer, Mode, OLD, assert_rows_of, connect, eventually, lookup, options};
 
 /// Starts look-ups until `server` holds some that it does not answer.
 async fn stuck_at(client: &EmbedClient, server: &FakeServer) -> JoinSet<()> {
@@ -142,10 +140,7 @@ async fn a_shard_without_a_replica_fails_its_positions_and_no_others() {
     zero.kill();
     eventually("it is gone", || client.monitor().replicas() == [0, 1]).await;
     let partial = lookup(&client, &client.current()).await;
-    assert!(matches!(
-        partial.error(),
-        Some(LookupError::Unavailable(_))
-    ));
+    assert!(matches!(partial.error(), Some(LookupError::Unavailable(_))));
     let (mut failed, mut answered) = (0, 0);
     for (position, &length) in whole.match_lengths().iter().enumerate() {
         match partial.match_lengths()[position] {

@@ -79,7 +79,10 @@ pub(crate) enum Mode {
     /// Reads and never answers.
     Silent,
     /// Answers so many with RESOURCE_EXHAUSTED and this delay, and the rest as usual.
-    Exhausted { times: u64, retry_delay_ms: u32 },
+    Exhausted {
+        times: u64,
+        retry_delay_ms: u32,
+    },
 }
 
 struct State {

@@ -11,9 +11,7 @@ use std::{
 
 use scone_embed_client::{ConnectError, EmbedClient, Options, Resolve};
 
-use crate::fake::{
-    FOREIGN, FakeServer, OLD, assert_rows_of, connect, eventually, lookup, options,
-};
+use crate::fake::{FOREIGN, FakeServer, OLD, assert_rows_of, connect, eventually, lookup, options};
 
 /// Looks up all the time, in several tasks, until told to stop.
 struct Load {
@@ -197,7 +195,9 @@ async fn another_models_table_alone_is_refused_and_beside_others_left_out_until_
     assert_eq!(incompatible.what, "model_hash");
     assert_eq!(incompatible.table, foreign.address.to_string());
 
-    wanted.addresses.push(good.address.to_string().parse().unwrap());
+    wanted
+        .addresses
+        .push(good.address.to_string().parse().unwrap());
     let client = EmbedClient::connect(wanted).await.unwrap();
     assert_eq!(client.monitor().replicas(), [1]);
     assert_rows_of(&OLD, &mut lookup(&client, &client.current()).await);

@@ -2,9 +2,7 @@
 
 use scone_embed_client::LookupError;
 
-use crate::fake::{
-    FOREIGN, FakeServer, NEW, OLD, assert_rows_of, connect, eventually, lookup,
-};
+use crate::fake::{FOREIGN, FakeServer, NEW, OLD, assert_rows_of, connect, eventually, lookup};
 
 #[tokio::test]
 async fn work_begun_stays_on_its_version_and_new_work_moves_when_all_replicas_have() {
@@ -37,10 +35,7 @@ async fn work_begun_stays_on_its_version_and_new_work_moves_when_all_replicas_ha
     }
     second.serve(&[NEW]);
     let answers = lookup(&client, &pinned).await;
-    assert!(matches!(
-        answers.error(),
-        Some(LookupError::Unavailable(_))
-    ));
+    assert!(matches!(answers.error(), Some(LookupError::Unavailable(_))));
     assert_rows_of(&NEW, &mut lookup(&client, &client.current()).await);
 }
 
@@ -69,10 +64,7 @@ async fn a_version_of_another_model_is_not_taken() {
     server.serve(&[FOREIGN]);
     eventually("nobody is left", || client.monitor().replicas() == [0]).await;
     let answers = lookup(&client, &client.current()).await;
-    assert!(matches!(
-        answers.error(),
-        Some(LookupError::Unavailable(_))
-    ));
+    assert!(matches!(answers.error(), Some(LookupError::Unavailable(_))));
     server.serve(&[NEW]);
     eventually("it moves", || client.current().table_id == NEW.id()).await;
     assert_rows_of(&NEW, &mut lookup(&client, &client.current()).await);
