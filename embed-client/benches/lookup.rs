@@ -42,8 +42,16 @@ fn main() -> Result<(), Failure> {
         );
         for windows in [1, 32] {
             let case = format!("{windows} windows x {} KiB", dim * 2 / 1024);
-            report(&case, "embed-client", &mut through_client(&client, &address, windows)?);
-            report(&case, "bare tonic stream", &mut bare(&client, &address, windows)?);
+            report(
+                &case,
+                "embed-client",
+                &mut through_client(&client, &address, windows)?,
+            );
+            report(
+                &case,
+                "bare tonic stream",
+                &mut bare(&client, &address, windows)?,
+            );
         }
     }
     Ok(())
