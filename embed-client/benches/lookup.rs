@@ -93,6 +93,7 @@ fn bare(runtime: &Runtime, address: &str, windows: usize) -> Result<Vec<Duration
             .tcp_nodelay(true)
             .initial_stream_window_size(8 << 20)
             .initial_connection_window_size(16 << 20)
+            .max_frame_size(1 << 20)
             .connect()
             .await?;
         let mut client = EmbedServiceClient::new(channel);
