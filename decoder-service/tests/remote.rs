@@ -314,6 +314,22 @@ fn fallback_goes_on_without_the_tier_and_uses_it_again() {
 }
 
 #[test]
+fn with_one_shard_of_two_away_only_its_positions_fall_back() {
+    let (fixture, runtime) = (fixture(), runtime());
+    let shards = shards_of(&fixture, 2);
+    let [zero, one] = [0, 1].map(|shard| EmbedServer::start(&shards[shard]));
+    let mut options = options(&[&zero, &one]);
+    options.timeout = Duration::from_millis(100);
+    let tier = connect(&runtime, &fixture, &options).unwrap();
+    let monitor = tier.monitor();
+    let engine = engine(&fixture, tier, OnLookupFailure::TokenEmbedding);
+    one.kill();
+    eventually("it is gone", || monitor.replicas() == [1, 0]);
+    let usage = engine.run(greedy(common::CORPUS, 5)).finish.usage;
+    assert!(usage.fallback_positions > 0 && usage.matched_positions > 0);
+}
+
+#[test]
 fn a_generation_keeps_its_table_version_and_the_next_one_gets_the_new_one() {
     let (fixture, runtime) = (fixture(), runtime());
     let old = open(&fixture.table);

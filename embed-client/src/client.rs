@@ -1,6 +1,10 @@
 //! The client: connects, cuts batches into messages, puts the answers together.
 
-use std::sync::Arc;
+use std::{
+    future::{Future as _, poll_fn},
+    sync::Arc,
+    task::Poll,
+};
 
 use scone_proto::embed::v1::LookupRows;
 use tokio::{
@@ -89,32 +93,26 @@ impl EmbedClient {
             out.fail(0..batch.positions(), &LookupError::Unavailable(text));
             return;
         };
-        let mut parts = parts::split(batch, table.max_n as usize, table.shard_count, limits);
-        if parts.len() == 1 {
-            // The usual decode step is one message: no task for it.
-            let part = parts.remove(0);
-            let answer = self.asker.answer(table, &part).await;
-            return put(&part, answer, table, out);
-        }
-        let table = Arc::new(table.clone());
-        let mut asked = JoinSet::new();
-        for part in parts {
-            let (asker, table) = (self.asker.clone(), table.clone());
-            asked.spawn(async move {
-                let answer = asker.answer(&table, &part).await;
-                (part, answer)
-            });
-        }
-        // Rows are decoded while others are still on their way.
-        while let Some(answered) = asked.join_next().await {
-            match answered {
-                Ok((part, answer)) => put(&part, answer, &table, out),
-                Err(error) => {
-                    let error = LookupError::Unavailable(format!("a look-up was ended: {error}"));
-                    out.fail(0..batch.positions(), &error);
+        let parts = parts::split(batch, table.max_n as usize, table.shard_count, limits);
+        let ask = |part| Box::pin(self.asker.answer(table, part));
+        let mut asked: Vec<_> = parts.iter().map(|part| (part, ask(part))).collect();
+        // All on the caller's thread: a task for each would cost a step two wake-ups more. Rows are
+        // decoded while others are still on their way.
+        poll_fn(|context| {
+            asked.retain_mut(|(part, answer)| match answer.as_mut().poll(context) {
+                Poll::Pending => true,
+                Poll::Ready(answer) => {
+                    put(part, answer, table, out);
+                    false
                 }
+            });
+            if asked.is_empty() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
             }
-        }
+        })
+        .await;
     }
 }
 

@@ -189,6 +189,38 @@ mod tests {
     }
 
     #[test]
+    fn facts_that_cannot_be_are_refused() {
+        let good = GetTableInfoResponse {
+            vocab_size: 300,
+            max_n: 3,
+            dim: 16,
+            dtype: proto::RowDtype::F16.into(),
+            row_bytes: 32,
+            shard_count: 1,
+            ..GetTableInfoResponse::default()
+        };
+        TableFacts::from_wire(&good).unwrap();
+        type Change = fn(&mut GetTableInfoResponse);
+        let cases: [(&str, Change); 9] = [
+            ("dim", |i| i.dim = 0),
+            ("dim", |i| i.dim = u32::MAX),
+            ("row_bytes", |i| i.row_bytes = 31),
+            ("dtype", |i| i.dtype = 77),
+            ("dtype", |i| i.dtype = 0),
+            ("max_n", |i| i.max_n = 9),
+            ("shard", |i| i.shard_index = 1),
+            ("shard", |i| i.shard_count = u32::MAX),
+            ("shard", |i| i.shard_count = 0),
+        ];
+        for (what, change) in cases {
+            let mut info = good.clone();
+            change(&mut info);
+            let error = TableFacts::from_wire(&info).unwrap_err();
+            assert!(error.contains(what), "{error}");
+        }
+    }
+
+    #[test]
     fn every_difference_is_refused_and_names_both_values() {
         type Change = fn(&mut TableFacts);
         let cases: [(&str, &str, &str, Change); 5] = [

@@ -24,7 +24,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
 
 /// Longer than anything takes on a busy machine: a time limit that must not be what ends a wait.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -115,6 +115,18 @@ impl FakeServer {
 
     /// Shard `shard.0` of `shard.1`.
     pub(crate) fn shard(table: FakeTable, shard: (u32, u32)) -> Self {
+        Self::over(table, shard, scone_service::grpc::server_builder())
+    }
+
+    /// A server that asks connections to end when they are this old, and cuts them soon after.
+    pub(crate) fn with_connection_age(table: FakeTable, age: Duration) -> Self {
+        let builder = scone_service::grpc::server_builder()
+            .max_connection_age(age)
+            .max_connection_age_grace(age / 4);
+        Self::over(table, (0, 1), builder)
+    }
+
+    fn over(table: FakeTable, shard: (u32, u32), mut builder: Server) -> Self {
         let service = Service {
             shard,
             state: Arc::new(Mutex::new(State {
@@ -136,7 +148,7 @@ impl FakeServer {
         let address = any.local_addr().unwrap();
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(any).unwrap();
-            scone_service::grpc::server_builder()
+            builder
                 .add_service(server)
                 .serve_with_incoming(scone_service::grpc::incoming(listener))
                 .await

@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use scone_embed_client::{ConnectError, EmbedClient, Options, Resolve};
@@ -116,6 +117,18 @@ async fn the_only_replica_may_be_replaced_by_another() {
     load.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_too_old_are_opened_again_without_a_failed_lookup() {
+    let age = Duration::from_millis(40);
+    let servers = [(); 2].map(|()| FakeServer::with_connection_age(OLD, age));
+    let client = connect(&servers.each_ref()).await;
+    let load = Load::start(&client);
+    let reached_again = || client.monitor().stats().retries > 5;
+    eventually("connections end under load", reached_again).await;
+    load.goes_on().await;
+    load.finish().await;
+}
+
 /// Answers for the name `embed:7300` what it is told to.
 #[derive(Debug, Default)]
 struct FakeResolver {
@@ -175,7 +188,7 @@ async fn a_name_that_never_resolved_is_named_at_start() {
     let options = Options {
         addresses: vec!["embed:7300".parse().unwrap()],
         resolver: Arc::new(FakeResolver::default()),
-        start_timeout: std::time::Duration::from_millis(100),
+        start_timeout: Duration::from_millis(100),
         ..options(&[])
     };
     let error = EmbedClient::connect(options).await.unwrap_err().to_string();
