@@ -1,7 +1,7 @@
 //! What can go wrong, in words that name the file or field and the limit.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -142,6 +142,13 @@ impl Error {
     pub(crate) fn format(file: impl Into<String>, problem: impl Into<String>) -> Self {
         Error::Format {
             file: file.into(),
+            problem: problem.into(),
+        }
+    }
+
+    pub(crate) fn data_loss(dir: &Path, problem: impl Into<String>) -> Self {
+        Error::DataLoss {
+            dir: dir.to_owned(),
             problem: problem.into(),
         }
     }

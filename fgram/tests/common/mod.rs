@@ -8,7 +8,7 @@ use std::path::Path;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use scone_fgram::table::{BuildOptions, Manifest, build_table};
-use scone_fgram::{Error, FgramSet, NGram, SetHeader};
+use scone_fgram::{Error, FgramSet, NGram, SetHeader, StoreKind};
 
 /// Ids of one document, uniform below `vocab`.
 pub(crate) fn random_ids(seed: u64, vocab: u32, len: usize) -> Vec<u32> {
@@ -79,6 +79,14 @@ pub(crate) fn options(dim: usize) -> BuildOptions {
         model_hash: model_hash(),
         batch_rows: 64,
         ..BuildOptions::default()
+    }
+}
+
+/// Options of a table in another store than sled.
+pub(crate) fn in_store(store: StoreKind, dim: usize) -> BuildOptions {
+    BuildOptions {
+        store,
+        ..options(dim)
     }
 }
 
