@@ -189,6 +189,8 @@ fn time_one(
     let rows = served.len() as u64 * u64::from(percent) / 100;
     let options = TableOptions {
         hot_bytes: rows * (args.row_bytes as u64 + HOT_ROW_OVERHEAD),
+        // A mapped table has none unless it is asked for.
+        hot_set_on_mapped: percent > 0,
         ..TableOptions::default()
     };
     let table = Table::open(dir, &options)?;

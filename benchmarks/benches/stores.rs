@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::Parser;
 use scone_benchmarks::args::{CommonArgs, Shape};
 use scone_benchmarks::batches::{Batch, Served, Skew};
-use scone_benchmarks::report::{Report, median};
+use scone_benchmarks::report::{Report, median, micros};
 use scone_benchmarks::stores::{Store, Subject, check};
 use scone_benchmarks::{disk, fgrams, tables};
 
@@ -53,8 +53,9 @@ struct Case {
 struct Figures {
     subject: Subject,
     open_ms: Vec<f64>,
-    /// For each case.
+    /// For each case, and so on.
     warm_us: Vec<Vec<f64>>,
+    find_us: Vec<Vec<f64>>,
     cold_us: Vec<Vec<f64>>,
 }
 
@@ -136,6 +137,7 @@ impl Figures {
             subject,
             open_ms: Vec::new(),
             warm_us: vec![Vec::new(); cases.len()],
+            find_us: vec![Vec::new(); cases.len()],
             cold_us: vec![Vec::new(); cases.len()],
         }
     }
@@ -153,9 +155,19 @@ impl Figures {
         for batch in served.sweep(SWEEP_ROWS) {
             black_box(store.read(&batch)?);
         }
-        for (batches, times) in batches.iter().zip(&mut self.warm_us) {
+        let times = self.warm_us.iter_mut().zip(&mut self.find_us);
+        for (batches, (read, find)) in batches.iter().zip(times) {
             check(&mut *store, &batches[0], shape.row_bytes)?;
-            times.push(us_a_row(&mut *store, batches)?);
+            read.push(us_a_row(batches, |batch| {
+                black_box(store.read(batch)?);
+                Ok(())
+            })?);
+            if store.find(&batches[0]).is_some() {
+                find.push(us_a_row(batches, |batch| {
+                    black_box(store.find(batch));
+                    Ok(())
+                })?);
+            }
         }
         if self.open_ms.len() == 1
             && let Some(bytes) = store.index_bytes()
@@ -182,7 +194,10 @@ impl Figures {
         for (batches, times) in batches.iter().zip(&mut self.cold_us) {
             disk::drop_pages(&dir)?;
             let mut store = self.subject.open(&dir, served, shape)?;
-            times.push(us_a_row(&mut *store, batches)?);
+            times.push(us_a_row(batches, |batch| {
+                black_box(store.read(batch)?);
+                Ok(())
+            })?);
         }
         disk::read_pages(&dir)
     }
@@ -201,35 +216,35 @@ impl Figures {
             let open = median(&self.open_ms);
             report.line(&shape.to_string(), name, "open", open, "ms")?;
         }
-        for (case, (warm, cold)) in cases.iter().zip(self.warm_us.iter().zip(&self.cold_us)) {
+        for (index, case) in cases.iter().enumerate() {
             let text = format!("{shape} {} batch {}", case.skew.name(), case.batch);
-            report.line(
-                &format!("{text} warm"),
-                name,
-                "time",
-                median(warm),
-                "us/row",
-            )?;
-            if !cold.is_empty() {
-                report.line(
-                    &format!("{text} cold"),
-                    name,
-                    "time",
-                    median(cold),
-                    "us/row",
-                )?;
+            for (state, metric, times) in [
+                ("warm", "time", &self.warm_us[index]),
+                ("warm", "time to find", &self.find_us[index]),
+                ("cold", "time", &self.cold_us[index]),
+            ] {
+                if !times.is_empty() {
+                    report.line(
+                        &format!("{text} {state}"),
+                        name,
+                        metric,
+                        median(times),
+                        "us/row",
+                    )?;
+                }
             }
         }
         Ok(())
     }
 }
 
-/// Reads all batches; the time of one row.
-fn us_a_row(store: &mut dyn Store, batches: &[Batch]) -> Result<f64> {
+/// Does something with each batch; the time of one row.
+fn us_a_row(batches: &[Batch], mut each: impl FnMut(&Batch) -> Result<()>) -> Result<f64> {
     let start = Instant::now();
-    for batch in batches {
-        black_box(store.read(black_box(batch))?);
-    }
+    batches
+        .iter()
+        .try_for_each(|batch| each(black_box(batch)))?;
+    let took = start.elapsed();
     let rows: usize = batches.iter().map(|batch| batch.rows.len()).sum();
-    Ok(start.elapsed().as_secs_f64() * 1e6 / rows as f64)
+    Ok(micros(took) / rows as f64)
 }

@@ -99,6 +99,11 @@ impl<'a> Served<'a> {
         Self { set, order }
     }
 
+    /// The set.
+    pub fn set(&self) -> &'a FgramSet {
+        self.set
+    }
+
     /// Number of f-grams.
     pub fn len(&self) -> usize {
         self.order.len()

@@ -17,7 +17,7 @@ pub mod fgrams;
 pub mod policies;
 pub mod report;
 pub mod rows;
-//pub mod service;
+pub mod service;
 pub mod stores;
 pub mod tables;
 pub mod trace;

@@ -28,13 +28,14 @@ pub trait Store {
     /// When one is missing or cannot be read.
     fn read(&mut self, batch: &Batch) -> Result<&[u8]>;
 
-    /// Memory or pages that serve to find rows, in bytes, where the store tells.
-    fn index_bytes(&self) -> Option<u64> {
+    /// Finds the rows and leaves them where they are, where the store can: the part of a read that is
+    /// not copying. The sum of their ids, so that nothing can be left out.
+    fn find(&self, _batch: &Batch) -> Option<u64> {
         None
     }
 
-    /// Share of rows found in the hot set since it was opened, where there is one.
-    fn hit_rate(&self) -> Option<f64> {
+    /// Memory or pages that serve to find rows, in bytes, where the store tells.
+    fn index_bytes(&self) -> Option<u64> {
         None
     }
 }

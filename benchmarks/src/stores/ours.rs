@@ -41,12 +41,18 @@ impl Store for Ours {
         Ok(&result.rows)
     }
 
-    fn index_bytes(&self) -> Option<u64> {
-        Some(self.table.matcher().memory_bytes() as u64)
+    fn find(&self, batch: &Batch) -> Option<u64> {
+        let find = |ids| self.table.index().longest(ids);
+        Some(
+            batch
+                .fgrams()
+                .filter_map(find)
+                .map(|found| u64::from(found.row))
+                .sum(),
+        )
     }
 
-    fn hit_rate(&self) -> Option<f64> {
-        let stats = self.table.stats();
-        (stats.rows > 0).then(|| stats.hits as f64 / (stats.hits + stats.misses).max(1) as f64)
+    fn index_bytes(&self) -> Option<u64> {
+        Some(self.table.index().index_bytes() as u64)
     }
 }
