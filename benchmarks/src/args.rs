@@ -5,7 +5,8 @@ use std::path::PathBuf;
 /// Where data lives, and how often everything is measured.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CommonArgs {
-    /// Where stores and tables are built; they stay for later runs [default: in the target folder].
+    /// Where stores and tables are built; they stay for later runs, until this folder is removed
+    /// [default: in the target folder].
     #[arg(long, env = "SCONE_BENCH_DIR", value_name = "DIR")]
     pub dir: Option<PathBuf>,
 
@@ -29,7 +30,7 @@ impl CommonArgs {
         self.size(self.rounds, 1)
     }
 
-    /// The folder of one benchmark; `target_tmp` is cargo's folder for the data of benchmarks,
+    /// The folder of one benchmark, empty without `--bench`; `target_tmp` is cargo's folder for the data of benchmarks,
     /// `env!("CARGO_TARGET_TMPDIR")`.
     ///
     /// # Errors
@@ -38,6 +39,10 @@ impl CommonArgs {
         let parent = self.dir.clone();
         let parent = parent.unwrap_or_else(|| PathBuf::from(target_tmp).join("benchmarks"));
         let folder = parent.join(self.size("full", "tiny")).join(bench);
+        if !self.bench && folder.exists() {
+            // Cheap to make, and possibly of an older format.
+            std::fs::remove_dir_all(&folder)?;
+        }
         std::fs::create_dir_all(&folder)?;
         Ok(folder)
     }

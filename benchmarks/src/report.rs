@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 /// Prints the results of one benchmark.
@@ -31,7 +31,7 @@ impl Report {
     /// Prints one result.
     ///
     /// # Errors
-    /// When stdout is closed.
+    /// When `value` is not a number, so nothing was measured, or stdout is closed.
     pub fn line(
         &self,
         case: &str,
@@ -40,6 +40,7 @@ impl Report {
         value: f64,
         unit: &str,
     ) -> Result<()> {
+        ensure!(value.is_finite(), "{case}, {subject}, {metric}: nothing was measured");
         let line = json!({
             "bench": self.bench,
             "case": case,

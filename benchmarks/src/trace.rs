@@ -16,6 +16,9 @@ use crate::fgrams::skewed_ids;
 /// The demo model, in the repository.
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo");
 
+/// Ids of a synthetic document: short, so that many sequences have one each.
+const SYNTHETIC_IDS: usize = 100;
+
 /// Documents of the text in the repository, when no other is given.
 const BUILT_IN_DOCUMENTS: usize = 4000;
 
@@ -115,8 +118,8 @@ impl Trace {
     pub fn synthetic(set: &FgramSet, positions: usize) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(set.len() as u64 + 1);
         let document = |rng: &mut ChaCha8Rng| {
-            let mut ids = Vec::with_capacity(1024 + usize::from(set.header().max_n));
-            while ids.len() < 1024 {
+            let mut ids = Vec::with_capacity(SYNTHETIC_IDS + usize::from(set.header().max_n));
+            while ids.len() < SYNTHETIC_IDS {
                 if rng.random() {
                     ids.extend_from_slice(set.get(rng.random_range(0..set.len())).ids);
                 } else {
@@ -126,7 +129,7 @@ impl Trace {
             ids
         };
         Self {
-            documents: (0..positions.div_ceil(1024))
+            documents: (0..positions.div_ceil(SYNTHETIC_IDS))
                 .map(|_| document(&mut rng))
                 .collect(),
         }
