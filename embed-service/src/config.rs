@@ -211,6 +211,7 @@ impl Config {
                 warm: !args.no_warm,
                 verify: args.verify,
                 store_cache_bytes: args.store_cache_bytes,
+                ..TableOptions::default()
             },
             listen: args.listen,
             metrics_listen: args.metrics_listen,

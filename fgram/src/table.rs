@@ -7,6 +7,7 @@
 //! rows.sled/   the rows by f-gram (sled), or
 //! rows.bin     the rows by row id (mapped)
 //! build.json   only while the table is being built
+//! upsert.json  only while an upsert is unfinished
 //! ```
 
 mod build;
@@ -26,6 +27,7 @@ mod sled_store;
 mod store;
 mod table_file;
 mod table_keys;
+mod upsert;
 mod verify;
 
 pub use build::{BuildOptions, build_table};
@@ -36,4 +38,5 @@ pub use manifest::{FORMAT_VERSION, FileEntry, MANIFEST_FILE, Manifest, StoreKind
 pub use open::{Table, TableOptions};
 pub use store::{RowRequest, RowStore};
 pub use table_keys::TableKeys;
+pub use upsert::{UpsertReport, upsert};
 pub use verify::VerifyReport;

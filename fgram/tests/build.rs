@@ -7,9 +7,9 @@ mod common;
 use std::cell::Cell;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
-use common::{build, in_store, mine, options, random_ids, row_of, small_set};
+use common::{CHILD, build, in_store, mine, options, random_ids, row_of, small_set};
 use scone_fgram::table::{BuildOptions, build_table};
 use scone_fgram::{Error, ErrorKind, FgramSet, Manifest, RowDtype, StoreKind, Table, TableOptions};
 
@@ -356,8 +356,6 @@ fn the_id_of_a_table_does_not_depend_on_shards_or_store() {
 
 // Tests that need a process of their own run this test binary again, as the child below.
 
-const CHILD: &str = "SCONE_TEST_CHILD";
-
 /// What the child does, and to which table directory. Not a test of its own.
 #[test]
 fn child() {
@@ -400,14 +398,8 @@ fn child() {
 
 /// Runs `task` in a process, behind shell commands that set it up.
 fn run_child(before: &str, task: &str, store: StoreKind, dir: &Path) -> Output {
-    let exe = std::env::current_exe().unwrap();
-    let command = format!("{before} exec \"$0\" --exact child --nocapture");
-    Command::new("sh")
-        .args(["-c", &command])
-        .arg(exe)
-        .env(CHILD, format!("{task} {store} {}", dir.display()))
-        .output()
-        .unwrap()
+    let task = format!("{task} {store} {}", dir.display());
+    common::child(before, &task).output().unwrap()
 }
 
 #[test]

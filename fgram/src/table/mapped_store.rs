@@ -120,3 +120,115 @@ impl RowStore for MappedStore {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::super::key_file;
+    use super::super::manifest::samples;
+    use super::*;
+    use crate::keys::KeyList;
+
+    const KEYS: [&[u32]; 3] = [&[1, 2], &[1, 2, 3], &[2, 3]];
+
+    /// Row r is 8 bytes of r; the file, and the checksums for `keys.bin`.
+    fn files() -> (Vec<u8>, Vec<u32>) {
+        let manifest = samples::manifest(3, 3);
+        let mut bytes = KIND.header(&manifest, facts(&manifest)).to_vec();
+        bytes.resize(ROWS_AT, 0);
+        let sum = RowSum::new(&manifest.checksum_seed);
+        let sums = KEYS.into_iter().zip(0u8..).map(|(ids, r)| {
+            bytes.extend_from_slice(&[r; 8]);
+            sum.of(ids, &[r; 8])
+        });
+        let sums = sums.collect();
+        (bytes, sums)
+    }
+
+    fn open(bytes: &[u8], sums: &[u32]) -> Result<MappedStore> {
+        let mut manifest = samples::manifest(3, 3);
+        let mut list = KeyList::default();
+        KEYS.iter().for_each(|key| list.push(key).unwrap());
+        let keys = key_file::encode(&list, sums, &manifest);
+        let keys = samples::open_with(&key_file::KIND, &keys, &mut manifest, KeyFile::open)?;
+        samples::open_with(&KIND, bytes, &mut manifest, |dir, manifest| {
+            MappedStore::open(dir, manifest, Arc::new(keys))
+        })
+    }
+
+    fn read(store: &MappedStore, rows: &[u32]) -> Result<Vec<u8>> {
+        let request = |(&row, place)| RowRequest { row, place };
+        let requests: Vec<RowRequest> = rows.iter().zip(0..).map(request).collect();
+        let mut out = vec![9; 8 * rows.len()];
+        store.get_many(&requests, &mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn rows_come_to_their_places_and_are_then_in_memory() {
+        let (bytes, sums) = files();
+        let store = open(&bytes, &sums).unwrap();
+        assert_eq!(read(&store, &[2, 0]).unwrap(), [[2; 8], [0; 8]].concat());
+        assert_eq!(store.in_memory(1, Instant::now()), Some(&[1; 8][..]));
+        assert_eq!(store.in_memory(1 << 30, Instant::now()), None);
+        assert_eq!(store.count_rows().unwrap(), 3);
+    }
+
+    #[test]
+    fn a_fetched_row_that_is_damaged_or_another_one_is_refused() {
+        let (bytes, sums) = files();
+        let mut flipped = bytes.clone();
+        flipped[ROWS_AT + 8] ^= 4;
+        let mut swapped = bytes.clone();
+        swapped[ROWS_AT..ROWS_AT + 8].fill(1);
+        swapped[ROWS_AT + 8..ROWS_AT + 16].fill(0);
+        for bytes in [flipped, swapped] {
+            let store = open(&bytes, &sums).unwrap();
+            let text = read(&store, &[2, 1]).unwrap_err().to_string();
+            assert!(text.contains("the row of [1, 2, 3] is damaged"), "{text}");
+            assert!(read(&store, &[2]).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_shape_is_refused() {
+        let (bytes, sums) = files();
+        let with = |at: usize, value: u8| {
+            let mut bytes = bytes.clone();
+            bytes[at] = value;
+            samples::reseal(&mut bytes);
+            open(&bytes, &sums).map(|_| ()).unwrap_err().to_string()
+        };
+        assert!(with(72, 16).contains("another width"));
+        assert!(with(81, 0).contains("another width"));
+        assert!(with(60, 4).contains("another table"));
+        let longer = [&bytes[..], &[0; 8]].concat();
+        let text = open(&longer, &sums).map(|_| ()).unwrap_err().to_string();
+        assert!(text.contains("3 rows take 4120"), "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn sealed_mutations_and_any_bytes_at_all_are_survived(
+            changes in vec((0usize..4120, any::<u8>()), 1..5),
+            noise in vec(any::<u8>(), 0..200),
+        ) {
+            let (mut bytes, sums) = files();
+            for (at, value) in changes {
+                bytes[at] = value;
+            }
+            samples::reseal(&mut bytes);
+            if let Ok(store) = open(&bytes, &sums) {
+                for row in 0..4 {
+                    if let Ok(out) = read(&store, &[row]) {
+                        prop_assert_eq!(out, [row as u8; 8]);
+                    }
+                }
+            }
+            prop_assert!(open(&noise, &sums).is_err());
+        }
+    }
+}

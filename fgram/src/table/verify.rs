@@ -48,7 +48,13 @@ impl Table {
     /// # Errors
     /// [`Error::Format`] for a damaged file. [`Error::DataLoss`] when rows are missing, damaged
     /// or too many; it names the first one and says how many there are.
+    /// [`Error::UnfinishedUpsert`] when some rows are those of another table.
     pub fn verify(&self, progress: impl FnMut(u64, u64)) -> Result<VerifyReport> {
+        if self.has_unfinished_upsert() {
+            return Err(Error::UnfinishedUpsert {
+                dir: self.dir().to_owned(),
+            });
+        }
         let manifest = self.manifest();
         let keys = self.index().keys();
         keys.verify(manifest)?;
