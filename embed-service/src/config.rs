@@ -135,8 +135,8 @@ pub struct LimitArgs {
     pub max_request_bytes: u64,
 
     /// Most bytes of rows being looked up or waiting for their client to read them, over all
-    /// clients, with a unit; a request counts with the most rows it may get. Beyond, requests are
-    /// refused with RESOURCE_EXHAUSTED.
+    /// clients, with a unit; a request counts with the most rows it may get (one of LookupOnce
+    /// until its answer is made). Beyond, requests are refused with RESOURCE_EXHAUSTED.
     #[arg(
         long,
         env = "SCONE_EMBED_MAX_INFLIGHT_BYTES",

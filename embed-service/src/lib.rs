@@ -4,6 +4,7 @@
 //! Lookup stream ─> stream ─> lookup ─> request (checks) ─> admission ─> scone_fgram::Table
 //! LookupOnce ────> server ──────┘                                          │
 //! LookupRows <─────────────────────────────────────────────────────────────┘
+//! SIGHUP ────────> switch ──> tables (the current version, and the one retained)
 //! ```
 //!
 //! The rule of matching, the rows and the hot set are `scone-fgram`'s; this crate adds the wire,
@@ -24,6 +25,7 @@ mod server;
 mod stream;
 mod switch;
 mod tables;
+pub mod upsert;
 pub mod verify;
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@ use embed_service::{
     config::ServeArgs,
     inspect::{self, InspectArgs},
     load::{self, LoadArgs},
+    upsert::{self, UpsertArgs},
     verify::{self, VerifyArgs},
 };
 use scone_service::{
@@ -38,6 +39,8 @@ enum Command {
     Inspect(InspectArgs),
     /// Check every checksum and key of a table; exit code 1 when it is damaged.
     Verify(VerifyArgs),
+    /// Replace rows of a sled table in place by those of another table.
+    Upsert(UpsertArgs),
     /// Ask running servers as decoders would, and print how fast they answer.
     Load(Box<LoadArgs>),
 }
@@ -59,6 +62,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(args) => serve(Config::from_args(*args)?),
         Command::Inspect(args) => inspect::run(&args, &mut std::io::stdout().lock()),
         Command::Verify(args) => verify::run(&args, &mut std::io::stdout().lock()),
+        Command::Upsert(args) => upsert::run(&args, &mut std::io::stdout().lock()),
         Command::Load(args) => load(*args),
     }
 }

@@ -315,7 +315,11 @@ fn check_damage(dir: &Path, file: &str, store: StoreKind) {
     };
     // Every bit where there are few: page padding is the same all along, and sled opens slowly.
     let few = bytes.len() <= 2000 && store == StoreKind::Mapped;
-    let step = if few { 1 } else { 61 };
+    let step = match (few, store) {
+        (true, _) => 1,
+        (false, StoreKind::Mapped) => 61,
+        (false, StoreKind::Sled) => 331,
+    };
     for bit in (0..8 * bytes.len()).step_by(step) {
         let mut damaged = bytes.clone();
         damaged[bit / 8] ^= 1 << (bit % 8);

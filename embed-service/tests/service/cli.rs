@@ -236,6 +236,52 @@ fn verify_tells_sound_from_damaged() {
 }
 
 #[test]
+fn upsert_makes_a_table_the_other_version_and_refuses_one_in_use() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (table, next, small) = (path("table"), path("next"), path("small"));
+    let second = Version(0xcd);
+    FIRST.build(table.as_ref());
+    second.build_with(next.as_ref(), &fgram_set(), |options| {
+        options.store = StoreKind::Mapped;
+    });
+    second.build_with(small.as_ref(), &fgram_set(), |options| options.dim = 3);
+    let upsert = |from: &str| {
+        let args = ["upsert", "--json", "--table", &table, "--from", from];
+        embed_service(&args).output().unwrap()
+    };
+    let refused = upsert(&small);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("dim"), "{}", stderr(&refused));
+
+    let serving = Serving::start(&table);
+    let in_use = stderr(&upsert(&next));
+    assert!(in_use.contains("open in another process"), "{in_use}");
+    drop(serving);
+
+    let summary = json(&upsert(&next));
+    assert_eq!(summary["event"], "upserted");
+    assert_eq!(summary["table_id"], second.table_id());
+    assert_eq!(
+        (&summary["replaced"], &summary["unchanged"]),
+        (&400.into(), &0.into())
+    );
+    let again = json(&upsert(&next));
+    assert_eq!(
+        (&again["replaced"], &again["unchanged"]),
+        (&0.into(), &400.into())
+    );
+    let verified = embed_service(&["verify", "--json", "--table", &table]).output();
+    assert_eq!(json(&verified.unwrap())["table_id"], second.table_id());
+    // It is served as the other version.
+    let mut serving = Serving::start(&table);
+    assert_eq!(
+        serving.wait_for_log("table open")["table.id"],
+        second.table_id()
+    );
+}
+
+#[test]
 fn tools_work_beside_a_running_server_where_the_store_lets_them() {
     let dir = TempDir::new().unwrap();
     for (name, store) in [("sled", StoreKind::Sled), ("mapped", StoreKind::Mapped)] {

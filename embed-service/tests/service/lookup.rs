@@ -7,6 +7,7 @@ use scone_proto::embed::v1::{GetTableInfoRequest, RowDtype as WireDtype, lookup_
 
 use tempfile::TempDir;
 use tokio::{runtime::Builder, task::spawn_blocking};
+use tonic::Code;
 
 use crate::support::{DIM, FIRST, Oracle, TestServer, VOCAB, document, fgram_set, request};
 
@@ -200,4 +201,32 @@ async fn a_mapped_table_on_a_read_only_directory_answers_alike() {
         }
         Table::open(&table, &TableOptions::default()).unwrap();
     }
+}
+
+/// A row that is missing costs the requests that need it, and no wrong row is served.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_row_is_data_loss_for_those_who_ask_for_it() {
+    let dir = TempDir::new().unwrap();
+    let table = dir.path().join("damaged");
+    FIRST.build(&table);
+    let set = fgram_set();
+    let [lost, kept] = [set.get(7).ids, set.get(8).ids];
+    let key: Vec<u8> = lost.iter().flat_map(|id| id.to_be_bytes()).collect();
+    let rows = sled::open(table.join("rows.sled")).unwrap();
+    assert!(rows.remove(key).unwrap().is_some());
+    rows.flush().unwrap();
+    drop(rows);
+    let server = TestServer::start_with(|config| {
+        config.table = table;
+        config.table_options.warm = false;
+    })
+    .await;
+    let mut stream = server.stream().await;
+    let (code, message) = stream.refusal(request(1, &[(lost, lost.len() - 1)])).await;
+    assert_eq!(code, Code::DataLoss);
+    // Where the table lies is nothing to tell a client.
+    assert!(!message.contains("damaged/"), "{message}");
+    let good = [(kept, kept.len() - 1)];
+    let rows = stream.rows(request(2, &good)).await;
+    Oracle::new().check(&good, &rows);
 }

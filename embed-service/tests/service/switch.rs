@@ -179,6 +179,29 @@ async fn the_same_table_again_is_not_opened_again() {
     serving(&server, &[FIRST]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn with_verify_a_flipped_bit_of_a_row_is_refused() {
+    let server = TestServer::start_with(|config| config.table_options.verify = true).await;
+    let second = server.dir.path().join("second");
+    SECOND.build_with(&second, &fgram_set(), |options| {
+        options.store = StoreKind::Mapped
+    });
+    let rows = second.join("rows.bin");
+    let sound = fs::read(&rows).unwrap();
+    let mut flipped = sound.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    fs::write(&rows, flipped).unwrap();
+    server.switch_to("second");
+    eventually("it is refused", async || {
+        (switches(&server, "refused").await == 1.0).then_some(())
+    })
+    .await;
+    serving(&server, &[FIRST]).await;
+    fs::write(&rows, sound).unwrap();
+    server.switch_to("second");
+    serving(&server, &[SECOND, FIRST]).await;
+}
+
 /// Names of tables that cannot replace the first one.
 fn bad_tables(server: &TestServer) -> [&'static str; 7] {
     let dir = |name: &str| server.dir.path().join(name);
