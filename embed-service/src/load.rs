@@ -16,6 +16,7 @@ use scone_proto::embed::v1::{
     GetTableInfoRequest, GetTableInfoResponse, LookupRequest, LookupResponse, Span,
     embed_service_client::EmbedServiceClient, lookup_response,
 };
+use scone_service::grpc::{CONNECTION_WINDOW_BYTES, MAX_FRAME_BYTES, STREAM_WINDOW_BYTES};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -28,9 +29,6 @@ use self::{
     draw::{Drawer, Source},
     report::{Measured, Report},
 };
-
-/// Answers of prompts are some MiB.
-const WINDOW_BYTES: u32 = 8 << 20;
 
 /// The flags of `embed-service load`.
 #[derive(Args, Clone, Debug)]
@@ -173,8 +171,9 @@ async fn connect_one(address: &str) -> anyhow::Result<EmbedServiceClient<Channel
     let channel = Endpoint::from_shared(format!("http://{address}"))?
         .tcp_nodelay(true)
         .connect_timeout(Duration::from_secs(5))
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(2 * WINDOW_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
         .connect()
         .await?;
     Ok(EmbedServiceClient::new(channel).max_decoding_message_size(1 << 30))
