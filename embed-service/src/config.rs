@@ -188,12 +188,12 @@ pub struct LimitArgs {
     /// How long the calls of such a connection may take to end before it is cut, with a unit.
     #[arg(
         long,
-        env = "SCONE_EMBED_CONNECTION_AGE_GRACE",
+        env = "SCONE_EMBED_MAX_CONNECTION_AGE_GRACE",
         value_name = "DURATION",
         default_value = "10s",
         value_parser = parse_duration
     )]
-    pub connection_age_grace: Duration,
+    pub max_connection_age_grace: Duration,
 
     /// What a refused client is told to wait before it tries again, with a unit.
     #[arg(
@@ -286,7 +286,7 @@ impl Config {
             connections: ConnectionLimits {
                 max_connections: limits.max_connections as usize,
                 max_age: Some(limits.max_connection_age).filter(|age| !age.is_zero()),
-                age_grace: limits.connection_age_grace,
+                age_grace: limits.max_connection_age_grace,
             },
             max_connection_streams: limits.max_connection_streams,
             threads: limits.threads.unwrap_or_else(default_threads),

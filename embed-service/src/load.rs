@@ -16,6 +16,7 @@ use scone_proto::embed::v1::{
     GetTableInfoRequest, GetTableInfoResponse, LookupRequest, LookupResponse, Span,
     embed_service_client::EmbedServiceClient, lookup_response,
 };
+use scone_service::grpc::{CONNECTION_WINDOW_BYTES, MAX_FRAME_BYTES, STREAM_WINDOW_BYTES};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -29,16 +30,13 @@ use self::{
     report::{Measured, Report},
 };
 
-/// Answers of prompts are some MiB.
-const WINDOW_BYTES: u32 = 8 << 20;
-
 /// The flags of `embed-service load`.
 #[derive(Args, Clone, Debug)]
 pub struct LoadArgs {
     /// Addresses to ask, with commas between; streams are spread over them in turn.
     #[arg(
         long,
-        env = "SCONE_EMBED_ADDR",
+        env = "SCONE_LOAD_ADDR",
         value_name = "HOST:PORT",
         value_delimiter = ',',
         default_value = "127.0.0.1:7300"
@@ -54,41 +52,77 @@ pub struct LoadArgs {
     )]
     pub table: Option<PathBuf>,
 
-    /// Ask for the text in this file instead: token ids, unsigned 32-bit little-endian.
-    #[arg(long, value_name = "FILE", conflicts_with = "table")]
+    /// Ask for the text in this file, not for single f-grams: token ids, unsigned 32-bit
+    /// little-endian.
+    #[arg(long, env = "SCONE_LOAD_IDS", value_name = "FILE")]
     pub ids: Option<PathBuf>,
 
     /// How f-grams of --table are drawn: `zipf` takes the row at place r with a weight of 1/r, as
     /// in text; `uniform` takes all alike.
-    #[arg(long, value_enum, default_value_t = Draw::Zipf)]
+    #[arg(long, env = "SCONE_LOAD_DRAW", value_enum, default_value_t = Draw::Zipf)]
     pub draw: Draw,
 
     /// Streams, each on a connection of its own, with one request on its way at a time.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(
+        long,
+        env = "SCONE_LOAD_STREAMS",
+        value_name = "N",
+        default_value_t = 4,
+        value_parser = clap::value_parser!(u32).range(1..=1024)
+    )]
     pub streams: u32,
 
     /// Windows of a request: sequences of one decode step.
-    #[arg(long, value_name = "B", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        env = "SCONE_LOAD_WINDOWS",
+        value_name = "B",
+        default_value_t = 32,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     pub windows: u32,
 
     /// Ask for prompts instead: one span of so many positions a request.
-    #[arg(long, value_name = "P", conflicts_with = "windows", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        env = "SCONE_LOAD_PROMPT_POSITIONS",
+        value_name = "P",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     pub prompt_positions: Option<u32>,
 
     /// How long to measure, in seconds.
-    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(
+        long,
+        env = "SCONE_LOAD_SECONDS",
+        value_name = "S",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(1..=3600)
+    )]
     pub seconds: u64,
 
     /// How long to ask before that without measuring, in seconds.
-    #[arg(long, value_name = "S", default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=600))]
+    #[arg(
+        long,
+        env = "SCONE_LOAD_WARM_UP_SECONDS",
+        value_name = "S",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u64).range(0..=600)
+    )]
     pub warm_up_seconds: u64,
 
     /// Most requests to measure, over all streams.
-    #[arg(long, value_name = "N", default_value_t = 5_000_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    #[arg(
+        long,
+        env = "SCONE_LOAD_MAX_REQUESTS",
+        value_name = "N",
+        default_value_t = 5_000_000,
+        value_parser = clap::value_parser!(u64).range(1..=100_000_000)
+    )]
     pub max_requests: u64,
 
     /// Where the drawing of f-grams begins; the same seed asks the same.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, env = "SCONE_LOAD_SEED", value_name = "N", default_value_t = 1)]
     pub seed: u64,
 
     /// Print one JSON object for each result instead of text.
@@ -173,8 +207,9 @@ async fn connect_one(address: &str) -> anyhow::Result<EmbedServiceClient<Channel
     let channel = Endpoint::from_shared(format!("http://{address}"))?
         .tcp_nodelay(true)
         .connect_timeout(Duration::from_secs(5))
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(2 * WINDOW_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
         .connect()
         .await?;
     Ok(EmbedServiceClient::new(channel).max_decoding_message_size(1 << 30))

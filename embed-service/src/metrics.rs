@@ -1,15 +1,14 @@
 //! What Prometheus sees, under the prefix `scone_embed_`.
 
-use std::{fmt, sync::Arc, time::Duration};
+mod tables;
+
+use std::{sync::Arc, time::Duration};
 
 use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
     metrics::{
-        MetricType,
-        counter::{ConstCounter, Counter},
+        counter::Counter,
         family::Family,
-        gauge::{ConstGauge, Gauge},
+        gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
     registry::{Registry, Unit},
@@ -18,7 +17,8 @@ use scone_fgram::MAX_N;
 use scone_service::connections::ConnectionMetrics;
 use tonic::Code;
 
-use crate::tables::{Tables, Versions};
+use self::tables::TableMetrics;
+use crate::tables::Tables;
 
 type LabelledCounter = Family<[(&'static str, &'static str); 1], Counter>;
 
@@ -156,9 +156,7 @@ impl Metrics {
             .get_or_create(&[("outcome", outcome_label(code))])
             .inc();
     }
-}
 
-impl Metrics {
     /// Counts one look at `--table`.
     pub(crate) fn switched(&self, outcome: SwitchOutcome) {
         let label = match outcome {
@@ -183,79 +181,4 @@ fn outcome_label(code: Code) -> &'static str {
         Code::DataLoss => "data_loss",
         _ => "internal",
     }
-}
-
-/// Reads the tables served when Prometheus asks; nothing before one is open. The hot set is that
-/// of the current table, so its counters start again at a switch.
-#[derive(Debug)]
-struct TableMetrics {
-    tables: Arc<Tables>,
-}
-
-impl Collector for TableMetrics {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Ok(versions) = self.tables.versions() else {
-            return Ok(());
-        };
-        let stats = versions.current.table.stats();
-        for (name, help, value) in [
-            (
-                "hot_set_hits",
-                "Rows found in the hot set or, of a mapped table, in the page cache",
-                stats.hits,
-            ),
-            ("hot_set_misses", "Rows that were not", stats.misses),
-            (
-                "hot_set_coalesced",
-                "Misses that waited for another look-up's read of the same row",
-                stats.coalesced,
-            ),
-            (
-                "hot_set_evictions",
-                "Rows dropped to make room",
-                stats.evictions,
-            ),
-        ] {
-            let counter = ConstCounter::new(value);
-            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
-        }
-        for (name, help, value) in [
-            ("hot_set_rows", "Rows held in the hot set", stats.rows),
-            (
-                "hot_set_bytes",
-                "Memory of the hot set, in bytes",
-                stats.bytes,
-            ),
-            (
-                "table_rows",
-                "Rows of the current table",
-                versions.current.info.rows,
-            ),
-            (
-                "table_age_seconds",
-                "How long the current table has been answering",
-                versions.since.elapsed().as_secs(),
-            ),
-        ] {
-            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
-        }
-        encode_versions(&versions, &mut encoder)
-    }
-}
-
-/// One sample for each version that answers, two at most.
-fn encode_versions(versions: &Versions, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let help = "Table versions that answer: the current one, and the one retained";
-    let mut samples = encoder.encode_descriptor("table", help, None, MetricType::Info)?;
-    for (table, state) in versions.iter().zip(["current", "retained"]) {
-        let info = &table.info;
-        let labels = [
-            ("table_id", info.table_id.as_str()),
-            ("store", info.store.as_str()),
-            ("state", state),
-        ];
-        samples.encode_info(&labels)?;
-    }
-    Ok(())
 }

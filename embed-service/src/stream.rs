@@ -92,7 +92,9 @@ impl LookupStream {
             let may_take = self.requests.is_some() && self.waiting.len() < MAX_WAITING;
             let request = tokio::select! {
                 biased;
-                Some((id, answer)) = self.waiting.next() => return Some(Ok(self.respond(id, answer))),
+                Some((id, answer)) = self.waiting.next() => {
+                    return Some(Ok(self.respond(id, answer)));
+                }
                 request = next_request(&mut self.requests, &self.ending), if may_take => request,
             };
             match request {

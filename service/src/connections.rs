@@ -152,6 +152,8 @@ struct OneConnection {
 impl OneConnection {
     async fn serve(self, stream: TcpStream, place: OwnedSemaphorePermit) {
         let (ending, cut) = (self.ending, CancellationToken::new());
+        // A drain that gives up drops this, and with it what is still open.
+        let _cut_when_dropped = cut.clone().drop_guard();
         let socket = Socket {
             stream,
             cut: Box::pin(cut.clone().cancelled_owned()),

@@ -68,7 +68,7 @@ pub fn server_builder() -> Server {
 pub enum Drained {
     /// Every stream finished.
     Complete,
-    /// The drain timeout passed with streams still open; they are cut when the process ends.
+    /// The drain timeout passed with streams still open; they are cut.
     TimedOut,
 }
 

@@ -37,8 +37,8 @@ impl Source {
     /// Reads the table's f-grams or the file of ids; slow for large ones.
     pub(super) fn read(args: &LoadArgs, info: &GetTableInfoResponse) -> anyhow::Result<Self> {
         let text = match (&args.table, &args.ids) {
-            (Some(dir), _) => fgrams(dir, args.draw)?,
-            (None, Some(file)) => Text::Document(document(file, info)?),
+            (_, Some(file)) => Text::Document(document(file, info)?),
+            (Some(dir), None) => fgrams(dir, args.draw)?,
             (None, None) => anyhow::bail!("either --table or --ids is needed"),
         };
         let window = info.max_n as usize;

@@ -157,7 +157,14 @@ async fn a_drain_gives_up_after_its_timeout() {
     .await;
     server.tell_to_stop();
     assert_eq!(server.stopped().await, Drained::TimedOut);
-    drop(stream);
+    // What is still open is cut, not left to the end of the process.
+    let cut = loop {
+        match stream.answers.message().await {
+            Ok(Some(_)) => continue,
+            ended => break ended,
+        }
+    };
+    assert!(cut.is_err(), "{cut:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
