@@ -26,7 +26,7 @@ use decoder_service::{
     sequence::{Delta, Finish},
 };
 use scone_fgram::{
-    FgramSet, NGram, SetHeader, TableOptions,
+    FgramSet, NGram, RowDtype, SetHeader, TableOptions,
     table::{BuildOptions, build_table},
 };
 use scone_model::{
@@ -114,7 +114,7 @@ pub fn fixture_of(seed: u64, max_n: u8) -> Fixture {
     let model = folder.path().join("tiny");
     write_model(&model, seed, max_n);
     let table = folder.path().join("table");
-    write_table(&model, &table, (0, 1));
+    write_table(&model, &table, (0, 1), RowDtype::F16);
     Fixture {
         _folder: folder,
         model,
@@ -129,10 +129,17 @@ pub fn shards_of(fixture: &Fixture, shards: u32) -> Vec<PathBuf> {
             let dir = fixture
                 .model
                 .with_file_name(format!("shard{shard}of{shards}"));
-            write_table(&fixture.model, &dir, (shard, shards));
+            write_table(&fixture.model, &dir, (shard, shards), RowDtype::F16);
             dir
         })
         .collect()
+}
+
+/// Another version of the fixture's table: int8 rows.
+pub fn int8_table_of(fixture: &Fixture) -> PathBuf {
+    let dir = fixture.model.with_file_name("int8");
+    write_table(&fixture.model, &dir, (0, 1), RowDtype::Int8);
+    dir
 }
 
 fn config() -> ModelConfig {
@@ -196,11 +203,12 @@ fn fgram_set(dir: &Path, max_n: u8) -> FgramSet {
     FgramSet::new(header, fgrams.collect()).unwrap()
 }
 
-fn write_table(model: &Path, dir: &Path, shard: (u32, u32)) {
+fn write_table(model: &Path, dir: &Path, shard: (u32, u32), dtype: RowDtype) {
     let loaded = checkpoint::load_model_dir(model, &Device::Cpu).unwrap();
     let set = FgramSet::read(model.join("fgrams.bin")).unwrap();
     let fgram = loaded.fgram.unwrap();
     let options = BuildOptions {
+        dtype,
         dim: 32,
         shard,
         model_hash: loaded.model_hash.unwrap(),
