@@ -26,6 +26,8 @@ use crate::{error::LookupError, parts};
 /// HTTP/2 windows: a prompt's rows are some MiB.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Largest HTTP/2 frame accepted: rows come in few, large ones.
+const MAX_FRAME_BYTES: u32 = 1 << 20;
 /// A peer that leaves pings unanswered this long is gone, though its connection looks open.
 const PING_EVERY: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -127,6 +129,7 @@ pub(crate) async fn connect(
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true);
