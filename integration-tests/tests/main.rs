@@ -10,6 +10,7 @@ mod suite {
     mod health;
     mod lookup;
     mod overload;
+    mod replicas;
     mod same_tokens;
     mod shutdown;
     mod start;
