@@ -23,6 +23,7 @@ use decoder_service::{
     embed_tier::{Answers, EmbedTier, LookupBatch, LookupError, Remote},
     engine::OnLookupFailure,
     model::ServedModel,
+    startup::TierInfo,
 };
 use scone_embed_client::Options;
 use tokio::runtime::Runtime;
@@ -197,12 +198,11 @@ fn a_replica_that_hangs_is_passed_over_within_the_timeout() {
     let mut options = options(&[&hanging, &good]);
     options.timeout = Duration::from_millis(1000);
     let mut tier = connect(&runtime, &fixture, &options).unwrap();
-    for _ in 0..2 {
+    while hanging.lookups() == 0 || good.lookups() == 0 {
         let got = answers(&mut tier, &batch);
         assert_eq!(got.error(), None);
         assert_eq!(got.match_lengths(), expected.match_lengths());
     }
-    assert!(hanging.lookups() > 0 && good.lookups() > 0);
 }
 
 #[test]
@@ -337,7 +337,7 @@ fn a_generation_keeps_its_table_version_and_the_next_one_gets_the_new_one() {
     let any = "127.0.0.1:0".parse().unwrap();
     let servers = [(); 2].map(|()| EmbedServer::over(old.clone(), any, Arc::new(Some), 2048));
     let tier = connect(&runtime, &fixture, &options(&servers.each_ref())).unwrap();
-    let monitor = tier.monitor();
+    let told = TierInfo::Remote(tier.monitor());
     let engine = engine(&fixture, tier, OnLookupFailure::Fail);
     let with_old = engine.run(greedy("the fox", 900));
 
@@ -345,10 +345,10 @@ fn a_generation_keeps_its_table_version_and_the_next_one_gets_the_new_one() {
     let mut running = engine.submit(greedy("the fox", 900));
     running.blocking_recv().unwrap().unwrap();
     servers[0].serve(&[new.clone(), old.clone()]);
-    assert_eq!(monitor.current().table_id, old.manifest().table_id);
+    assert_eq!(told.table_id(), old.manifest().table_id);
     servers[1].serve(&[new.clone(), old]);
     eventually("new sequences use the new version", || {
-        monitor.current().table_id == new.manifest().table_id
+        told.table_id() == new.manifest().table_id
     });
     let mut beside = engine.submit(greedy("the fox", 900));
     let rest = collect(&mut running);

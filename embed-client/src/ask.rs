@@ -138,7 +138,10 @@ impl Asker {
         let now = Instant::now();
         let left = question.deadline.saturating_duration_since(now);
         let until = now + if spare.is_some() { left / 2 } else { left };
-        let late = || Refusal::lost(format!("{} did not answer in time", link.address));
+        let late = || {
+            link.suspect();
+            Refusal::lost(format!("{} did not answer in time", link.address))
+        };
         let mut first = pin!(self.timed(question, &link));
         let Some((spare, hedge_at)) = self.hedge(question, spare, until) else {
             return timeout_at(until, first)
@@ -200,9 +203,10 @@ impl Question<'_> {
     }
 }
 
-/// The better of two replicas taken at random: the one with fewer look-ups in flight. Spreads
-/// nearly as well as the best of all, and clients that see the same numbers do not all choose the
-/// same one (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 1996).
+/// The better of two replicas taken at random: the one with fewer look-ups in flight, and rather
+/// not one that just did not answer in time. That spreads nearly as well as the best of all, and
+/// clients that see the same numbers do not all choose the same one (Mitzenmacher, "The Power of
+/// Two Choices in Randomized Load Balancing", 1996).
 fn pick<'a>(
     links: &'a [Arc<Link>],
     tried: &[Arc<Link>],
@@ -222,7 +226,7 @@ fn pick<'a>(
     let one = rand::random_range(0..count);
     let other = (one + rand::random_range(1..count)) % count;
     let (one, other) = (untried().nth(one)?, untried().nth(other)?);
-    Some(if other.in_flight() < one.in_flight() {
+    Some(if other.burden() < one.burden() {
         other
     } else {
         one

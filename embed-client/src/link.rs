@@ -5,9 +5,9 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use scone_proto::embed::v1::{
@@ -34,6 +34,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Look-ups handed over and not written to the connection yet. When it is full, more are refused
 /// at once.
 const REQUESTS_IN_FLIGHT: usize = 256;
+/// How long a replica that did not answer in time is passed over while there are others.
+const SUSPECT_FOR: Duration = Duration::from_secs(1);
 /// Pause before a replica that is overloaded is asked again, when it names none.
 const RETRY_DELAY: Duration = Duration::from_millis(10);
 
@@ -101,6 +103,9 @@ pub(crate) struct Link {
     in_flight: AtomicUsize,
     /// Told when the last look-up in flight is over.
     idle: Notify,
+    opened: Instant,
+    /// Until when it is passed over, in microseconds since `opened`.
+    suspect_until_us: AtomicU64,
 }
 
 /// How a stream of answers ended.
@@ -159,6 +164,8 @@ impl Link {
             waiting: Mutex::default(),
             in_flight: AtomicUsize::new(0),
             idle: Notify::new(),
+            opened: Instant::now(),
+            suspect_until_us: AtomicU64::new(0),
         };
         Ok((Arc::new(link), answers.into_inner()))
     }
@@ -169,8 +176,23 @@ impl Link {
     }
 
     /// Look-ups not answered yet.
-    pub(crate) fn in_flight(&self) -> usize {
+    fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// It did not answer in time: it may hang, which a broken connection would not tell.
+    pub(crate) fn suspect(&self) {
+        let until = self.opened.elapsed() + SUSPECT_FOR;
+        self.suspect_until_us
+            .store(until.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// The lower, the sooner it should be asked: those that do not hang first, then those with
+    /// few look-ups in flight.
+    pub(crate) fn burden(&self) -> (bool, usize) {
+        let until = self.suspect_until_us.load(Ordering::Relaxed);
+        let suspect = until > 0 && until > self.opened.elapsed().as_micros() as u64;
+        (suspect, self.in_flight())
     }
 
     /// Sends one look-up and waits for its answer. Dropping the future gives the look-up up.

@@ -194,10 +194,16 @@ impl Connection {
         };
         if let Some(ended) = ended {
             let why = match &ended {
-                Ended::Gracefully => "the embed-service ended the stream".to_owned(),
-                Ended::Broken(why) => why.clone(),
+                Ended::Gracefully => {
+                    // Usual: it drains, or wants connections to be opened anew from time to time.
+                    info!(%address, "embed-service ended the stream");
+                    "it ended the stream".to_owned()
+                }
+                Ended::Broken(why) => {
+                    warn!(%address, why, "embed-service lost");
+                    why.clone()
+                }
             };
-            warn!(%address, why, "embed-service lost");
             // Out of the pool first: look-ups that fail now must not come back here.
             replica.pool.lost(replica.id, why);
             link.close();

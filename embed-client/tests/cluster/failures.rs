@@ -1,5 +1,7 @@
 //! Replicas that fail, lag and are full.
 
+use std::time::Duration;
+
 use scone_embed_client::{EmbedClient, LookupError};
 use tokio::task::JoinSet;
 
@@ -15,7 +17,7 @@ async fn stuck_at(client: &EmbedClient, server: &FakeServer) -> JoinSet<()> {
         lookups.spawn(async move {
             assert_rows_of(&OLD, &mut lookup(&client, &client.current()).await);
         });
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     lookups
 }
@@ -79,6 +81,20 @@ async fn a_late_lookup_is_sent_to_a_second_replica_whose_answer_is_used() {
 }
 
 #[tokio::test]
+async fn a_replica_that_hangs_is_passed_over_for_a_while() {
+    let [first, second] = [(); 2].map(|()| FakeServer::start(OLD));
+    let mut options = options(&[&first, &second]);
+    options.timeout = Duration::from_secs(2);
+    let client = EmbedClient::connect(options).await.unwrap();
+    first.set_mode(Mode::Silent);
+    for _ in 0..100 {
+        assert_rows_of(&OLD, &mut lookup(&client, &client.current()).await);
+    }
+    let asked = first.lookups();
+    assert!((1..10).contains(&asked), "asked {asked} times of 100");
+}
+
+#[tokio::test]
 async fn without_hedging_no_lookup_is_sent_twice() {
     let [first, second] = [(); 2].map(|()| FakeServer::start(OLD));
     let client = connect(&[&first, &second]).await;
@@ -131,7 +147,7 @@ async fn a_shard_without_a_replica_fails_its_positions_and_no_others() {
     let zero = FakeServer::shard(OLD, (0, 2));
     let one = FakeServer::shard(OLD, (1, 2));
     let mut options = options(&[&zero, &one]);
-    options.timeout = std::time::Duration::from_millis(200);
+    options.timeout = Duration::from_millis(200);
     let client = EmbedClient::connect(options).await.unwrap();
     assert_eq!(client.monitor().replicas(), [1, 1]);
     let mut whole = lookup(&client, &client.current()).await;
