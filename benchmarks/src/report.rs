@@ -40,7 +40,10 @@ impl Report {
         value: f64,
         unit: &str,
     ) -> Result<()> {
-        ensure!(value.is_finite(), "{case}, {subject}, {metric}: nothing was measured");
+        ensure!(
+            value.is_finite(),
+            "{case}, {subject}, {metric}: nothing was measured"
+        );
         let line = json!({
             "bench": self.bench,
             "case": case,
