@@ -105,15 +105,16 @@ fn rows_damaged_before_a_build_goes_on_are_computed_anew() {
     let store = StoreKind::Mapped;
     let whole = build(&home.path().join("whole"), &set, &in_store(store, DIM)).unwrap();
     type Change = fn(&mut Vec<u8>);
-    let changes: [(&str, Change); 5] = [
-        // The 101st of 128 rows of 32 bytes, of which the 28 behind it are lost too.
-        ("rows.bin", |bytes| bytes[4096 + 100 * 32] ^= 1),
-        ("rows.crc", |bytes| bytes[4 * 100] ^= 1),
-        ("rows.crc", |bytes| bytes.truncate(4 * 100 + 3)),
-        ("rows.bin", |bytes| bytes.truncate(4096 + 101 * 32 - 1)),
-        ("rows.bin", |bytes| bytes[70] ^= 1),
+    // Case by case: how many of the 128 rows there are kept. Rows have 32 bytes, marks 8.
+    let changes: [(&str, Change, usize); 6] = [
+        ("rows.bin", |bytes| flip_a_bit_of_a_row(bytes), 127),
+        ("rows.crc", |bytes| flip_a_bit_of_a_mark(bytes), 127),
+        ("rows.crc", |bytes| bytes.truncate(8 * 100 + 3), 0),
+        ("rows.bin", |bytes| bytes.truncate(4096 + 101 * 32), 0),
+        ("rows.bin", |bytes| bytes[70] ^= 1, 0),
+        ("rows.bin", |bytes| bytes[4096..].fill(0), 0),
     ];
-    for (case, (file, change)) in changes.into_iter().enumerate() {
+    for (case, (file, change, kept)) in changes.into_iter().enumerate() {
         let dir = home.path().join(case.to_string());
         build_some(store, &dir, &set, 128).0.unwrap_err();
         let path = dir.join(file);
@@ -122,10 +123,20 @@ fn rows_damaged_before_a_build_goes_on_are_computed_anew() {
         fs::write(&path, bytes).unwrap();
         let (built, computed) = build_some(store, &dir, &set, usize::MAX);
         assert_eq!(built.unwrap(), whole);
-        let kept = if case == 4 { 0 } else { 100 };
         assert_eq!(computed, set.len() - kept, "case {case}");
         open(&dir).unwrap();
     }
+}
+
+/// Of one that is there: the others are zeros.
+fn flip_a_bit_of_a_row(bytes: &mut [u8]) {
+    let there = bytes[4096..].iter().position(|&byte| byte != 0).unwrap();
+    bytes[4096 + there] ^= 1;
+}
+
+fn flip_a_bit_of_a_mark(bytes: &mut [u8]) {
+    let there = bytes.chunks(8).position(|mark| mark[4] == 1).unwrap();
+    bytes[8 * there] ^= 1;
 }
 
 #[test]

@@ -330,6 +330,35 @@ fn the_two_parts_of_a_look_up_make_the_whole() {
     }
 }
 
+/// Where the system pushes a file out of memory when asked to (disk file systems of Linux), its
+/// rows are cold until they were fetched; elsewhere all of them are warm.
+#[test]
+fn rows_that_are_not_in_memory_are_fetched_once_and_then_are() {
+    let (dir, set, dim) = (tempfile::tempdir().unwrap(), small_set(), 4096);
+    build(dir.path(), &set, &in_store(StoreKind::Mapped, dim)).unwrap();
+    let rows = format!("if={}", dir.path().join("rows.bin").display());
+    let pushed_out = std::process::Command::new("dd")
+        .args([&rows, "iflag=nocache", "count=0", "status=none"])
+        .status();
+    let table = Table::open(dir.path(), &TableOptions::default()).unwrap();
+    let served = set.served_order();
+    // Far from the header, whose reading brings the rows next to it.
+    let ids = set.get(served[300] as usize).ids;
+    let spans = [span(ids.len() as u32 - 1, 1)];
+    let mut row = Vec::new();
+    RowDtype::F16.encode(&row_of(ids, dim), &mut row).unwrap();
+    let mut out = LookupResult::default();
+    let cold = table.lookup_in_memory(ids, &spans, &mut out).unwrap();
+    println!("pushed out: {pushed_out:?}, cold: {cold:?}");
+    if let Some(cold) = cold {
+        assert_eq!((cold.len(), &out.rows), (1, &vec![0; row.len()]));
+        table.fetch_cold(cold, &mut out).unwrap();
+    }
+    assert_eq!(out.rows, row);
+    assert_eq!(table.lookup_in_memory(ids, &spans, &mut out).unwrap(), None);
+    assert_eq!(out.rows, row);
+}
+
 #[test]
 fn cold_rows_go_to_the_answer_they_belong_to() {
     let none = TableOptions {

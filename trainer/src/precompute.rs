@@ -1,5 +1,6 @@
 //! The f-gram table of a trained model: A computed for every f-gram of the set.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Instant;
 
@@ -32,6 +33,8 @@ pub struct Options {
     pub batch_rows: usize,
     /// Rows compared with live A at the end.
     pub verify_rows: usize,
+    /// Threads that build the index; none: one for each processor.
+    pub threads: Option<NonZeroUsize>,
 }
 
 impl Default for Options {
@@ -43,6 +46,7 @@ impl Default for Options {
             shard: (0, 1),
             batch_rows: 1024,
             verify_rows: 1000,
+            threads: None,
         }
     }
 }
@@ -92,6 +96,7 @@ fn build(
     out: &Path,
     options: &Options,
 ) -> Result<Manifest> {
+    let defaults = BuildOptions::default();
     let build = BuildOptions {
         store: options.store,
         dtype: options.dtype,
@@ -102,7 +107,8 @@ fn build(
             .clone()
             .context("scone.json names no model hash")?,
         batch_rows: options.batch_rows,
-        ..BuildOptions::default()
+        threads: options.threads.map_or(defaults.threads, NonZeroUsize::get),
+        ..defaults
     };
     let started = Instant::now();
     let mut progress = None;
@@ -123,6 +129,7 @@ fn build(
         rows = manifest.rows,
         dim = manifest.dim,
         dtype = %manifest.dtype,
+        store = %manifest.store,
         table_id = manifest.table_id,
         rows_per_s = format_args!("{:.0}", manifest.rows as f64 / seconds.max(1e-9)),
         "built the table"

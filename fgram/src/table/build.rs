@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::manifest::{self, FileEntry, MANIFEST_FILE, Manifest, StoreKind};
-use super::row_writer::{self, RowWriter};
+use super::row_writer::{self, RowWriter, WrittenRows};
 use super::{key_file, key_index};
 use crate::error::{Error, Result};
 use crate::files;
@@ -68,8 +68,8 @@ impl Default for BuildOptions {
 ///
 /// `rows` appends the f32 rows of a batch of f-grams to its second argument, which comes empty:
 /// `dim` numbers each, in order. It is not called for rows that an earlier run has written, so
-/// the same f-gram must always give the same row. Batches come in the order in which the store
-/// keeps its rows: by ids in sled, most served first in a mapped table. `progress` gets the rows done and their total. A finished table of the same kind is
+/// the same f-gram must always give the same row. Batches come in the order of ids, lengths
+/// mixed. `progress` gets the rows done and their total. A finished table of the same kind is
 /// left alone and its manifest returned.
 ///
 /// # Errors
@@ -93,11 +93,13 @@ pub fn build_table<E: From<Error>>(
     }
     fs::create_dir_all(dir).map_err(files::io_error("create", dir))?;
     begin_or_resume(dir, &manifest)?;
-    let mut writer = row_writer::open(dir, &manifest, options, &keys)?;
+    let mut writer = row_writer::open(dir, &manifest, options)?;
+    let mut order: Vec<u32> = (0..keys.len() as u32).collect();
+    order.sort_unstable_by_key(|&row| keys.get(row as usize));
     let mut numbers = Vec::new();
     let mut flushed = Instant::now();
     progress(0, total);
-    for (batch, done) in writer.order().chunks(options.batch_rows).zip(1..) {
+    for (batch, done) in order.chunks(options.batch_rows).zip(1..) {
         let missing = missing(&mut *writer, batch, &keys)?;
         if !missing.is_empty() {
             let fgrams: Vec<&[TokenId]> = missing.iter().map(|(_, ids)| *ids).collect();
@@ -111,7 +113,10 @@ pub fn build_table<E: From<Error>>(
         }
         progress((done * options.batch_rows as u64).min(total), total);
     }
-    Ok(finish(dir, manifest, writer, &keys, options.threads)?)
+    let sorted: Vec<&[TokenId]> = order.iter().map(|&row| keys.get(row as usize)).collect();
+    // The store is closed before the table exists, so that whoever sees it can open it.
+    let written = writer.finish(&sorted)?;
+    Ok(finish(dir, manifest, written, &keys, options.threads)?)
 }
 
 /// The rows of a batch that an earlier run has not left, with their f-grams.
@@ -157,12 +162,10 @@ fn add(
 fn finish(
     dir: &Path,
     mut manifest: Manifest,
-    writer: Box<dyn RowWriter>,
+    rows: WrittenRows,
     keys: &KeyList,
     threads: usize,
 ) -> Result<Manifest> {
-    // The store is closed before the table exists, so that whoever sees it can open it.
-    let rows = writer.finish(keys)?;
     let key_bytes = key_file::encode(keys, &rows.sums, &manifest);
     let index_bytes = key_index::encode(keys, &manifest, threads)?;
     for (kind, bytes) in [(key_file::KIND, key_bytes), (key_index::KIND, index_bytes)] {

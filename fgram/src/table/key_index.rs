@@ -50,6 +50,30 @@ const ENTRY_BYTES: usize = 8;
 /// The row id of an empty slot: above all others.
 const EMPTY: u32 = u32::MAX;
 
+/// Heads matched in step: enough to keep the memory busy, few enough for the first cache.
+const LANES: usize = 32;
+
+/// One head being matched.
+#[derive(Clone, Copy)]
+struct Lane {
+    /// Of the ids so far.
+    hash: u64,
+    /// Where the slot of `hash` is in the file.
+    slot: usize,
+    /// The longest candidate; length 0 for none.
+    found: Match,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self {
+            hash: 0,
+            slot: 0,
+            found: Match { len: 0, row: EMPTY },
+        }
+    }
+}
+
 /// Finds the f-grams of a table. Opened by mmap; processes share its memory.
 pub struct KeyIndex {
     file: TableFile,
@@ -127,6 +151,61 @@ impl KeyIndex {
         })
     }
 
+    /// Appends what [`KeyIndex::longest`] finds at the end of each of `heads`. Faster than one
+    /// call each when the index is larger than the caches: the reads of many heads are under way
+    /// at once, where those of one head wait for each other.
+    pub fn longest_each(&self, heads: &[&[TokenId]], out: &mut Vec<Option<Match>>) {
+        for heads in heads.chunks(LANES) {
+            self.longest_lanes(heads, out);
+        }
+    }
+
+    /// At most [`LANES`] heads, in step: n = 2 for all, then n = 3 for those that matched, …
+    fn longest_lanes(&self, heads: &[&[TokenId]], out: &mut Vec<Option<Match>>) {
+        let mut lanes = [Lane::default(); LANES];
+        let mut live = [0u8; LANES];
+        for (i, (lane, ids)) in lanes.iter_mut().zip(heads).enumerate() {
+            lane.hash = ids.last().map_or(self.seed, |&id| extend(self.seed, id));
+            live[i] = i as u8;
+        }
+        let mut count = heads.len();
+        for n in 2..=self.max_n {
+            let mut kept = 0;
+            for i in 0..count {
+                let (lane, ids) = (
+                    &mut lanes[usize::from(live[i])],
+                    heads[usize::from(live[i])],
+                );
+                if ids.len() >= n {
+                    lane.hash = extend(lane.hash, ids[ids.len() - n]);
+                    lane.slot = self.slot(lane.hash);
+                    live[kept] = live[i];
+                    kept += 1;
+                }
+            }
+            count = kept;
+            kept = 0;
+            for i in 0..count {
+                let lane = &mut lanes[usize::from(live[i])];
+                if let Some(row) = self.row_in(lane.slot, lane.hash) {
+                    lane.found = Match { len: n as u8, row };
+                    live[kept] = live[i];
+                    kept += 1;
+                }
+            }
+            count = kept;
+        }
+        out.extend(heads.iter().zip(&lanes).map(|(ids, lane)| {
+            let Match { len, row } = lane.found;
+            match usize::from(len) {
+                0 => None,
+                n if self.keys.is(row, &ids[ids.len() - n..]) => Some(lane.found),
+                // A fingerprint met by chance; `longest` knows the shorter candidates.
+                _ => self.longest(ids),
+            }
+        }));
+    }
+
     /// The row id of exactly these ids.
     pub fn row(&self, ids: &[TokenId]) -> Option<u32> {
         let found = self.longest(ids)?;
@@ -136,18 +215,28 @@ impl KeyIndex {
     /// The row that the slot of `hash` names, when it has the right fingerprint.
     #[inline]
     fn probe(&self, hash: u64) -> Option<u32> {
+        self.row_in(self.slot(hash), hash)
+    }
+
+    /// Where the slot of `hash` is in the file; reads its pilot.
+    #[inline]
+    fn slot(&self, hash: u64) -> usize {
         #[cfg(test)]
         tests::PROBES.with(|probes| probes.set(probes.get() + 1));
+        // A directory has at least one partition, and each at least one slot and one bucket.
         let at = partition_of(hash, self.partitions.len() as u32);
-        let partition = self.partitions.get(at as usize)?;
+        let partition = self.partitions[at as usize];
         let bucket = partition.first_bucket + bucket_of(hash, partition.buckets);
-        let pilot = self.file.bytes()[self.pilots_at + PILOT_BYTES * bucket as usize..]
-            .first_chunk::<PILOT_BYTES>()?;
-        let pilot = u16::from_le_bytes(*pilot);
-        let slot = partition.first_slot + slot_of(hash, pilot, partition.slots);
-        let slot = self.file.bytes()[self.slots_at + SLOT_BYTES * slot as usize..]
-            .first_chunk::<SLOT_BYTES>()?;
-        let [print, row @ ..] = *slot;
+        let pilot = self.pilots_at + PILOT_BYTES * bucket as usize;
+        let pilot = [self.file.bytes()[pilot], self.file.bytes()[pilot + 1]];
+        let slot = slot_of(hash, u16::from_le_bytes(pilot), partition.slots);
+        self.slots_at + SLOT_BYTES * (partition.first_slot + slot) as usize
+    }
+
+    /// The row in the slot at `at`, when the slot has the fingerprint of `hash`.
+    #[inline]
+    fn row_in(&self, at: usize, hash: u64) -> Option<u32> {
+        let [print, row @ ..] = *self.file.bytes()[at..].first_chunk::<SLOT_BYTES>()?;
         let row = u32::from_le_bytes(row);
         (print == fingerprint(hash) && row < self.keys.rows()).then_some(row)
     }
@@ -224,7 +313,8 @@ impl Lengths {
     }
 }
 
-/// The partitions, when they follow each other and fill all slots and buckets, and each has both.
+/// The partitions, when there are any, they follow each other and fill all slots and buckets, and
+/// each has both.
 fn read_directory(bytes: &[u8], slots: u64, buckets: u64) -> Option<Vec<Partition>> {
     let read = |entry: &[u8; ENTRY_BYTES]| {
         let [a, b, c, d, e, f, g, h] = *entry;
@@ -245,7 +335,8 @@ fn read_directory(bytes: &[u8], slots: u64, buckets: u64) -> Option<Vec<Partitio
         partitions.push(partition);
         start = end;
     }
-    (start.map(u64::from) == [slots, buckets]).then_some(partitions)
+    let whole = start.map(u64::from) == [slots, buckets];
+    (whole && !partitions.is_empty()).then_some(partitions)
 }
 
 /// The hash of `id` and the ids after it, from the hash of the ids after it.

@@ -150,27 +150,31 @@ impl Table {
 
     /// Matches every position to answer; returns the distinct rows in order of first use.
     fn find(&self, ids: &[TokenId], spans: &[Span], out: &mut LookupResult) -> Vec<u32> {
-        let mut rows = Vec::new();
-        let mut seen =
-            Distinct::with_room_for(spans.iter().map(|span| span.answers as usize).sum());
+        let positions = spans.iter().map(|span| span.answers as usize).sum();
+        let mut heads = Vec::with_capacity(positions);
         let mut rest = ids;
         for span in spans {
             let first = span.context as usize;
             let (document, after) = rest.split_at(first + span.answers as usize);
             rest = after;
-            for end in first + 1..=document.len() {
-                let Some(Match { len, row }) = self.index().longest(&document[..end]) else {
-                    out.match_lengths.push(0);
-                    continue;
-                };
-                out.match_lengths.push(len);
-                let next = rows.len() as u32;
-                let index = seen.entry(row, next, &rows);
-                if index == next {
-                    rows.push(row);
-                }
-                out.row_index.push(index);
+            heads.extend((first + 1..=document.len()).map(|end| &document[..end]));
+        }
+        let mut matches = Vec::with_capacity(positions);
+        self.index().longest_each(&heads, &mut matches);
+        let mut rows = Vec::new();
+        let mut seen = Distinct::with_room_for(positions);
+        for found in matches {
+            let Some(Match { len, row }) = found else {
+                out.match_lengths.push(0);
+                continue;
+            };
+            out.match_lengths.push(len);
+            let next = rows.len() as u32;
+            let index = seen.entry(row, next, &rows);
+            if index == next {
+                rows.push(row);
             }
+            out.row_index.push(index);
         }
         rows
     }

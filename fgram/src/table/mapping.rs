@@ -1,10 +1,13 @@
-//! Files seen as memory. All `unsafe` of this crate is here.
+//! Files seen as memory, and their place on the disk. All `unsafe` of this crate is here.
 #![expect(
     unsafe_code,
-    reason = "mapping a file and asking for its pages have no safe interface"
+    reason = "mapping a file, its pages and its place on the disk have no safe interface"
 )]
 
 use std::fs::File;
+use std::io;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -100,6 +103,21 @@ pub(super) fn page_bytes() -> usize {
     usize::try_from(bytes).unwrap_or(4096).max(1)
 }
 
+/// Makes an empty file `length` bytes long and takes its place on the disk.
+pub(super) fn preallocate(file: &File, length: u64) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    if let Ok(signed @ 1..) = libc::off_t::try_from(length) {
+        // SAFETY: the descriptor belongs to `file`, which is open during the call; no memory of
+        // ours is touched.
+        let code = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, signed) };
+        if ![0, libc::EOPNOTSUPP, libc::EINVAL].contains(&code) {
+            return Err(io::Error::from_raw_os_error(code));
+        }
+    }
+    // For file systems that cannot; the others are as long as they should be already.
+    file.set_len(length)
+}
+
 /// Linux tells which pages of a file are in memory to the file's owner and to who may write it;
 /// to others it says that all are.
 fn may_ask(file: &File) -> bool {
@@ -151,6 +169,16 @@ mod tests {
         assert_eq!(resident, [0; 5]);
         mapping.resident(usize::MAX, &mut resident);
         assert_eq!(resident, [0; 5]);
+    }
+
+    #[test]
+    fn a_file_is_made_of_zeros_to_its_length() {
+        let file = tempfile::tempfile().unwrap();
+        for length in [0, 1, 5000] {
+            preallocate(&file, length).unwrap();
+            assert_eq!(file.metadata().unwrap().len(), length);
+        }
+        assert!(preallocate(&file, u64::MAX).is_err());
     }
 
     #[test]

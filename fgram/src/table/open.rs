@@ -26,7 +26,7 @@ pub struct TableOptions {
     /// [`HOT_ROW_OVERHEAD`](super::HOT_ROW_OVERHEAD) for each. 0 keeps none. Default 64 MiB.
     pub hot_bytes: u64,
     /// Keep a hot set for a mapped table too. Default false: its rows lie ready to be copied in
-    /// the page cache, and a second copy of them makes look-ups slower, not faster.
+    /// the page cache, and a second copy of them makes look-ups no faster.
     pub hot_set_on_mapped: bool,
     /// Fill the hot set at start with the rows most often served in training, as many as fit.
     /// Default true.

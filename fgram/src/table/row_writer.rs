@@ -1,7 +1,8 @@
 //! Where a build puts its rows: one writer for each store.
 
-use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Seek as _, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
@@ -9,24 +10,22 @@ use sha2::{Digest as _, Sha256};
 use super::build::BuildOptions;
 use super::manifest::{FileEntry, Manifest, StoreKind};
 use super::mapped_store::{self, ROWS_AT};
+use super::mapping::preallocate;
 use super::row_sum::RowSum;
 use super::sled_store::{self, SledTree};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::{self, io_error};
-use crate::keys::KeyList;
 use crate::ngram::TokenId;
 
-/// Checksums of the rows in `rows.bin` while it is being written; they end up in `keys.bin`.
+/// Which rows of `rows.bin` are there while it is being written, and their checksums, which end up
+/// in `keys.bin`.
 pub(super) const SUMS_FILE: &str = "rows.crc";
 
 /// What holds rows in a table directory.
 pub(super) const FILES: [&str; 2] = [sled_store::DIRECTORY, mapped_store::KIND.name];
 
-/// Takes the rows of a table, once each, in its own order.
+/// Takes the rows of a table, once each, in the order of their f-grams' ids.
 pub(super) trait RowWriter {
-    /// Row ids in the order in which rows are to be added.
-    fn order(&self) -> Vec<u32>;
-
     /// Whether an earlier run has left a sound row.
     fn has(&mut self, row: u32, ids: &[TokenId]) -> Result<bool>;
 
@@ -36,8 +35,8 @@ pub(super) trait RowWriter {
     /// Makes the rows so far outlive the process.
     fn flush(&mut self) -> Result<()>;
 
-    /// Makes all rows last and closes the store.
-    fn finish(self: Box<Self>, keys: &KeyList) -> Result<WrittenRows>;
+    /// Makes all rows last and closes the store. `keys` are those of all rows, in order.
+    fn finish(self: Box<Self>, keys: &[&[TokenId]]) -> Result<WrittenRows>;
 }
 
 /// What the rest of the table has to know of its rows.
@@ -56,31 +55,23 @@ pub(super) fn open(
     dir: &Path,
     manifest: &Manifest,
     options: &BuildOptions,
-    keys: &KeyList,
 ) -> Result<Box<dyn RowWriter>> {
     Ok(match manifest.store {
         StoreKind::Sled => {
             let cache = options.store_cache_bytes;
             let tree = SledTree::open(dir, manifest, cache, true)?;
-            let mut order: Vec<u32> = (0..keys.len() as u32).collect();
-            order.sort_unstable_by_key(|&row| keys.get(row as usize));
-            Box::new(SledWriter { tree, order })
+            Box::new(SledWriter { tree })
         }
-        StoreKind::Mapped => Box::new(MappedWriter::open(dir, manifest, keys)?),
+        StoreKind::Mapped => Box::new(MappedWriter::open(dir, manifest)?),
     })
 }
 
-/// Inserts in the order of keys, for which sled is fastest.
+/// Inserts into the tree; the order of ids is the one for which sled is fastest.
 struct SledWriter {
     tree: SledTree,
-    order: Vec<u32>,
 }
 
 impl RowWriter for SledWriter {
-    fn order(&self) -> Vec<u32> {
-        self.order.clone()
-    }
-
     fn has(&mut self, _row: u32, ids: &[TokenId]) -> Result<bool> {
         Ok(self.tree.get(ids)?.row().is_some())
     }
@@ -93,106 +84,120 @@ impl RowWriter for SledWriter {
         self.tree.flush()
     }
 
-    fn finish(self: Box<Self>, keys: &KeyList) -> Result<WrittenRows> {
+    fn finish(self: Box<Self>, keys: &[&[TokenId]]) -> Result<WrittenRows> {
         self.tree.flush()?;
-        let sorted: Vec<&[TokenId]> = self
-            .order
-            .iter()
-            .map(|&row| keys.get(row as usize))
-            .collect();
         Ok(WrittenRows {
-            rows_sha256: Some(self.tree.rows_sha256(&sorted)?),
+            rows_sha256: Some(self.tree.rows_sha256(keys)?),
             ..WrittenRows::default()
         })
     }
 }
 
-/// Appends rows to one file, and their checksums to another.
+/// Writes each row to its place in a file of its final size.
+///
+/// The order of ids, not that of the file, because neighbours then share prefixes, which an f-gram
+/// model computes once: on a set of 200,000 f-grams half the work of the order of the file.
 struct MappedWriter {
     rows: Output,
-    sums: Output,
-    /// Of each row written.
-    written: Vec<u32>,
+    marks: Output,
+    /// One for each row: 0 until it is written, then `WRITTEN` and its checksum.
+    written: Vec<u64>,
+    /// Whether an earlier run may have left rows.
+    resumed: bool,
+    row_bytes: usize,
     sum: RowSum,
-    hash: Sha256,
-    /// Rows of the table.
-    total: u32,
 }
 
-/// A file that is appended to.
-struct Output {
-    path: PathBuf,
-    file: BufWriter<File>,
-}
+/// Set in the mark of a row that was written.
+const WRITTEN: u64 = 1 << 32;
+
+/// Bytes of a mark.
+const MARK_BYTES: u64 = 8;
 
 impl MappedWriter {
-    fn open(dir: &Path, manifest: &Manifest, keys: &KeyList) -> Result<Self> {
+    fn open(dir: &Path, manifest: &Manifest) -> Result<Self> {
         let mut page = vec![0; ROWS_AT];
         let header = mapped_store::KIND.header(manifest, mapped_store::facts(manifest));
         page[..header.len()].copy_from_slice(&header);
-        let mut rows = Output::open(dir.join(mapped_store::KIND.name))?;
-        let mut sums = Output::open(dir.join(SUMS_FILE))?;
-        let sum = RowSum::new(&manifest.checksum_seed);
-        let mut hash = Sha256::new();
-        hash.update(&page);
-        let mut written = Vec::with_capacity(keys.len());
-        if rows.starts_with(&page)? {
-            keep(&mut rows, &mut sums, manifest, keys, |ids, row, stored| {
-                let sound = sum.of(ids, row) == stored;
-                if sound {
-                    hash.update(row);
-                    written.push(stored);
-                }
-                sound
-            })?;
+        let row_bytes = manifest.row_bytes();
+        let mut writer = Self {
+            rows: Output::open(dir.join(mapped_store::KIND.name))?,
+            marks: Output::open(dir.join(SUMS_FILE))?,
+            written: vec![0; manifest.rows as usize],
+            resumed: false,
+            row_bytes,
+            sum: RowSum::new(&manifest.checksum_seed),
+        };
+        let rows_length = ROWS_AT as u64 + manifest.rows * row_bytes as u64;
+        let marks_length = manifest.rows * MARK_BYTES;
+        if writer.rows.begins_with(&page, rows_length)? && writer.marks.is_long(marks_length)? {
+            writer.read_marks()?;
+        } else {
+            // The header comes last: without it none of this is believed.
+            writer.marks.reserve(marks_length)?;
+            writer.rows.reserve(rows_length)?;
+            writer.rows.write(&page, 0)?;
         }
-        let kept = written.len() as u64;
-        rows.cut(ROWS_AT as u64 + kept * manifest.row_bytes() as u64)?;
-        sums.cut(4 * kept)?;
-        if kept == 0 {
-            rows.cut(0)?;
-            rows.write(&page)?;
+        Ok(writer)
+    }
+
+    fn read_marks(&mut self) -> Result<()> {
+        let mut bytes = vec![0; self.written.len() * MARK_BYTES as usize];
+        self.marks.read(&mut bytes, 0)?;
+        for (mark, bytes) in self.written.iter_mut().zip(bytes.as_chunks().0) {
+            *mark = u64::from_le_bytes(*bytes);
         }
-        Ok(Self {
-            rows,
-            sums,
-            written,
-            sum,
-            hash,
-            total: keys.len() as u32,
+        self.resumed = true;
+        Ok(())
+    }
+
+    fn place(&self, row: u32) -> u64 {
+        ROWS_AT as u64 + u64::from(row) * self.row_bytes as u64
+    }
+
+    fn mark(&self, ids: &[TokenId], encoded: &[u8]) -> u64 {
+        WRITTEN | u64::from(self.sum.of(ids, encoded))
+    }
+}
+
+impl RowWriter for MappedWriter {
+    fn has(&mut self, row: u32, ids: &[TokenId]) -> Result<bool> {
+        let mark = self.written[row as usize];
+        if !self.resumed || mark == 0 {
+            return Ok(false);
+        }
+        let mut encoded = vec![0; self.row_bytes];
+        self.rows.read(&mut encoded, self.place(row))?;
+        Ok(self.mark(ids, &encoded) == mark)
+    }
+
+    fn add(&mut self, row: u32, ids: &[TokenId], encoded: &[u8]) -> Result<()> {
+        let mark = self.mark(ids, encoded);
+        self.rows.write(encoded, self.place(row))?;
+        self.marks
+            .write(&mark.to_le_bytes(), u64::from(row) * MARK_BYTES)?;
+        self.written[row as usize] = mark;
+        Ok(())
+    }
+
+    /// What was written outlives the process already.
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, _keys: &[&[TokenId]]) -> Result<WrittenRows> {
+        Ok(WrittenRows {
+            sums: self.written.iter().map(|&mark| mark as u32).collect(),
+            file: Some(self.rows.finish(mapped_store::KIND.name)?),
+            rows_sha256: None,
         })
     }
 }
 
-/// Reads the rows behind the header with their checksums, until one is missing or not `sound`.
-fn keep(
-    rows: &mut Output,
-    sums: &mut Output,
-    manifest: &Manifest,
-    keys: &KeyList,
-    mut sound: impl FnMut(&[TokenId], &[u8], u32) -> bool,
-) -> Result<()> {
-    let mut row = vec![0; manifest.row_bytes()];
-    let mut stored = [0; 4];
-    let (rows_file, sums_file) = (rows.file.get_mut(), sums.file.get_mut());
-    let (mut rows_in, mut sums_in) = (BufReader::new(rows_file), BufReader::new(sums_file));
-    for ids in keys.iter() {
-        let complete = read_full(&mut rows_in, &mut row).map_err(io_error("read", &rows.path))?
-            && read_full(&mut sums_in, &mut stored).map_err(io_error("read", &sums.path))?;
-        if !complete || !sound(ids, &row, u32::from_le_bytes(stored)) {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Fills `out`; false when the file ends before.
-fn read_full(from: &mut impl Read, out: &mut [u8]) -> io::Result<bool> {
-    match from.read_exact(out) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(error),
-    }
+/// A file that is written at any place.
+struct Output {
+    path: PathBuf,
+    file: File,
 }
 
 impl Output {
@@ -201,83 +206,74 @@ impl Output {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(&path).map_err(io_error("open", &path))?;
-        Ok(Self {
-            path,
-            file: BufWriter::with_capacity(1 << 20, file),
-        })
+        Ok(Self { path, file })
     }
 
-    /// Whether the file begins with `bytes`; leaves off behind them.
-    fn starts_with(&mut self, bytes: &[u8]) -> Result<bool> {
+    /// Whether the file has this length.
+    fn is_long(&self, length: u64) -> Result<bool> {
+        let metadata = self.file.metadata();
+        Ok(metadata.map_err(io_error("read", &self.path))?.len() == length)
+    }
+
+    /// Whether it has this length and begins with `bytes`.
+    fn begins_with(&self, bytes: &[u8], length: u64) -> Result<bool> {
+        if !self.is_long(length)? {
+            return Ok(false);
+        }
         let mut found = vec![0; bytes.len()];
-        let read = read_full(self.file.get_mut(), &mut found);
-        Ok(read.map_err(io_error("read", &self.path))? && found == bytes)
+        self.read(&mut found, 0)?;
+        Ok(found == bytes)
     }
 
-    /// Leaves the first `length` bytes, and goes on behind them.
-    fn cut(&mut self, length: u64) -> Result<()> {
-        let file = self.file.get_mut();
-        let cut = file
-            .set_len(length)
-            .and_then(|()| file.seek(SeekFrom::Start(length)));
-        cut.map(|_| ()).map_err(io_error("write", &self.path))
+    /// Makes the file this long, all zeros, with its place on the disk taken: a disk that is too
+    /// small is noticed before anything is computed. Leaves nothing there when it is.
+    fn reserve(&self, length: u64) -> Result<()> {
+        let reserved = self
+            .file
+            .set_len(0)
+            .and_then(|()| preallocate(&self.file, length));
+        if reserved.is_err() {
+            // The error to report is the first one.
+            let _ = self.file.set_len(0);
+        }
+        reserved.map_err(io_error("write", &self.path))
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let written = self.file.write_all(bytes);
+    fn read(&self, bytes: &mut [u8], at: u64) -> Result<()> {
+        let read = self.file.read_exact_at(bytes, at);
+        read.map_err(io_error("read", &self.path))
+    }
+
+    fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
+        let written = self.file.write_all_at(bytes, at);
         written.map_err(io_error("write", &self.path))
     }
 
-    fn flush(&mut self) -> Result<()> {
-        let flushed = self.file.flush();
-        flushed.map_err(io_error("write", &self.path))
-    }
-}
-
-impl RowWriter for MappedWriter {
-    fn order(&self) -> Vec<u32> {
-        (0..self.total).collect()
-    }
-
-    fn has(&mut self, row: u32, _ids: &[TokenId]) -> Result<bool> {
-        Ok((row as usize) < self.written.len())
-    }
-
-    fn add(&mut self, row: u32, ids: &[TokenId], encoded: &[u8]) -> Result<()> {
-        if row as usize != self.written.len() {
-            return Err(Error::argument(
-                "rows",
-                format!("row {row} is out of order"),
-            ));
-        }
-        let sum = self.sum.of(ids, encoded);
-        self.rows.write(encoded)?;
-        self.sums.write(&sum.to_le_bytes())?;
-        self.hash.update(encoded);
-        self.written.push(sum);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        self.rows.flush()?;
-        self.sums.flush()
-    }
-
-    fn finish(mut self: Box<Self>, _keys: &KeyList) -> Result<WrittenRows> {
-        self.flush()?;
-        let file = self.rows.file.get_ref();
-        file.sync_all()
-            .map_err(io_error("write", &self.rows.path))?;
-        let metadata = fs::metadata(&self.rows.path);
-        let bytes = metadata.map_err(io_error("read", &self.rows.path))?.len();
-        Ok(WrittenRows {
-            sums: self.written,
-            file: Some(FileEntry {
-                path: mapped_store::KIND.name.to_owned(),
-                bytes,
-                sha256: files::hex(&self.hash.finalize()),
-            }),
-            rows_sha256: None,
+    /// Makes the file last; returns its entry for the manifest under `name`.
+    fn finish(mut self, name: &str) -> Result<FileEntry> {
+        let synced = self.file.sync_all();
+        synced.map_err(io_error("write", &self.path))?;
+        let (bytes, sha256) = self.digest().map_err(io_error("read", &self.path))?;
+        Ok(FileEntry {
+            path: name.to_owned(),
+            bytes,
+            sha256,
         })
+    }
+
+    /// Length and SHA-256 of the file.
+    fn digest(&mut self) -> io::Result<(u64, String)> {
+        self.file.rewind()?;
+        let mut hash = Sha256::new();
+        let mut length = 0;
+        let mut chunk = vec![0; 1 << 20];
+        loop {
+            let read = self.file.read(&mut chunk)?;
+            if read == 0 {
+                return Ok((length, files::hex(&hash.finalize())));
+            }
+            hash.update(&chunk[..read]);
+            length += read as u64;
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! `trainer precompute`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
@@ -18,7 +19,8 @@ pub struct Args {
     /// Table directory to write; an interrupted one is finished.
     #[arg(long, env = "SCONE_OUT")]
     out: PathBuf,
-    /// How rows are stored: sled.
+    /// How rows are stored: sled (rows can be replaced in place) or mapped (one immutable file, for
+    /// large tables, read-only volumes and several processes).
     #[arg(
         long,
         env = "SCONE_STORE",
@@ -45,6 +47,10 @@ pub struct Args {
         help_heading = "Work"
     )]
     batch_rows: usize,
+    /// Threads that build the index; the table does not depend on how many. Absent: one for each
+    /// processor.
+    #[arg(long, env = "SCONE_THREADS", help_heading = "Work")]
+    threads: Option<NonZeroUsize>,
     /// Rows compared with the f-gram model at the end, at random places; 0: none.
     #[arg(
         long,
@@ -80,17 +86,19 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         shard: args.shard.unwrap_or((0, 1)),
         batch_rows: args.batch_rows,
         verify_rows: args.verify_rows,
+        threads: args.threads,
     };
     let manifest = precompute(&args.model, &args.out, &options)?;
     if args.json {
         return output::line(serde_json::to_string(&manifest)?);
     }
     output::line(format_args!(
-        "{}: {} rows of {} {}, table id {}",
+        "{}: {} rows of {} {} in {}, table id {}",
         args.out.display(),
         manifest.rows,
         manifest.dim,
         manifest.dtype,
+        manifest.store,
         manifest.table_id
     ))
 }

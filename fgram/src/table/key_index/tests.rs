@@ -93,6 +93,10 @@ proptest! {
             prop_assert_eq!(found, oracle(&rows, max_n, &ids[..end]));
             prop_assert_eq!(found, matcher.longest(&ids[..end]));
         }
+        let heads: Vec<&[u32]> = (0..=ids.len()).map(|end| &ids[..end]).collect();
+        let mut each = Vec::new();
+        index.longest_each(&heads, &mut each);
+        prop_assert!(each.iter().copied().eq(heads.iter().map(|ids| index.longest(ids))));
         for (key, &row) in &rows {
             prop_assert_eq!(index.row(key), Some(row));
         }
@@ -113,8 +117,12 @@ proptest! {
         }
         reseal(&mut bytes);
         if let Ok(index) = open(&key_list, 4, &bytes) {
-            for key in &keys {
-                if let Some(found) = index.longest(key) {
+            let heads: Vec<&[u32]> = keys.iter().map(Vec::as_slice).collect();
+            let mut each = Vec::new();
+            index.longest_each(&heads, &mut each);
+            for (key, found) in keys.iter().zip(each) {
+                prop_assert_eq!(index.longest(key), found);
+                if let Some(found) = found {
                     prop_assert_eq!(&keys[found.row as usize], &key[key.len() - usize::from(found.len)..]);
                 }
             }
