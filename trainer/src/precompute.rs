@@ -1,6 +1,5 @@
 //! The f-gram table of a trained model: A computed for every f-gram of the set.
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Instant;
 
@@ -33,8 +32,6 @@ pub struct Options {
     pub batch_rows: usize,
     /// Rows compared with live A at the end.
     pub verify_rows: usize,
-    /// Threads that build the index; none: one for each processor.
-    pub threads: Option<NonZeroUsize>,
 }
 
 impl Default for Options {
@@ -46,7 +43,6 @@ impl Default for Options {
             shard: (0, 1),
             batch_rows: 1024,
             verify_rows: 1000,
-            threads: None,
         }
     }
 }
@@ -96,7 +92,6 @@ fn build(
     out: &Path,
     options: &Options,
 ) -> Result<Manifest> {
-    let defaults = BuildOptions::default();
     let build = BuildOptions {
         store: options.store,
         dtype: options.dtype,
@@ -107,8 +102,8 @@ fn build(
             .clone()
             .context("scone.json names no model hash")?,
         batch_rows: options.batch_rows,
-        threads: options.threads.map_or(defaults.threads, NonZeroUsize::get),
-        ..defaults
+        threads: rayon::current_num_threads(),
+        ..BuildOptions::default()
     };
     let started = Instant::now();
     let mut progress = None;

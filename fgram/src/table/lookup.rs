@@ -3,6 +3,7 @@
 //! It has two parts, so that an async service may do the first on a worker of its runtime and
 //! send only the second, when there is one, to a thread that may block.
 
+use std::hint::black_box;
 use std::time::Instant;
 
 use super::open::Table;
@@ -10,6 +11,12 @@ use super::store::RowRequest;
 use crate::error::{Error, Result};
 use crate::matcher::{ID_LIMIT, Match};
 use crate::ngram::TokenId;
+
+/// How many rows before it is copied a row is touched.
+const COPY_AHEAD: usize = 8;
+
+/// Distance of the bytes touched: the processor reads on by itself.
+const TOUCH_BYTES: usize = 512;
 
 /// A run of token ids of one document. Matching never crosses its border.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,13 +191,18 @@ impl Table {
     fn copy_from_memory(&self, rows: &[u32], out: &mut Vec<u8>) -> Vec<RowRequest> {
         let row_bytes = self.store().row_bytes();
         let now = Instant::now();
+        let in_memory = |&row: &u32| self.store().in_memory(row, now);
+        let stored: Vec<Option<&[u8]>> = rows.iter().map(in_memory).collect();
         let mut cold = Vec::new();
         out.reserve(rows.len() * row_bytes);
-        for (&row, place) in rows.iter().zip(0..) {
+        for ((&row, place), bytes) in rows.iter().zip(0..).zip(&stored) {
+            if let Some(Some(ahead)) = stored.get(place as usize + COPY_AHEAD) {
+                touch(ahead);
+            }
             if self.hot_set().append(row, out) {
                 continue;
             }
-            match self.store().in_memory(row, now) {
+            match bytes {
                 Some(bytes) => out.extend_from_slice(bytes),
                 None => {
                     out.resize(out.len() + row_bytes, 0);
@@ -221,6 +233,14 @@ impl Table {
         let brought = self.flights().fetch(cold, row_bytes, out, fetch)?;
         self.counters().coalesced(brought);
         Ok(())
+    }
+}
+
+/// Starts to read a row, so that it is there when its turn comes to be copied.
+#[inline]
+fn touch(row: &[u8]) {
+    for line in row.chunks(TOUCH_BYTES) {
+        black_box(line[0]);
     }
 }
 

@@ -1,6 +1,5 @@
 //! `trainer precompute`.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
@@ -47,10 +46,6 @@ pub struct Args {
         help_heading = "Work"
     )]
     batch_rows: usize,
-    /// Threads that build the index; the table does not depend on how many. Absent: one for each
-    /// processor.
-    #[arg(long, env = "SCONE_THREADS", help_heading = "Work")]
-    threads: Option<NonZeroUsize>,
     /// Rows compared with the f-gram model at the end, at random places; 0: none.
     #[arg(
         long,
@@ -86,7 +81,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         shard: args.shard.unwrap_or((0, 1)),
         batch_rows: args.batch_rows,
         verify_rows: args.verify_rows,
-        threads: args.threads,
     };
     let manifest = precompute(&args.model, &args.out, &options)?;
     if args.json {
