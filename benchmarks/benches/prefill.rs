@@ -1,4 +1,5 @@
-//! A prompt of 2,048 positions in one go: the first time and again, in the process and over gRPC.
+//! A prompt of 2,048 positions in one go: the first time and again, in the process and over gRPC,
+//! beside a bare gRPC echo of the same bytes.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -6,9 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use bytes::Bytes;
 use clap::Parser;
+use integration_tests::cluster::Service;
 use scone_benchmarks::args::CommonArgs;
 use scone_benchmarks::report::{Report, median};
-use scone_benchmarks::service::Embed;
+use scone_benchmarks::service::{Embed, Stream, check_complete, echo, start_echo};
 use scone_benchmarks::trace::CorpusArgs;
 use scone_benchmarks::{disk, fgrams, tables};
 use scone_fgram::table::{HOT_ROW_OVERHEAD, LookupResult, Span};
@@ -25,6 +27,10 @@ struct Args {
 
     #[command(flatten)]
     corpus: CorpusArgs,
+
+    /// Be the echo server.
+    #[arg(long, hide = true)]
+    echo_server: bool,
 
     /// Bytes of a row, multiples of 4.
     #[arg(
@@ -51,10 +57,17 @@ struct Prompts {
     row_bytes: usize,
 }
 
+/// What a prompt took.
+struct Took {
+    time: Duration,
+    /// The same bytes over a connection to the echo server, where there is a connection.
+    echo: Option<Duration>,
+}
+
 /// Answers whole prompts.
 trait Answers {
-    /// The time that a prompt took.
-    fn answer(&mut self, prompts: &Prompts, prompt: &[TokenId]) -> Result<Duration>;
+    /// Answers one.
+    fn answer(&mut self, prompts: &Prompts, prompt: &[TokenId]) -> Result<Took>;
 }
 
 /// Milliseconds of a prompt, one figure for each round.
@@ -63,10 +76,14 @@ struct Figures {
     cold: Vec<f64>,
     first: Vec<f64>,
     repeated: Vec<f64>,
+    echo: Vec<f64>,
 }
 
 fn main() -> Result<()> {
     let mut args = Args::parse();
+    if args.echo_server {
+        return echo::serve();
+    }
     if !args.common.bench {
         args.row_bytes = vec![512];
         args.prompts = 2;
@@ -122,6 +139,10 @@ fn measure(args: &Args, report: &Report, set: &FgramSet, prompts: &Prompts) -> R
             print("first use, cold", &figures.cold)?;
             print("first use", &figures.first)?;
             print("repeated", &figures.repeated)?;
+            if !figures.echo.is_empty() {
+                let echo = median(&figures.echo);
+                report.line(&case, &format!("echo, {way}"), "repeated", echo, "ms")?;
+            }
         }
     }
     Ok(())
@@ -138,18 +159,24 @@ impl Figures {
     ) -> Result<()> {
         disk::drop_pages(dir)?;
         let mut answers = open(dir)?;
-        self.cold
-            .push(ms(answers.answer(prompts, &prompts.ids[0])?));
+        let cold = answers.answer(prompts, &prompts.ids[0])?;
+        self.cold.push(ms(cold.time));
         drop(answers);
 
         disk::read_pages(dir)?;
         let mut answers = open(dir)?;
+        let mut echoes = Vec::new();
         for times in [&mut self.first, &mut self.repeated] {
             let mut all = Vec::new();
             for prompt in &prompts.ids {
-                all.push(ms(answers.answer(prompts, prompt)?));
+                let took = answers.answer(prompts, prompt)?;
+                all.push(ms(took.time));
+                echoes.extend(took.echo.map(ms));
             }
             times.push(median(&all));
+        }
+        if !echoes.is_empty() {
+            self.echo.push(median(&echoes));
         }
         Ok(())
     }
@@ -176,35 +203,49 @@ fn embedded(dir: &Path, hot_rows: usize, row_bytes: usize) -> Result<Box<dyn Ans
 }
 
 impl Answers for Embedded {
-    fn answer(&mut self, _: &Prompts, prompt: &[TokenId]) -> Result<Duration> {
+    fn answer(&mut self, _: &Prompts, prompt: &[TokenId]) -> Result<Took> {
         let start = Instant::now();
         self.table
             .lookup(prompt, &whole(prompt), &mut self.result)?;
-        Ok(start.elapsed())
+        let time = start.elapsed();
+        Ok(Took { time, echo: None })
     }
 }
 
 struct Remote {
     embed: Embed,
-    stream: scone_benchmarks::service::Stream,
+    stream: Stream,
+    echo: Stream,
+    _echo_server: Service,
 }
 
 fn remote(dir: &Path, hot_rows: usize) -> Result<Box<dyn Answers>> {
     let embed = Embed::start(dir, hot_rows)?;
-    let stream = embed.connect()?;
-    Ok(Box::new(Remote { embed, stream }))
+    let echo_server = start_echo()?;
+    Ok(Box::new(Remote {
+        stream: embed.connect()?,
+        embed,
+        echo: Stream::open(&echo_server.address, echo::ECHO)?,
+        _echo_server: echo_server,
+    }))
 }
 
 impl Answers for Remote {
-    fn answer(&mut self, prompts: &Prompts, prompt: &[TokenId]) -> Result<Duration> {
+    fn answer(&mut self, prompts: &Prompts, prompt: &[TokenId]) -> Result<Took> {
         let questions = self.questions(prompts, prompt);
         let start = Instant::now();
         let answers = self.stream.ask_all(&questions)?;
-        let took = start.elapsed();
-        answers
-            .iter()
-            .try_for_each(scone_benchmarks::service::check_complete)?;
-        Ok(took)
+        let time = start.elapsed();
+        answers.iter().try_for_each(check_complete)?;
+
+        let same = questions.iter().zip(&answers);
+        let same: Vec<Bytes> = same
+            .map(|(question, answer)| echo::question(question, answer.len()))
+            .collect();
+        let start = Instant::now();
+        self.echo.ask_all(&same)?;
+        let echo = Some(start.elapsed());
+        Ok(Took { time, echo })
     }
 }
 

@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use scone_benchmarks::args::CommonArgs;
+use scone_benchmarks::args::{CommonArgs, Shape};
 use scone_benchmarks::batches::{Served, Skew};
 use scone_benchmarks::report::{Report, median, micros, resident_bytes};
+use scone_benchmarks::stores::Subject;
 use scone_benchmarks::trace::{CorpusArgs, Step, Trace};
 use scone_benchmarks::{disk, fgrams, rows, tables};
 use scone_fgram::table::LookupResult;
@@ -50,6 +51,11 @@ struct Args {
     #[arg(long, default_value_t = 1_000_000, value_name = "N")]
     sled_rows: usize,
 
+    /// Largest number of rows for which memcpy, the limit, is measured too: it takes all rows into the
+    /// memory of the process.
+    #[arg(long, default_value_t = 10_000_000, value_name = "N")]
+    memcpy_rows: usize,
+
     /// Positions of the text that are looked up.
     #[arg(long, default_value_t = 400_000, value_name = "N")]
     positions: usize,
@@ -87,6 +93,9 @@ fn main() -> Result<()> {
         };
         let max_n = usize::from(set.header().max_n);
         let steps = trace.steps(BATCH, max_n, args.positions);
+        if size <= args.memcpy_rows {
+            memcpy(&args, &report, &set)?;
+        }
         for store in [StoreKind::Mapped, StoreKind::Sled] {
             if store == StoreKind::Mapped || size <= args.sled_rows {
                 measure(&args, &report, &set, store, &steps)?;
@@ -94,6 +103,42 @@ fn main() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The limit: what the memory itself costs at this size. Done before there is a table, so that both
+/// need not fit into memory together.
+fn memcpy(args: &Args, report: &Report, set: &FgramSet) -> Result<()> {
+    let served = Served::of(set);
+    let shape = Shape::new(set.len(), args.row_bytes);
+    let mut flat = Subject::Memcpy.open(Path::new(""), &served, shape)?;
+    let mut times = Vec::new();
+    for round in 0..args.common.rounds() {
+        let batches = served.draw(Skew::Uniform, BATCH, args.positions, u64::from(round));
+        let asked: usize = batches.iter().map(|batch| batch.rows.len()).sum();
+        let start = Instant::now();
+        for batch in &batches {
+            black_box(flat.read(batch)?);
+        }
+        times.push(micros(start.elapsed()) / asked as f64);
+    }
+    let subject = Subject::Memcpy.name();
+    report.line(
+        &case(args, set),
+        subject,
+        "any f-gram",
+        median(&times),
+        "us/position",
+    )
+}
+
+/// Size and kind of a set.
+fn case(args: &Args, set: &FgramSet) -> String {
+    let kind = if args.corpus.fgrams.is_some() {
+        "mined"
+    } else {
+        "synthetic"
+    };
+    format!("{} {kind} f-grams of {} bytes", set.len(), args.row_bytes)
 }
 
 /// One table of one store.
@@ -105,12 +150,7 @@ fn measure(
     steps: &[Step],
 ) -> Result<()> {
     let folder = args.common.folder(env!("CARGO_TARGET_TMPDIR"), "scale")?;
-    let kind = if args.corpus.fgrams.is_some() {
-        "mined"
-    } else {
-        "synthetic"
-    };
-    let case = format!("{} {kind} f-grams of {} bytes", set.len(), args.row_bytes);
+    let case = case(args, set);
     let name = format!("{store}-{}-{}", args.row_bytes, &set.hash()[..16]);
     let subject = store.to_string();
     report.note(format_args!("{case}: building {store}"));

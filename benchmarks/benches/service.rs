@@ -73,11 +73,8 @@ fn main() -> Result<()> {
     }
     let report = Report::begin("service")?;
     if args.shape.is_empty() {
-        let full = args
-            .common
-            .size(["100000x2048", "100000x4096"], ["500x512"; 2]);
-        args.shape = full.iter().filter_map(|shape| shape.parse().ok()).collect();
-        args.shape.dedup();
+        let full = vec![Shape::new(100_000, 2048), Shape::new(100_000, 4096)];
+        args.shape = args.common.size(full, vec![Shape::new(500, 512)]);
     }
     if args.streams.is_empty() {
         args.streams = vec![1, 4];

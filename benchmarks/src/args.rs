@@ -57,6 +57,13 @@ pub struct Shape {
     pub row_bytes: usize,
 }
 
+impl Shape {
+    /// `rows` rows of `row_bytes` bytes, a multiple of 4.
+    pub fn new(rows: usize, row_bytes: usize) -> Self {
+        Self { rows, row_bytes }
+    }
+}
+
 impl std::fmt::Display for Shape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}x{}", self.rows, self.row_bytes)

@@ -9,6 +9,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use scone_service::announce::Listening;
 use scone_service::grpc;
+use tokio::net::TcpListener;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
@@ -45,19 +46,22 @@ pub fn serve() -> Result<()> {
         .build()?;
     runtime.block_on(async {
         let listener = grpc::bind((Ipv4Addr::LOCALHOST, 0).into()).await?;
-        let address = listener.local_addr()?;
-        let router = grpc::server_builder().add_service(Echo {
-            answer: Bytes::from(vec![0; MAX_ANSWER_BYTES]),
-        });
         Listening {
             service: "echo",
-            address,
+            address: listener.local_addr()?,
             metrics: None,
         }
         .announce();
-        router.serve_with_incoming(grpc::incoming(listener)).await?;
-        Ok(())
+        answer_all(listener).await
     })
+}
+
+async fn answer_all(listener: TcpListener) -> Result<()> {
+    let echo = Echo {
+        answer: Bytes::from(vec![0; MAX_ANSWER_BYTES]),
+    };
+    let router = grpc::server_builder().add_service(echo);
+    Ok(router.serve_with_incoming(grpc::incoming(listener)).await?)
 }
 
 #[derive(Clone)]
@@ -106,4 +110,33 @@ fn size_asked_for(message: &Bytes) -> Result<usize, Status> {
     let size = size.map(|size| size as usize);
     size.filter(|&size| size <= MAX_ANSWER_BYTES)
         .ok_or_else(|| Status::invalid_argument("asks for no size, or for more than 16 MiB"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::{self, Connection as _};
+
+    #[test]
+    fn answers_with_as_many_bytes_as_asked_for() {
+        let runtime = tokio::runtime::Runtime::new().expect("threads");
+        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+        let listener = listener.expect("a free port");
+        let address = listener.local_addr().expect("its address").to_string();
+        runtime.spawn(answer_all(listener));
+        let mut stream = service::Stream::open(&address, ECHO).expect("a stream");
+        let like = Bytes::from_static(&[7; 20]);
+        for size in [0, 5, 100_000] {
+            let question = question(&like, size);
+            assert_eq!(question.len(), like.len());
+            stream.ask(&question).expect("an answer");
+            assert_eq!(stream.answer().len(), size);
+        }
+        let both = [question(&like, 1), question(&like, 2)];
+        let answers = stream.ask_all(&both).expect("two answers");
+        assert_eq!(answers.iter().map(Bytes::len).collect::<Vec<_>>(), [1, 2]);
+        stream
+            .ask(&question(&like, MAX_ANSWER_BYTES + 1))
+            .expect_err("too much");
+    }
 }
