@@ -16,7 +16,7 @@ use common::{
     Fixture, TestEngine, collect,
     embed_server::{EmbedServer, Meddle, PATIENCE, open},
     embedded, encode, engine_config, engine_over, eventually, fixture, fixture_of, greedy,
-    int8_table_of, limits, shards_of,
+    int4_table_of, limits, shards_of,
 };
 use decoder_service::{
     Error,
@@ -333,7 +333,7 @@ fn with_one_shard_of_two_away_only_its_positions_fall_back() {
 fn a_generation_keeps_its_table_version_and_the_next_one_gets_the_new_one() {
     let (fixture, runtime) = (fixture(), runtime());
     let old = open(&fixture.table);
-    let new = open(&int8_table_of(&fixture));
+    let new = open(&int4_table_of(&fixture));
     let any = "127.0.0.1:0".parse().unwrap();
     let servers = [(); 2].map(|()| EmbedServer::over(old.clone(), any, Arc::new(Some), 2048));
     let tier = connect(&runtime, &fixture, &options(&servers.each_ref())).unwrap();
@@ -373,7 +373,7 @@ fn a_generation_keeps_its_table_version_and_the_next_one_gets_the_new_one() {
 #[test]
 fn a_generation_whose_table_version_is_gone_ends_with_unavailable() {
     let (fixture, runtime) = (fixture(), runtime());
-    let new = open(&int8_table_of(&fixture));
+    let new = open(&int4_table_of(&fixture));
     let server = EmbedServer::start(&fixture.table);
     let tier = connect(&runtime, &fixture, &options(&[&server])).unwrap();
     let engine = engine(&fixture, tier, OnLookupFailure::Fail);

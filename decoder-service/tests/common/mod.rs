@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use decoder_service::{
     embed_tier::{EmbedTier, Embedded},
     engine::{self, EngineConfig, EngineHandle, EngineParts, Message, OnLookupFailure},
@@ -135,10 +135,10 @@ pub fn shards_of(fixture: &Fixture, shards: u32) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Another version of the fixture's table: int8 rows.
-pub fn int8_table_of(fixture: &Fixture) -> PathBuf {
-    let dir = fixture.model.with_file_name("int8");
-    write_table(&fixture.model, &dir, (0, 1), RowDtype::Int8);
+/// Another version of the fixture's table: int4 rows.
+pub fn int4_table_of(fixture: &Fixture) -> PathBuf {
+    let dir = fixture.model.with_file_name("int4");
+    write_table(&fixture.model, &dir, (0, 1), RowDtype::Int4);
     dir
 }
 
@@ -162,7 +162,14 @@ fn write_model(dir: &Path, seed: u64, max_n: u8) {
         final_norm: true,
         max_n: max_n.into(),
     };
-    let fgram_parameters = init_fgram_parameters(&fgram, &config, seed).unwrap();
+    let mut fgram_parameters = init_fgram_parameters(&fgram, &config, seed).unwrap();
+    // A starts as the identity; rows must depend on all of an f-gram to be told apart.
+    for tensor in fgram_parameters.values_mut().filter(|t| t.rank() == 2) {
+        let n = tensor.elem_count();
+        let noise: Vec<f32> = (0..n).map(|i| (i as f32 * 12.9898).sin() * 0.2).collect();
+        let noise = Tensor::from_vec(noise, tensor.dims(), &Device::Cpu).unwrap();
+        *tensor = (&*tensor + noise).unwrap();
+    }
     std::fs::create_dir_all(dir).unwrap();
     std::fs::write(dir.join("tokenizer.json"), byte_level_json().to_string()).unwrap();
     let set = fgram_set(dir, max_n);
