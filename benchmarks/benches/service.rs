@@ -20,9 +20,6 @@ use scone_fgram::StoreKind;
 /// Windows of one look-up.
 const BATCHES: [usize; 4] = [1, 8, 32, 128];
 
-/// Different look-ups of a case, asked again and again.
-const QUESTIONS: usize = 512;
-
 /// Measures embed-service beside an echo server and Redis.
 #[derive(Parser)]
 struct Args {
@@ -93,7 +90,8 @@ fn measure(args: &Args, report: &Report, shape: Shape) -> Result<()> {
     servers.touch_all_rows(&served)?;
     for &streams in &args.streams {
         for batch in BATCHES {
-            let drawn = served.draw(args.skew, batch, QUESTIONS * batch, batch as u64);
+            // As many rows as the table has: a hot set must not hold all that is ever asked for.
+            let drawn = served.draw(args.skew, batch, shape.rows, batch as u64);
             let case = format!(
                 "{shape} {} batch {batch}, {streams} streams",
                 args.skew.name()
