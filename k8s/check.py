@@ -174,29 +174,17 @@ def check_times(where, prefix, pod, container, environment):
 
 
 def check_embed_addresses(where, environment, cluster):
-    """SCONE_EMBED must name every replica that can exist, by the name its Service gives it."""
-    named = set(filter(None, environment.get("SCONE_EMBED", "").split(",")))
-    if not named:
-        return
-    possible = {
-        f"{o['metadata']['name']}-{i}.{o['spec']['serviceName']}:{port['port']}"
-        for o in cluster["StatefulSet"].values()
-        for i in range(most_replicas(o, cluster))
-        for port in cluster["Service"][o["spec"]["serviceName"]]["spec"]["ports"]
+    """SCONE_EMBED must name headless Services: they alone resolve to every replica."""
+    headless = {
+        f"{name}:{port['port']}"
+        for name, service in cluster["Service"].items()
+        if service["spec"].get("clusterIP") == "None"
+        for port in service["spec"]["ports"]
         if port["name"] == "grpc"
     }
-    for address in sorted(named - possible):
-        problem(where, f"SCONE_EMBED names {address}, which cannot exist")
-    for address in sorted(possible - named):
-        problem(where, f"SCONE_EMBED does not name {address}")
-
-
-def most_replicas(workload, cluster):
-    for scaler in cluster["HorizontalPodAutoscaler"].values():
-        target = scaler["spec"]["scaleTargetRef"]
-        if (target["kind"], target["name"]) == (workload["kind"], workload["metadata"]["name"]):
-            return scaler["spec"]["maxReplicas"]
-    return workload["spec"].get("replicas", 1)
+    for address in filter(None, environment.get("SCONE_EMBED", "").split(",")):
+        if address not in headless:
+            problem(where, f"SCONE_EMBED names {address}, which is no headless Service here")
 
 
 def check_pod(where, pod, cluster):

@@ -8,15 +8,18 @@ use std::{
 };
 
 use clap::Args;
+use scone_embed_client::{Address, Options};
 use scone_fgram::{RowDtype, TableOptions};
 use scone_service::args::{parse_bytes, parse_duration};
 
 use crate::{
-    embed_tier::remote::RemoteOptions,
     engine::{EngineConfig, OnLookupFailure},
     error::Error,
     scheduler::Limits,
 };
+
+/// More often would be a load of its own.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The model and where its f-gram rows come from; the same for `serve` and `generate`.
 #[derive(Args, Clone, Debug)]
@@ -37,8 +40,9 @@ pub struct ModelArgs {
     )]
     pub table: Option<PathBuf>,
 
-    /// Addresses of embed-services, host:port with commas between: one or more replicas of each
-    /// shard.
+    /// Addresses of embed-services with commas between: host:port, where every IP address of the
+    /// name is a replica, or file:PATH, a file with one host:port a line. At least one replica of
+    /// each shard.
     #[arg(
         long,
         env = "SCONE_EMBED",
@@ -71,8 +75,7 @@ pub struct ModelArgs {
     #[arg(long, env = "SCONE_CACHE_DIR", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
 
-    /// How long one look-up at embed-services may take, the second try at another replica
-    /// included, with a unit (ms, s).
+    /// How long one look-up at embed-services may take, tries at other replicas included, with a unit (ms, s).
     #[arg(
         long,
         env = "SCONE_LOOKUP_TIMEOUT",
@@ -91,6 +94,39 @@ pub struct ModelArgs {
         value_parser = parse_duration
     )]
     pub embed_start_timeout: Duration,
+
+    /// How often the names of embed-services are resolved and files of addresses read again, with
+    /// a unit (ms, s, m); new replicas get look-ups, removed ones are drained.
+    #[arg(
+        long,
+        env = "SCONE_EMBED_RESOLVE_INTERVAL",
+        value_name = "DURATION",
+        default_value = "5s",
+        value_parser = parse_duration
+    )]
+    pub embed_resolve_interval: Duration,
+
+    /// How often each embed-service is asked which table versions it answers for, with a unit (ms,
+    /// s, m).
+    #[arg(
+        long,
+        env = "SCONE_EMBED_POLL_INTERVAL",
+        value_name = "DURATION",
+        default_value = "1s",
+        value_parser = parse_duration
+    )]
+    pub embed_poll_interval: Duration,
+
+    /// Send a look-up that is later than the recent 99th percentile to a second replica as well,
+    /// at most 5 in 100: true or false.
+    #[arg(
+        long,
+        env = "SCONE_EMBED_HEDGE",
+        value_name = "BOOL",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    pub embed_hedge: bool,
 
     /// What to do when no embed-service answers: end the generations concerned with UNAVAILABLE,
     /// or go on with the token embedding and count it (usage.fallback_positions and metrics).
@@ -215,7 +251,7 @@ pub enum EmbedSource {
     /// A table directory, opened by this process.
     Table(PathBuf),
     /// Embed-services.
-    Remote(RemoteOptions),
+    Remote(Options),
     /// The table of the model, built on first use; nothing for a plain model.
     FromModel(CacheOptions),
 }
@@ -286,8 +322,17 @@ impl ModelArgs {
         if self.threads > 1024 || !(1..=64).contains(&self.io_threads) {
             problems.push("--threads must be 0 to 1024, --io-threads 1 to 64".to_owned());
         }
+        for (flag, interval) in [
+            ("--embed-resolve-interval", self.embed_resolve_interval),
+            ("--embed-poll-interval", self.embed_poll_interval),
+        ] {
+            if interval < SHORTEST_INTERVAL {
+                let (got, least) = (interval.as_millis(), SHORTEST_INTERVAL.as_millis());
+                problems.push(format!("{flag} is {got}ms; at least {least}ms is needed"));
+            }
+        }
         for address in &self.embed {
-            if let Err(problem) = endpoint(address) {
+            if let Err(problem) = address.parse::<Address>() {
                 problems.push(format!("--embed {address}: {problem}"));
             }
         }
@@ -298,11 +343,14 @@ impl ModelArgs {
             return Ok(EmbedSource::Table(table.clone()));
         }
         if !self.embed.is_empty() {
-            let addresses = self.embed.iter().filter_map(|a| endpoint(a).ok());
-            return Ok(EmbedSource::Remote(RemoteOptions {
-                addresses: addresses.collect(),
+            let addresses = self.embed.iter().filter_map(|a| a.parse().ok());
+            return Ok(EmbedSource::Remote(Options {
                 timeout: self.lookup_timeout,
                 start_timeout: self.embed_start_timeout,
+                resolve_interval: self.embed_resolve_interval,
+                poll_interval: self.embed_poll_interval,
+                hedge: self.embed_hedge,
+                ..Options::new(addresses.collect())
             }));
         }
         let dir = self.cache_dir.clone().or_else(user_cache).ok_or_else(|| {
@@ -366,19 +414,6 @@ fn none_or_error(problems: &[String]) -> Result<(), Error> {
     Err(Error::Config(problems.join("; ")))
 }
 
-/// `http://host:port` of what was typed.
-fn endpoint(address: &str) -> Result<String, &'static str> {
-    let rest = address.strip_prefix("http://").unwrap_or(address);
-    if rest.contains("://") {
-        return Err("only http:// is supported; encryption belongs to the mesh");
-    }
-    let (host, port) = rest.rsplit_once(':').ok_or("expected host:port")?;
-    if host.is_empty() || port.parse::<u16>().is_err() {
-        return Err("expected host:port");
-    }
-    Ok(format!("http://{rest}"))
-}
-
 /// `models/demo` here, else where this program was built.
 fn demo_model() -> PathBuf {
     let here = PathBuf::from("models/demo");
@@ -416,15 +451,6 @@ mod tests {
     }
 
     #[test]
-    fn addresses_may_come_without_a_scheme() {
-        assert_eq!(endpoint("a:1").unwrap(), "http://a:1");
-        assert_eq!(endpoint("http://[::1]:7300").unwrap(), "http://[::1]:7300");
-        for wrong in ["a", "https://a:1", ":1", "a:b", "a:70000"] {
-            assert!(endpoint(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn wrong_flags_are_named_together_with_their_limits() {
         let args = ["--model", ".", "--max-batch", "0", "--max-queue", "0"];
         let text = check(&args).unwrap_err().to_string();
@@ -441,18 +467,25 @@ mod tests {
         assert!(text.contains("allowed is 65"), "{text}");
         let text = check(&["--model", "/no/such"]).unwrap_err().to_string();
         assert!(text.contains("/no/such"), "{text}");
-        let text = check(&["--model", ".", "--embed", "a"])
-            .unwrap_err()
-            .to_string();
-        assert!(text.contains("--embed a"), "{text}");
+        let args = [
+            "--model",
+            ".",
+            "--embed",
+            "a",
+            "--embed-poll-interval",
+            "0s",
+        ];
+        let text = check(&args).unwrap_err().to_string();
+        assert!(text.contains("--embed a") && text.contains("at least 10ms"));
     }
 
     #[test]
     fn several_replicas_may_be_named() {
-        let config = check(&["--model", ".", "--embed", "http://a:1,b:2"]).unwrap();
+        let config = check(&["--model", ".", "--embed", "http://a:1,b:2,file:/c"]).unwrap();
         let EmbedSource::Remote(remote) = config.model.embed else {
             panic!("not remote");
         };
-        assert_eq!(remote.addresses, ["http://a:1", "http://b:2"]);
+        let addresses: Vec<String> = remote.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["a:1", "b:2", "file:/c"]);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{
-    embed_tier::{Incompatible, TierError},
+    embed_tier::{Incompatible, LookupError},
     text::DecodeError,
 };
 
@@ -48,7 +48,7 @@ pub enum Error {
     ClientStalled(Duration),
     /// A look-up failed and `--on-lookup-failure` is `fail`.
     #[error(transparent)]
-    Lookup(#[from] TierError),
+    Lookup(#[from] LookupError),
     /// Table and model do not belong together.
     #[error(transparent)]
     Incompatible(#[from] Incompatible),
@@ -117,10 +117,10 @@ impl From<Error> for Status {
             Error::DeadlineExceeded { .. } => Status::deadline_exceeded(text),
             Error::Cancelled => Status::cancelled(text),
             Error::ClientStalled(_) => Status::aborted(text),
-            Error::Lookup(TierError::Unavailable(_)) => {
+            Error::Lookup(LookupError::Unavailable(_)) => {
                 with_retry(Code::Unavailable, text, Duration::from_secs(1))
             }
-            Error::Lookup(TierError::BadAnswer(_)) => {
+            Error::Lookup(LookupError::BadAnswer(_)) => {
                 Status::data_loss("the embed tier gave a bad answer; see the log")
             }
             Error::Incompatible(_) => Status::failed_precondition(text),

@@ -159,13 +159,13 @@ pub async fn run(
             continue;
         };
         if args.json {
-            let line = as_json(&finish, &ids, &text, seed, tier.mode);
+            let line = as_json(&finish, &ids, &text, seed, tier.mode());
             return write(out, &format!("{line}\n"));
         }
         write(out, "\n")?;
         return write(
             summary,
-            &format!("\n{}\n", as_text(&finish, seed, tier.mode)),
+            &format!("\n{}\n", as_text(&finish, seed, tier.mode())),
         );
     }
     Err(Error::Internal)

@@ -153,11 +153,11 @@ async fn finish_generations(
 
 /// A server whose engine is gone must not go on looking healthy.
 async fn served_or_engine_lost(
-    serving: impl Future<Output = Result<Drained, scone_service::Error>>,
+    serving: impl Future<Output = Drained>,
     engine_ended: &mut oneshot::Receiver<()>,
 ) -> Result<Drained, Error> {
     tokio::select! {
-        served = serving => Ok(served?),
+        drained = serving => Ok(drained),
         _ = engine_ended => {
             error!("the engine thread ended unexpectedly");
             Err(Error::Internal)

@@ -10,7 +10,7 @@ use decoder_service::{
 };
 use scone_service::{
     grpc,
-    shutdown::shutdown_signal,
+    signals::shutdown_signal,
     telemetry::{self, LogArgs},
 };
 

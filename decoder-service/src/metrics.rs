@@ -1,15 +1,23 @@
 //! What Prometheus sees, all under `scone_decoder_`.
 
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
 use prometheus_client::{
-    encoding::EncodeLabelSet,
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{
-        counter::Counter,
+        MetricType,
+        counter::{ConstCounter, Counter},
         family::Family,
-        gauge::Gauge,
+        gauge::{ConstGauge, Gauge},
         histogram::{Histogram, exponential_buckets},
     },
     registry::{Registry, Unit},
 };
+use scone_embed_client::Monitor;
 
 /// How a completion, or a refused request, ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,6 +53,8 @@ pub struct Metrics {
     pub fallback_positions: Counter,
     /// Steps with a look-up that failed.
     pub lookup_failures: Counter,
+    /// Where the figures of remote look-ups come from, once there are any.
+    embed_tier: Arc<OnceLock<Monitor>>,
 }
 
 /// From 50 us in steps of two to 26 s.
@@ -67,6 +77,7 @@ impl Default for Metrics {
             matched_positions: Counter::default(),
             fallback_positions: Counter::default(),
             lookup_failures: Counter::default(),
+            embed_tier: Arc::default(),
         }
     }
 }
@@ -132,11 +143,60 @@ impl Metrics {
         for (name, help, counter) in counters {
             r.register(name, help, counter.clone());
         }
+        r.register_collector(Box::new(EmbedTierFigures(self.embed_tier.clone())));
         registry
+    }
+
+    /// Shows the figures of remote look-ups from now on.
+    pub fn watch_embed_tier(&self, monitor: Monitor) {
+        // Set once, at start; a second embed tier does not exist.
+        let _ = self.embed_tier.set(monitor);
     }
 
     /// Counts an ended completion or a refused request.
     pub fn ended(&self, outcome: &'static str) {
         self.requests.get_or_create(&Outcome { outcome }).inc();
+    }
+}
+
+/// Figures of remote look-ups, read when Prometheus asks.
+#[derive(Debug)]
+struct EmbedTierFigures(Arc<OnceLock<Monitor>>);
+
+impl Collector for EmbedTierFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(monitor) = self.0.get() else {
+            return Ok(());
+        };
+        let stats = monitor.stats();
+        for (name, help, value) in [
+            (
+                "lookup_retries",
+                "Look-up messages sent again to an embed-service after one failed",
+                stats.retries,
+            ),
+            (
+                "lookup_hedges_sent",
+                "Look-up messages sent to a second embed-service because the first was late",
+                stats.hedges_sent,
+            ),
+            (
+                "lookup_hedges_won",
+                "Of these, answered by the second embed-service first",
+                stats.hedges_won,
+            ),
+        ] {
+            let metric = ConstCounter::new(value);
+            metric.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        let name = "embed_replicas";
+        let help = "Embed-services connected that serve the current table version, by shard";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (shard, replicas) in monitor.replicas().into_iter().enumerate() {
+            let label = [("shard", shard.to_string())];
+            let metric = ConstGauge::new(replicas as i64);
+            metric.encode(family.encode_family(&label)?)?;
+        }
+        Ok(())
     }
 }

@@ -6,11 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use scone_embed_client::Monitor;
 use tracing::info;
 
 use crate::{
     config::{EmbedSource, ModelConfig},
-    embed_tier::{EmbedTier, Embedded, ModelFacts, Remote},
+    embed_tier::{EmbedTier, Embedded, ModelFacts, Remote, TableFacts},
     engine::EngineParts,
     error::Error,
     metrics::Metrics,
@@ -21,13 +22,35 @@ use crate::{
 /// How long to wait for a table that another process has open.
 const TABLE_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Facts of the embed tier for `GetModelInfo`.
-#[derive(Clone, Debug, Default)]
-pub struct TierInfo {
-    /// Empty without a tier.
-    pub table_id: String,
+/// What `GetModelInfo` and the metrics know of the embed tier.
+#[derive(Clone, Debug)]
+pub enum TierInfo {
+    /// A plain model.
+    None,
+    /// A table in this process.
+    Embedded(Arc<TableFacts>),
+    /// Embed-services.
+    Remote(Monitor),
+}
+
+impl TierInfo {
     /// "embedded", "remote" or "none".
-    pub mode: &'static str,
+    pub fn mode(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Embedded(_) => "embedded",
+            Self::Remote(_) => "remote",
+        }
+    }
+
+    /// The table version that new sequences use; empty without a tier.
+    pub fn table_id(&self) -> String {
+        match self {
+            Self::None => String::new(),
+            Self::Embedded(facts) => facts.table_id.clone(),
+            Self::Remote(monitor) => monitor.current().table_id.clone(),
+        }
+    }
 }
 
 /// Loads the model and opens or reaches its table.
@@ -45,30 +68,27 @@ pub async fn prepare(
         EmbedSource::Table(_) | EmbedSource::FromModel(_) => None,
     };
     let (model, embedded) = blocking(move || load(&config)).await?;
-    let tier: Option<Box<dyn EmbedTier>> = match remote {
-        Some(options) => {
-            let facts = table_facts(&model, "--embed")?;
-            Some(Box::new(Remote::connect(&options, facts).await?))
+    let (tier, tier_info): (Option<Box<dyn EmbedTier>>, _) = match (remote, embedded) {
+        (Some(mut options), _) => {
+            options.model = Some(table_facts(&model, "--embed")?);
+            let remote = Remote::connect(options).await?;
+            let monitor = remote.monitor();
+            metrics.watch_embed_tier(monitor.clone());
+            (Some(Box::new(remote)), TierInfo::Remote(monitor))
         }
-        None => embedded.map(|tier| Box::new(tier) as Box<dyn EmbedTier>),
-    };
-    let tier_info = match &tier {
-        None => TierInfo {
-            table_id: String::new(),
-            mode: "none",
-        },
-        Some(tier) => TierInfo {
-            table_id: tier.facts().table_id.clone(),
-            mode: tier.mode(),
-        },
+        (None, Some(tier)) => {
+            let facts = tier.current();
+            (Some(Box::new(tier)), TierInfo::Embedded(facts))
+        }
+        (None, None) => (None, TierInfo::None),
     };
     info!(
         model = model.info.name,
         vocab_size = model.info.vocab_size,
         context_tokens = model.info.context_tokens,
         max_n = model.info.max_n,
-        table_id = tier_info.table_id,
-        embed_mode = tier_info.mode,
+        table_id = tier_info.table_id(),
+        embed_mode = tier_info.mode(),
         "model loaded"
     );
     let parts = EngineParts {

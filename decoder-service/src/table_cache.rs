@@ -14,7 +14,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use scone_fgram::{
     FgramSet,
-    table::{BuildOptions, MANIFEST_FILE, build_table},
+    table::{BuildOptions, FORMAT_VERSION, MANIFEST_FILE, build_table},
 };
 use scone_model::FgramModel;
 use tracing::info;
@@ -52,7 +52,10 @@ pub(crate) fn table_of(
     let set = FgramSet::read(&set_path)?;
     let set_prefix = &set.hash()[..8];
     let tables = options.dir.join("tables");
-    let table = tables.join(format!("{prefix}-{set_prefix}-{}", options.dtype));
+    // A table of another format version is left to the program that wrote it.
+    let dtype = options.dtype;
+    let name = format!("v{FORMAT_VERSION}-{prefix}-{set_prefix}-{dtype}");
+    let table = tables.join(name);
     if table.join(MANIFEST_FILE).is_file() {
         return Ok(Some(table));
     }

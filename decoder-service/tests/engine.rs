@@ -19,7 +19,7 @@ use common::{
 };
 use decoder_service::{
     Error,
-    embed_tier::{Answers, EmbedTier, LookupBatch, TableFacts, TierError},
+    embed_tier::{Answers, EmbedTier, LookupBatch, LookupError, TableFacts},
     engine::OnLookupFailure,
     metrics::Outcome,
     model::ServedModel,
@@ -29,6 +29,9 @@ use decoder_service::{
 use scone_fgram::FgramSet;
 use scone_model::checkpoint;
 
+/// The real look-up.
+type Lookup<'a> = dyn FnMut(&LookupBatch, &mut Answers) + 'a;
+
 /// A tier that does what a test wants before the real one answers.
 struct Wrapped<F> {
     inner: Box<dyn EmbedTier>,
@@ -37,33 +40,36 @@ struct Wrapped<F> {
 
 impl<F> EmbedTier for Wrapped<F>
 where
-    F: FnMut(&mut dyn EmbedTier, &LookupBatch, &mut Answers) + Send,
+    F: FnMut(&mut Lookup<'_>, &LookupBatch, &mut Answers) + Send,
 {
-    fn facts(&self) -> &TableFacts {
-        self.inner.facts()
+    fn current(&self) -> Arc<TableFacts> {
+        self.inner.current()
     }
 
     fn mode(&self) -> &'static str {
         "wrapped"
     }
 
-    fn lookup(&mut self, batch: &LookupBatch, out: &mut Answers) {
-        (self.around)(&mut *self.inner, batch, out);
+    fn lookup(&mut self, table: &TableFacts, batch: &LookupBatch, out: &mut Answers) {
+        out.reset(batch.positions(), table.dim as usize);
+        let inner = &mut self.inner;
+        let mut lookup = |batch: &LookupBatch, out: &mut Answers| inner.lookup(table, batch, out);
+        (self.around)(&mut lookup, batch, out);
     }
 }
 
 fn wrap<F>(around: F) -> impl FnOnce(Box<dyn EmbedTier>) -> Box<dyn EmbedTier>
 where
-    F: FnMut(&mut dyn EmbedTier, &LookupBatch, &mut Answers) + Send + 'static,
+    F: FnMut(&mut Lookup<'_>, &LookupBatch, &mut Answers) + Send + 'static,
 {
     |inner| Box::new(Wrapped { inner, around })
 }
 
 /// Steps take at least this long, so that a test can act in the middle.
 fn slow(step: Duration) -> impl FnOnce(Box<dyn EmbedTier>) -> Box<dyn EmbedTier> {
-    wrap(move |tier, batch, out| {
+    wrap(move |lookup, batch, out| {
         std::thread::sleep(step);
-        tier.lookup(batch, out);
+        lookup(batch, out);
     })
 }
 
@@ -185,13 +191,13 @@ fn one_lookup_a_step_carries_the_whole_batch() {
     let engine = engine_with(
         &fixture,
         engine_config(limits(6, 6, 512)),
-        wrap(move |tier, batch, out| {
+        wrap(move |lookup, batch, out| {
             seen.fetch_max(batch.spans.len(), Ordering::Relaxed);
             for span in &batch.spans {
                 assert!(span.context <= 2, "only K-1 ids of context are needed");
             }
             std::thread::sleep(Duration::from_millis(3));
-            tier.lookup(batch, out);
+            lookup(batch, out);
         }),
     );
     let mut receivers: Vec<_> = PROMPTS
@@ -325,14 +331,14 @@ fn failing_on(
     byte: u8,
     active: Arc<AtomicBool>,
 ) -> impl FnOnce(Box<dyn EmbedTier>) -> Box<dyn EmbedTier> {
-    wrap(move |tier, batch, out| {
-        tier.lookup(batch, out);
+    wrap(move |lookup, batch, out| {
+        lookup(batch, out);
         let (mut id, mut position) = (0, 0);
         for span in &batch.spans {
             let (context, answers) = (span.context as usize, span.answers as usize);
             id += context + answers;
             if batch.ids[id - 1] == u32::from(byte) && active.load(Ordering::Relaxed) {
-                let error = TierError::Unavailable("test".into());
+                let error = LookupError::Unavailable("test".into());
                 out.fail(position..position + answers, &error);
             }
             position += answers;
@@ -353,7 +359,7 @@ fn a_failed_lookup_ends_only_the_sequences_it_concerns() {
     let mut bad = engine.submit(greedy("the bear!", 30));
     let error = bad.blocking_recv().unwrap().unwrap_err();
     assert!(
-        matches!(error, Error::Lookup(TierError::Unavailable(_))),
+        matches!(error, Error::Lookup(LookupError::Unavailable(_))),
         "{error}"
     );
     assert_eq!(collect(&mut good).ids.len(), 30);
@@ -373,7 +379,10 @@ fn token_embedding_fallback_goes_on_and_counts() {
     let mut config = engine_config(limits(4, 4, 512));
     config.on_lookup_failure = OnLookupFailure::TokenEmbedding;
     let always = wrap(|_, batch: &LookupBatch, out: &mut Answers| {
-        out.fail(0..batch.positions(), &TierError::Unavailable("test".into()));
+        out.fail(
+            0..batch.positions(),
+            &LookupError::Unavailable("test".into()),
+        );
     });
     let engine = engine_with(&fixture, config, always);
     let done = engine.run(greedy("the fox", 10));

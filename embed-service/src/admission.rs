@@ -7,13 +7,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::Error;
 
-/// Permits for positions and streams. There is no queue behind it: when the permits are gone, a
-/// request is refused at once with a delay after which to retry, so that a caller with a
-/// deadline can go to another replica.
+/// Permits for bytes of answers and for streams. There is no queue behind it: when the permits
+/// are gone, a request is refused at once with a delay after which to retry, so that a caller
+/// with a deadline can go to another replica.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    positions: Arc<Semaphore>,
-    max_positions: u32,
+    bytes: Arc<Semaphore>,
+    max_bytes: u64,
     inflight: Gauge,
     streams: Arc<Semaphore>,
     max_streams: u32,
@@ -24,8 +24,8 @@ pub(crate) struct Admission {
 /// The most all requests may ask for together.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Capacity {
-    /// Positions being looked up at one time.
-    pub max_inflight_positions: u32,
+    /// Bytes of rows being looked up or waiting to be sent at one time.
+    pub max_inflight_bytes: u64,
     /// Lookup streams open at one time.
     pub max_streams: u32,
     /// What refused callers are told to wait.
@@ -62,9 +62,10 @@ impl Admission {
     /// All permits free; the gauges follow what is in use.
     #[must_use]
     pub(crate) fn new(capacity: &Capacity, inflight: Gauge, open: Gauge) -> Self {
+        let bytes = usize::try_from(capacity.max_inflight_bytes).unwrap_or(usize::MAX);
         Self {
-            positions: Arc::new(Semaphore::new(capacity.max_inflight_positions as usize)),
-            max_positions: capacity.max_inflight_positions,
+            bytes: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))),
+            max_bytes: capacity.max_inflight_bytes,
             inflight,
             streams: Arc::new(Semaphore::new(capacity.max_streams as usize)),
             max_streams: capacity.max_streams,
@@ -73,18 +74,18 @@ impl Admission {
         }
     }
 
-    /// Lets a request of so many positions in.
+    /// Lets in a request whose rows may take so many bytes.
     ///
     /// # Errors
     /// [`Error::Overloaded`] when too many are in flight.
-    pub(crate) fn admit(&self, positions: usize) -> Result<Admitted, Error> {
+    pub(crate) fn admit(&self, bytes: u64) -> Result<Admitted, Error> {
         let overloaded = || Error::Overloaded {
-            positions,
-            limit: self.max_positions,
+            bytes,
+            limit: self.max_bytes,
             retry_delay: self.retry_delay,
         };
-        let count = u32::try_from(positions).map_err(|_| overloaded())?;
-        let permits = Arc::clone(&self.positions).try_acquire_many_owned(count);
+        let count = u32::try_from(bytes).map_err(|_| overloaded())?;
+        let permits = Arc::clone(&self.bytes).try_acquire_many_owned(count);
         let permits = permits.map_err(|_| overloaded())?;
         Ok(Admitted::new(permits, &self.inflight))
     }
@@ -114,7 +115,7 @@ mod tests {
     #[test]
     fn refuses_beyond_the_limit_and_recovers() {
         let capacity = Capacity {
-            max_inflight_positions: 10,
+            max_inflight_bytes: 10,
             max_streams: 1,
             retry_delay: Duration::from_millis(7),
         };
@@ -129,6 +130,7 @@ mod tests {
         assert_eq!(refused.retry_delay(), Some(Duration::from_millis(7)));
         drop(second);
         assert!(admission.admit(5).is_err());
+        assert!(admission.admit(u64::MAX).is_err());
         drop(admission.admit(4).unwrap());
         drop(first);
         assert_eq!(inflight.get(), 0);

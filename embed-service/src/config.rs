@@ -11,16 +11,32 @@ use std::{
 
 use clap::{Args, builder::BoolishValueParser};
 use scone_fgram::table::TableOptions;
-use scone_service::args::{parse_bytes, parse_duration};
+use scone_service::{
+    args::{parse_bytes, parse_duration},
+    connections::ConnectionLimits,
+};
 
 use crate::{admission::Capacity, request::Limits};
 
 /// The flags of `embed-service serve`.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// Table directory, as `trainer precompute` writes it.
+    /// Table directory, as `trainer precompute` writes it, or a symbolic link to one. At SIGHUP it
+    /// is looked at again, and another table there is opened and switched to while requests go
+    /// on; one that cannot be served is refused, with the reason in the log.
     #[arg(long, env = "SCONE_EMBED_TABLE", value_name = "DIR")]
     pub table: PathBuf,
+
+    /// How long the table before a switch still answers requests that name it, with a unit. It
+    /// keeps its memory until then; the one before it is closed at the switch.
+    #[arg(
+        long,
+        env = "SCONE_EMBED_RETAIN_TABLE",
+        value_name = "DURATION",
+        default_value = "5m",
+        value_parser = parse_duration
+    )]
+    pub retain_table: Duration,
 
     /// Address and port of gRPC; port 0 takes a free one. There is no encryption and no
     /// authentication, so the default is this machine only; use 0.0.0.0:7300 inside a cluster.
@@ -32,17 +48,18 @@ pub struct ServeArgs {
     )]
     pub listen: SocketAddr,
 
-    /// Memory for the rows used most, with a unit (KiB, MiB, GiB, kB, MB, GB); 0 holds none.
+    /// Memory for the rows used most, with a unit (KiB, MiB, GiB, kB, MB, GB); 0 holds none. For
+    /// each table: twice as much while two are open. When absent, 64MiB for a sled table and none
+    /// for a mapped one, whose rows lie ready in the page cache.
     #[arg(
         long,
         env = "SCONE_EMBED_HOT_BYTES",
         value_name = "BYTES",
-        default_value = "64MiB",
         value_parser = parse_bytes
     )]
-    pub hot_bytes: u64,
+    pub hot_bytes: Option<u64>,
 
-    /// Memory for the store's own page cache, with a unit; pages count as they are on disk, so
+    /// Memory for sled's own page cache, with a unit; pages count as they are on disk, so
     /// the process takes up to about twice as much.
     #[arg(
         long,
@@ -57,7 +74,7 @@ pub struct ServeArgs {
     #[arg(long, env = "SCONE_EMBED_NO_WARM", value_parser = BoolishValueParser::new())]
     pub no_warm: bool,
 
-    /// Check every row and checksum before serving; slow for large tables.
+    /// Check every row and checksum of a table before it is served; slow for large ones.
     #[arg(long, env = "SCONE_EMBED_VERIFY", value_parser = BoolishValueParser::new())]
     pub verify: bool,
 
@@ -117,15 +134,17 @@ pub struct LimitArgs {
     )]
     pub max_request_bytes: u64,
 
-    /// Most token ids being looked up at one time, over all clients; beyond, requests are
-    /// refused with RESOURCE_EXHAUSTED.
+    /// Most bytes of rows being looked up or waiting for their client to read them, over all
+    /// clients, with a unit; a request counts with the most rows it may get (one of LookupOnce
+    /// until its answer is made). Beyond, requests are refused with RESOURCE_EXHAUSTED.
     #[arg(
         long,
-        env = "SCONE_EMBED_MAX_INFLIGHT_POSITIONS",
-        value_name = "N",
-        default_value_t = 65_536
+        env = "SCONE_EMBED_MAX_INFLIGHT_BYTES",
+        value_name = "BYTES",
+        default_value = "256MiB",
+        value_parser = parse_bytes
     )]
-    pub max_inflight_positions: u32,
+    pub max_inflight_bytes: u64,
 
     /// Most Lookup streams open at one time, over all clients.
     #[arg(
@@ -135,6 +154,46 @@ pub struct LimitArgs {
         default_value_t = 1024
     )]
     pub max_streams: u32,
+
+    /// Most connections open at one time; one more is closed at once.
+    #[arg(
+        long,
+        env = "SCONE_EMBED_MAX_CONNECTIONS",
+        value_name = "N",
+        default_value_t = 1024
+    )]
+    pub max_connections: u32,
+
+    /// Most calls of one connection at one time, Lookup streams included; the client waits with
+    /// one more.
+    #[arg(
+        long,
+        env = "SCONE_EMBED_MAX_CONNECTION_STREAMS",
+        value_name = "N",
+        default_value_t = 128
+    )]
+    pub max_connection_streams: u32,
+
+    /// Age at which a connection is ended, with a unit, 10 % more or less, so that clients come
+    /// back to replicas that were added; 0s for never. Its streams answer what they have got.
+    #[arg(
+        long,
+        env = "SCONE_EMBED_MAX_CONNECTION_AGE",
+        value_name = "DURATION",
+        default_value = "10m",
+        value_parser = parse_duration
+    )]
+    pub max_connection_age: Duration,
+
+    /// How long the calls of such a connection may take to end before it is cut, with a unit.
+    #[arg(
+        long,
+        env = "SCONE_EMBED_MAX_CONNECTION_AGE_GRACE",
+        value_name = "DURATION",
+        default_value = "10s",
+        value_parser = parse_duration
+    )]
+    pub max_connection_age_grace: Duration,
 
     /// What a refused client is told to wait before it tries again, with a unit.
     #[arg(
@@ -146,12 +205,12 @@ pub struct LimitArgs {
     )]
     pub retry_delay: Duration,
 
-    /// Threads that serve connections and small requests; the number of cores, at least 2, when
+    /// Threads that serve connections and rows in memory; the number of cores, at least 2, when
     /// absent.
     #[arg(long, env = "SCONE_EMBED_THREADS", value_name = "N")]
     pub threads: Option<usize>,
 
-    /// Threads that read the rows of large requests.
+    /// Threads that read rows from the disk.
     #[arg(
         long,
         env = "SCONE_EMBED_READ_THREADS",
@@ -164,8 +223,10 @@ pub struct LimitArgs {
 /// A checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The table directory; it exists.
+    /// The table directory, or a link to it; it exists.
     pub table: PathBuf,
+    /// How long a table is retained after a switch.
+    pub retain_table: Duration,
     /// How to open it.
     pub table_options: TableOptions,
     /// Where gRPC listens.
@@ -178,6 +239,10 @@ pub struct Config {
     pub limits: Limits,
     /// Of all requests together.
     pub capacity: Capacity,
+    /// Of connections.
+    pub connections: ConnectionLimits,
+    /// Calls of one connection at one time.
+    pub max_connection_streams: u32,
     /// Threads of the async runtime, at least 1.
     pub threads: usize,
     /// Threads of the blocking pool, at least 1.
@@ -194,20 +259,13 @@ impl Config {
         if !problems.is_empty() {
             return Err(ConfigError { problems });
         }
-        let LimitArgs {
-            max_positions,
-            max_spans,
-            max_request_bytes,
-            max_inflight_positions,
-            max_streams,
-            retry_delay,
-            threads,
-            read_threads,
-        } = args.limits;
+        let limits = args.limits;
         Ok(Self {
             table: args.table,
+            retain_table: args.retain_table,
             table_options: TableOptions {
-                hot_bytes: args.hot_bytes,
+                hot_bytes: args.hot_bytes.unwrap_or(TableOptions::default().hot_bytes),
+                hot_set_on_mapped: args.hot_bytes.is_some(),
                 warm: !args.no_warm,
                 verify: args.verify,
                 store_cache_bytes: args.store_cache_bytes,
@@ -216,17 +274,23 @@ impl Config {
             metrics_listen: args.metrics_listen,
             drain_timeout: args.drain_timeout,
             limits: Limits {
-                max_request_bytes,
-                max_spans,
-                max_positions,
+                max_request_bytes: limits.max_request_bytes,
+                max_spans: limits.max_spans,
+                max_positions: limits.max_positions,
             },
             capacity: Capacity {
-                max_inflight_positions,
-                max_streams,
-                retry_delay,
+                max_inflight_bytes: limits.max_inflight_bytes,
+                max_streams: limits.max_streams,
+                retry_delay: limits.retry_delay,
             },
-            threads: threads.unwrap_or_else(default_threads),
-            read_threads,
+            connections: ConnectionLimits {
+                max_connections: limits.max_connections as usize,
+                max_age: Some(limits.max_connection_age).filter(|age| !age.is_zero()),
+                age_grace: limits.max_connection_age_grace,
+            },
+            max_connection_streams: limits.max_connection_streams,
+            threads: limits.threads.unwrap_or_else(default_threads),
+            read_threads: limits.read_threads,
         })
     }
 }
@@ -245,19 +309,18 @@ fn problems(args: &ServeArgs) -> Vec<String> {
     let at_least_one = [
         ("--max-positions", u64::from(limits.max_positions)),
         ("--max-spans", u64::from(limits.max_spans)),
+        ("--max-inflight-bytes", limits.max_inflight_bytes),
         ("--max-streams", u64::from(limits.max_streams)),
+        ("--max-connections", u64::from(limits.max_connections)),
+        (
+            "--max-connection-streams",
+            u64::from(limits.max_connection_streams),
+        ),
         ("--threads", limits.threads.unwrap_or(1) as u64),
         ("--read-threads", limits.read_threads as u64),
     ];
     for (flag, _) in at_least_one.iter().filter(|(_, value)| *value == 0) {
         problems.push(format!("{flag} is 0, at least 1 is needed"));
-    }
-    if limits.max_inflight_positions < limits.max_positions {
-        problems.push(format!(
-            "--max-inflight-positions is {}, it must be at least --max-positions = {}, \
-             or the largest request can never be served",
-            limits.max_inflight_positions, limits.max_positions
-        ));
     }
     if !REQUEST_BYTES.contains(&limits.max_request_bytes) {
         problems.push(format!(
@@ -332,7 +395,7 @@ mod tests {
             "--table=/no/such/table",
             "--max-spans=0",
             "--max-request-bytes=1",
-            "--max-inflight-positions=10",
+            "--max-inflight-bytes=0",
             "--threads=0",
         ]);
         let text = error.unwrap_err().to_string();
@@ -340,7 +403,7 @@ mod tests {
             "--table /no/such/table",
             "--max-spans",
             "--max-request-bytes",
-            "--max-inflight-positions",
+            "--max-inflight-bytes",
             "--threads",
         ] {
             assert!(text.contains(flag), "{flag} is missing in:\n{text}");

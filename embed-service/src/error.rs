@@ -1,6 +1,6 @@
 //! Why a request was refused, and why the service could not run.
 
-use std::time::Duration;
+use std::{io, path::PathBuf, time::Duration};
 
 use scone_fgram::ErrorKind;
 use scone_proto::embed::v1::LookupError;
@@ -68,22 +68,20 @@ pub enum Error {
         ids: usize,
     },
     /// The caller wants a table version that is not here.
-    #[error("table_id is {wanted:?}, but this server serves {served:?}")]
+    #[error("table_id is {wanted:?}, but this server serves {served}")]
     OtherTable {
         /// What the request says.
         wanted: String,
-        /// What is served.
+        /// What is served, the current version first.
         served: String,
     },
-    /// As many positions are being looked up as `--max-inflight-positions` allows.
-    #[error(
-        "overloaded: {positions} more positions exceed the server's limit of {limit} in flight"
-    )]
+    /// As many bytes are in flight as `--max-inflight-bytes` allows.
+    #[error("overloaded: {bytes} more bytes of rows exceed max_inflight_bytes = {limit}")]
     Overloaded {
-        /// Positions of the request.
-        positions: usize,
+        /// The most bytes of rows the request may get.
+        bytes: u64,
         /// The limit.
-        limit: u32,
+        limit: u64,
         /// When to try again.
         retry_delay: Duration,
     },
@@ -204,34 +202,63 @@ impl From<Error> for LookupError {
     }
 }
 
-/// Why the service could not start or had to stop.
+/// Why a table cannot be served.
 #[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The table cannot be served.
-    #[error("cannot open the table")]
-    Table(#[from] scone_fgram::Error),
-    /// One answer of `--max-positions` rows would be larger than gRPC clients can take.
+pub enum TableError {
+    /// `--table` does not lead to a directory.
+    #[error("cannot follow {}", path.display())]
+    Path {
+        /// `--table`.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// It is incomplete, damaged, in use or cannot be read.
+    #[error(transparent)]
+    Fgram(#[from] scone_fgram::Error),
+    /// One answer would be larger than allowed, or than gRPC clients can take.
     #[error(
         "an answer of max_positions = {positions} rows of {row_bytes} bytes is larger than \
-         {limit} bytes; lower --max-positions"
+         {limit} bytes; lower --max-positions, or raise --max-inflight-bytes up to 1GiB"
     )]
     AnswerTooLarge {
         /// `--max-positions`.
         positions: u32,
         /// Bytes of a row.
-        row_bytes: usize,
+        row_bytes: u32,
         /// The limit.
         limit: u64,
     },
-    /// Ports, logs or the gRPC server.
+    /// Clients of the current table could not go on with it.
+    #[error("its {field} is {found}, but the table served has {served}; start another server")]
+    NotASuccessor {
+        /// Which fact differs.
+        field: &'static str,
+        /// The current table's.
+        served: String,
+        /// The new table's.
+        found: String,
+    },
+    /// There is no thread to open it with.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    /// The thread that opened it panicked.
+    #[error("opening it did not finish")]
+    Interrupted,
+}
+
+/// Why the service could not start or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The table cannot be served.
+    #[error("cannot open the table")]
+    Table(#[from] TableError),
+    /// Ports or logs.
     #[error(transparent)]
     Service(#[from] scone_service::Error),
     /// The address that was bound cannot be read.
     #[error("cannot read the listening address")]
-    Address(#[source] std::io::Error),
-    /// The thread that opened the table panicked.
-    #[error("opening the table did not finish")]
-    Interrupted(#[source] tokio::task::JoinError),
+    Address(#[source] io::Error),
     /// The reflection service rejected our own descriptors.
     #[error("cannot build the reflection service")]
     Reflection(#[from] tonic_reflection::server::Error),

@@ -4,6 +4,7 @@
 //! Lookup stream ─> stream ─> lookup ─> request (checks) ─> admission ─> scone_fgram::Table
 //! LookupOnce ────> server ──────┘                                          │
 //! LookupRows <─────────────────────────────────────────────────────────────┘
+//! SIGHUP ────────> switch ──> tables (the current version, and the one retained)
 //! ```
 //!
 //! The rule of matching, the rows and the hot set are `scone-fgram`'s; this crate adds the wire,
@@ -15,12 +16,16 @@ mod admission;
 pub mod config;
 pub mod error;
 pub mod inspect;
+pub mod load;
 mod lookup;
 mod metrics;
+mod progress;
 mod request;
 mod server;
 mod stream;
+mod switch;
 mod tables;
+pub mod upsert;
 pub mod verify;
 
 use std::sync::Arc;
@@ -29,37 +34,47 @@ use prometheus_client::registry::Registry;
 use scone_proto::embed::v1::embed_service_server::SERVICE_NAME;
 use scone_service::{
     announce::Listening,
+    connections::Connections,
     grpc::{self, Drained},
     health::Health,
     metrics::MetricsEndpoint,
     reflection::with_reflection,
 };
-use tokio::{net::TcpListener, task::spawn_blocking};
+use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Router;
-use tracing::info;
 
 pub use admission::Capacity;
 pub use config::Config;
-pub use error::{Error, RunError};
+pub use error::{Error, RunError, TableError};
 pub use request::Limits;
 
 use crate::{
-    admission::Admission, lookup::Lookups, metrics::Metrics, server::Server, tables::ServedTable,
+    admission::Admission, lookup::Lookups, metrics::Metrics, server::Server, switch::Switcher,
     tables::Tables,
 };
 
+/// HTTP/2 windows of what clients send. Requests are small (`--max-request-bytes`), and what a
+/// client has sent but the server not yet taken stays in memory, so these are far below the
+/// windows of answers.
+const REQUEST_STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// Of all streams of a connection.
+const REQUEST_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
 /// Serves the table until `shutdown` resolves, then drains. Once the table is open and the port
-/// answers, says where it listens, in the log and as one JSON line on stdout.
+/// answers, says where it listens, in the log and as one JSON line on stdout. Looks at the table's
+/// path again whenever `reload` is notified.
 ///
 /// # Errors
-/// When the table cannot be opened, the metrics port cannot be bound, or the server fails.
+/// When the table cannot be opened, or the metrics port cannot be bound.
 pub async fn run(
     config: Config,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
+    reload: Arc<Notify>,
 ) -> Result<Drained, RunError> {
-    run_with(config, listener, shutdown, |listening| listening.announce()).await
+    let ready = |listening: &Listening| listening.announce();
+    run_with(config, listener, shutdown, reload, ready).await
 }
 
 /// As [`run`], but calls `ready` instead of printing.
@@ -73,6 +88,7 @@ pub async fn run_with(
     config: Config,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
+    reload: Arc<Notify>,
     ready: impl FnOnce(&Listening),
 ) -> Result<Drained, RunError> {
     let address = listener.local_addr().map_err(RunError::Address)?;
@@ -83,10 +99,15 @@ pub async fn run_with(
         None => None,
     };
     let draining = CancellationToken::new();
-    let (router, health) = router(&lookups, &draining).await?;
+    let (router, health) = router(&lookups, &config).await?;
+    let connections = Connections {
+        listener,
+        limits: config.connections,
+        metrics: lookups.metrics.connections.clone(),
+    };
     let serving = grpc::serve_until(
         router,
-        listener,
+        connections,
         shutdown,
         &health,
         draining.clone(),
@@ -94,10 +115,15 @@ pub async fn run_with(
     );
     tokio::pin!(serving);
 
+    let switcher = Switcher {
+        config: Arc::new(config),
+        tables: Arc::clone(&lookups.tables),
+        metrics: lookups.metrics.clone(),
+    };
     tokio::select! {
         // Told to stop before the table was open.
-        drained = &mut serving => return Ok(drained?),
-        served = open(&config) => lookups.tables.serve(served?),
+        drained = &mut serving => return Ok(drained),
+        opened = switcher.open_first() => opened?,
     }
     if !draining.is_cancelled() {
         health.set_serving().await;
@@ -107,13 +133,16 @@ pub async fn run_with(
             metrics: endpoint.as_ref().map(MetricsEndpoint::address),
         });
     }
-    Ok(serving.await?)
+    tokio::select! {
+        drained = serving => Ok(drained),
+        never = switcher.run(&reload) => match never {},
+    }
 }
 
 fn lookups(config: &Config, registry: &mut Registry) -> Arc<Lookups> {
     let tables = Arc::new(Tables::loading(config.capacity.retry_delay));
     let metrics = Metrics::register(registry, Arc::clone(&tables));
-    let inflight = metrics.inflight_positions.clone();
+    let inflight = metrics.inflight_bytes.clone();
     let open = metrics.streams_open.clone();
     Arc::new(Lookups {
         tables,
@@ -124,39 +153,14 @@ fn lookups(config: &Config, registry: &mut Registry) -> Arc<Lookups> {
 }
 
 /// The service, its health and reflection on one port.
-async fn router(
-    lookups: &Arc<Lookups>,
-    draining: &CancellationToken,
-) -> Result<(Router, Health), RunError> {
+async fn router(lookups: &Arc<Lookups>, config: &Config) -> Result<(Router, Health), RunError> {
     let (health, health_service) = Health::register(&[SERVICE_NAME]).await;
     let router = grpc::server_builder()
-        .add_service(Server::service(Arc::clone(lookups), draining.clone()))
+        .initial_stream_window_size(REQUEST_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(REQUEST_CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(config.max_connection_streams)
+        .add_service(Server::service(Arc::clone(lookups)))
         .add_service(health_service);
     let router = with_reflection(router, scone_proto::FILE_DESCRIPTOR_SET, SERVICE_NAME)?;
     Ok((router, health))
-}
-
-/// Opens the table off the async workers: it reads files and may take long.
-async fn open(config: &Config) -> Result<Arc<ServedTable>, RunError> {
-    info!(table = %config.table.display(), options = ?config.table_options, "opening table");
-    let (dir, options, limits) = (
-        config.table.clone(),
-        config.table_options.clone(),
-        config.limits,
-    );
-    let opened = spawn_blocking(move || ServedTable::open(&dir, &options, &limits)).await;
-    let served = opened.map_err(RunError::Interrupted)??;
-    let (info, stats) = (&served.info, served.table.stats());
-    info!(
-        table.id = info.table_id,
-        table.rows = info.rows,
-        table.store = info.store,
-        table.shard = format!("{}/{}", info.shard_index, info.shard_count),
-        row.dim = info.dim,
-        row.bytes = info.row_bytes,
-        hot_set.rows = stats.rows,
-        hot_set.bytes = stats.bytes,
-        "table open"
-    );
-    Ok(Arc::new(served))
 }

@@ -1,21 +1,23 @@
 //! What Prometheus sees, under the prefix `scone_embed_`.
 
-use std::{fmt, sync::Arc, time::Duration};
+mod tables;
+
+use std::{sync::Arc, time::Duration};
 
 use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
     metrics::{
-        counter::{ConstCounter, Counter},
+        counter::Counter,
         family::Family,
-        gauge::{ConstGauge, Gauge},
+        gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
     registry::{Registry, Unit},
 };
 use scone_fgram::MAX_N;
+use scone_service::connections::ConnectionMetrics;
 use tonic::Code;
 
+use self::tables::TableMetrics;
 use crate::tables::Tables;
 
 type LabelledCounter = Family<[(&'static str, &'static str); 1], Counter>;
@@ -31,8 +33,22 @@ pub(crate) struct Metrics {
     lookup_seconds: Histogram,
     /// Lookup streams open now.
     pub streams_open: Gauge,
-    /// Positions being looked up now.
-    pub inflight_positions: Gauge,
+    /// Bytes of rows being looked up or sent now.
+    pub inflight_bytes: Gauge,
+    /// Connections open, refused and aged.
+    pub connections: ConnectionMetrics,
+    switches: LabelledCounter,
+}
+
+/// How a look at `--table` ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum SwitchOutcome {
+    /// Another table is current now.
+    Switched,
+    /// It is the table that is served already.
+    Unchanged,
+    /// It cannot be served.
+    Refused,
 }
 
 impl Metrics {
@@ -54,15 +70,23 @@ impl Metrics {
             // 1 us to 4 s, a factor of 2 apart.
             lookup_seconds: Histogram::new(exponential_buckets(1e-6, 2.0, 23)),
             streams_open: Gauge::default(),
-            inflight_positions: Gauge::default(),
+            inflight_bytes: Gauge::default(),
+            connections: ConnectionMetrics::default(),
+            switches: Family::default(),
         };
         metrics.register_requests(registry);
+        metrics.register_connections(registry);
+        registry.register(
+            "table_switches",
+            "Looks at --table after SIGHUP, by outcome (switched, unchanged or refused)",
+            metrics.switches.clone(),
+        );
         registry.register(
             "matched_positions",
             "Positions with a match, by length of the f-gram",
             matched,
         );
-        registry.register_collector(Box::new(HotSet { tables }));
+        registry.register_collector(Box::new(TableMetrics { tables }));
         metrics
     }
 
@@ -90,9 +114,24 @@ impl Metrics {
             self.streams_open.clone(),
         );
         registry.register(
-            "inflight_positions",
-            "Positions being looked up now",
-            self.inflight_positions.clone(),
+            "inflight_bytes",
+            "Bytes of rows being looked up, or waiting for their client to read them",
+            self.inflight_bytes.clone(),
+        );
+    }
+
+    fn register_connections(&self, registry: &mut Registry) {
+        let connections = self.connections.clone();
+        registry.register("connections_open", "Connections open now", connections.open);
+        registry.register(
+            "connections_refused",
+            "Connections closed at once because as many as allowed were open",
+            connections.refused,
+        );
+        registry.register(
+            "connections_aged",
+            "Connections ended because of their age",
+            connections.aged,
         );
     }
 
@@ -117,6 +156,16 @@ impl Metrics {
             .get_or_create(&[("outcome", outcome_label(code))])
             .inc();
     }
+
+    /// Counts one look at `--table`.
+    pub(crate) fn switched(&self, outcome: SwitchOutcome) {
+        let label = match outcome {
+            SwitchOutcome::Switched => "switched",
+            SwitchOutcome::Unchanged => "unchanged",
+            SwitchOutcome::Refused => "refused",
+        };
+        self.switches.get_or_create(&[("outcome", label)]).inc();
+    }
 }
 
 const LENGTHS: [&str; MAX_N + 1] = ["0", "1", "2", "3", "4", "5", "6", "7", "8"];
@@ -131,47 +180,5 @@ fn outcome_label(code: Code) -> &'static str {
         Code::Unavailable => "unavailable",
         Code::DataLoss => "data_loss",
         _ => "internal",
-    }
-}
-
-/// Reads the hot set of the table served when Prometheus asks; nothing before one is open.
-#[derive(Debug)]
-struct HotSet {
-    tables: Arc<Tables>,
-}
-
-impl Collector for HotSet {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Ok(served) = self.tables.current() else {
-            return Ok(());
-        };
-        let stats = served.table.stats();
-        for (name, help, value) in [
-            ("hot_set_hits", "Rows found in the hot set", stats.hits),
-            ("hot_set_misses", "Rows read from the store", stats.misses),
-            (
-                "hot_set_evictions",
-                "Rows dropped to make room",
-                stats.evictions,
-            ),
-        ] {
-            let metric = ConstCounter::new(value);
-            let kind = prometheus_client::metrics::MetricType::Counter;
-            metric.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
-        }
-        for (name, help, value) in [
-            ("hot_set_rows", "Rows held in the hot set", stats.rows),
-            (
-                "hot_set_bytes",
-                "Memory of the hot set, in bytes",
-                stats.bytes,
-            ),
-            ("table_rows", "Rows of the table served", served.info.rows),
-        ] {
-            let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-            let kind = prometheus_client::metrics::MetricType::Gauge;
-            metric.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
-        }
-        Ok(())
     }
 }

@@ -75,21 +75,15 @@ fn read_ids(bytes: &[u8], vocab_size: u32) -> Result<Vec<u32>, Error> {
         let bytes = bytes.len();
         return Err(Error::PartialTokenId { bytes });
     }
-    ids.iter()
-        .map(|id| u32::from_le_bytes(*id))
-        .enumerate()
-        .map(|(index, id)| {
-            if id < vocab_size {
-                Ok(id)
-            } else {
-                Err(Error::TokenIdOutOfRange {
-                    index,
-                    id,
-                    vocab_size,
-                })
-            }
-        })
-        .collect()
+    let ids: Vec<u32> = ids.iter().map(|id| u32::from_le_bytes(*id)).collect();
+    match ids.iter().position(|&id| id >= vocab_size) {
+        None => Ok(ids),
+        Some(index) => Err(Error::TokenIdOutOfRange {
+            index,
+            id: ids[index],
+            vocab_size,
+        }),
+    }
 }
 
 fn read_spans(wire: &[WireSpan], ids: usize) -> Result<Vec<Span>, Error> {
@@ -97,17 +91,17 @@ fn read_spans(wire: &[WireSpan], ids: usize) -> Result<Vec<Span>, Error> {
         return Err(Error::NoSpans);
     }
     let mut covered = 0_u64;
-    let spans = wire.iter().enumerate().map(|(index, span)| {
+    let mut spans = Vec::with_capacity(wire.len());
+    for (index, span) in wire.iter().enumerate() {
         if span.answers == 0 {
             return Err(Error::NoAnswers { index });
         }
         covered += u64::from(span.context) + u64::from(span.answers);
-        Ok(Span {
+        spans.push(Span {
             context: span.context,
             answers: span.answers,
-        })
-    });
-    let spans = spans.collect::<Result<Vec<_>, _>>()?;
+        });
+    }
     if covered != ids as u64 {
         return Err(Error::SpansDoNotCover { covered, ids });
     }
@@ -118,8 +112,11 @@ fn read_spans(wire: &[WireSpan], ids: usize) -> Result<Vec<Span>, Error> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use proptest::prelude::*;
+
     use super::*;
 
+    const VOCAB: u32 = 10;
     const LIMITS: Limits = Limits {
         max_request_bytes: 1000,
         max_spans: 3,
@@ -138,7 +135,7 @@ mod tests {
 
     fn check(request: &LookupRequest) -> Result<Query, Error> {
         LIMITS.check(request)?;
-        Query::read(request, 10)
+        Query::read(request, VOCAB)
     }
 
     fn refusal(request: &LookupRequest) -> String {
@@ -198,6 +195,82 @@ mod tests {
         assert_eq!(none, "spans[0].answers is 0, at least 1 is needed");
         for spans in [&[(0, 1)][..], &[(0, 3)], &[(u32::MAX, u32::MAX); 3]] {
             assert!(refusal(&request(&[1, 2], spans)).starts_with("spans cover "));
+        }
+    }
+
+    /// A request of any field values, most of them wrong.
+    fn any_request() -> impl Strategy<Value = LookupRequest> {
+        let number = prop_oneof![0..4_u32, any::<u32>()];
+        let spans = prop::collection::vec((number.clone(), number), 0..6);
+        let token_ids = prop::collection::vec(any::<u8>(), 0..40);
+        let table_id = prop::option::of(".{0,40}");
+        let fields = (any::<u64>(), token_ids, spans, table_id);
+        fields.prop_map(|(id, token_ids, spans, table_id)| LookupRequest {
+            id,
+            token_ids: token_ids.into(),
+            table_id,
+            ..request(&[], &spans)
+        })
+    }
+
+    /// A request whose spans cover its ids; one in a few is still beyond a limit.
+    fn likely_request() -> impl Strategy<Value = LookupRequest> {
+        let spans = prop::collection::vec((0..3_u32, 1..3_u32), 1..5);
+        let ids = prop::collection::vec(prop_oneof![20 => 0..VOCAB, 1 => any::<u32>()], 20);
+        (spans, ids).prop_map(|(spans, ids)| {
+            let covered: u32 = spans
+                .iter()
+                .map(|(context, answers)| context + answers)
+                .sum();
+            request(&ids[..covered as usize], &spans)
+        })
+    }
+
+    /// What is accepted is exactly what the table can answer, and takes no more memory than its
+    /// message did.
+    fn is_refused_or_sound(request: &LookupRequest) {
+        let Ok(query) = check(request) else { return };
+        assert!(query.ids.len() <= LIMITS.max_positions as usize);
+        assert!(query.ids.capacity() * 4 <= request.token_ids.len());
+        assert_eq!(query.spans.capacity(), request.spans.len());
+        assert!(query.ids.iter().all(|&id| id < VOCAB));
+        assert!(query.spans.len() <= LIMITS.max_spans as usize);
+        let spans = query.spans.iter();
+        let covered: usize = spans.map(|s| (s.context + s.answers) as usize).sum();
+        assert_eq!(covered, query.ids.len());
+        assert!((1..=query.ids.len()).contains(&query.answers()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_field_values_are_refused_or_sound(
+            request in prop_oneof![any_request(), likely_request()],
+        ) {
+            is_refused_or_sound(&request);
+        }
+
+        /// Bytes of an attacker: noise, and a real request with a few bytes changed.
+        #[test]
+        fn any_bytes_are_refused_or_sound(
+            noise in prop::collection::vec(any::<u8>(), 0..300),
+            real in likely_request(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let mut changed = real.encode_to_vec();
+            for (at, byte) in changes {
+                if !changed.is_empty() {
+                    let at = at.index(changed.len());
+                    changed[at] = byte;
+                }
+            }
+            for bytes in [noise, changed] {
+                if let Ok(request) = LookupRequest::decode(&bytes[..]) {
+                    // A span takes two bytes or more on the wire; a vector grows by doubling.
+                    prop_assert!(request.spans.capacity() <= bytes.len().max(4));
+                    prop_assert!(request.token_ids.len() <= bytes.len());
+                    is_refused_or_sound(&request);
+                }
+            }
         }
     }
 }

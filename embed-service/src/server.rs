@@ -8,7 +8,7 @@ use scone_proto::embed::v1::{
     embed_service_server::{EmbedService, EmbedServiceServer},
     lookup_response,
 };
-use tokio_util::sync::CancellationToken;
+use scone_service::connections;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{lookup::Lookups, stream::LookupStream};
@@ -22,19 +22,15 @@ const MAX_DECODED_BYTES: usize = 4 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
     lookups: Arc<Lookups>,
-    draining: CancellationToken,
 }
 
 impl Server {
     /// The service, ready to be added to a router.
     #[must_use]
-    pub(crate) fn service(
-        lookups: Arc<Lookups>,
-        draining: CancellationToken,
-    ) -> EmbedServiceServer<Self> {
+    pub(crate) fn service(lookups: Arc<Lookups>) -> EmbedServiceServer<Self> {
         let own_limit = usize::try_from(lookups.limits.max_request_bytes).unwrap_or(usize::MAX);
         let decoded = MAX_DECODED_BYTES.max(own_limit.saturating_mul(2));
-        EmbedServiceServer::new(Self { lookups, draining }).max_decoding_message_size(decoded)
+        EmbedServiceServer::new(Self { lookups }).max_decoding_message_size(decoded)
     }
 }
 
@@ -49,14 +45,11 @@ impl EmbedService for Server {
         let lookups = &self.lookups;
         let place = lookups
             .tables
-            .current()
-            .and_then(|_| lookups.admission.open_stream());
-        let stream = LookupStream {
-            _place: place.inspect_err(|error| lookups.metrics.outcome(error.code()))?,
-            requests: request.into_inner(),
-            lookups: Arc::clone(&self.lookups),
-            draining: self.draining.clone(),
-        };
+            .versions()
+            .and_then(|_| lookups.admission.open_stream())
+            .inspect_err(|error| lookups.metrics.outcome(error.code()))?;
+        let ending = connections::ending(request.extensions());
+        let stream = LookupStream::new(request.into_inner(), Arc::clone(lookups), ending, place);
         Ok(Response::new(Box::pin(stream.answers())))
     }
 
@@ -65,17 +58,19 @@ impl EmbedService for Server {
         request: Request<LookupRequest>,
     ) -> Result<Response<LookupResponse>, Status> {
         let request = request.into_inner();
-        let rows = self.lookups.answer(&request).await?;
+        let answer = self.lookups.answer(&request).await?;
         Ok(Response::new(LookupResponse {
             id: request.id,
-            result: Some(lookup_response::Result::Rows(rows)),
+            result: Some(lookup_response::Result::Rows(answer.rows)),
         }))
     }
 
     async fn get_table_info(
         &self,
-        _request: Request<GetTableInfoRequest>,
+        request: Request<GetTableInfoRequest>,
     ) -> Result<Response<GetTableInfoResponse>, Status> {
-        Ok(Response::new(self.lookups.tables.current()?.info.clone()))
+        let wanted = request.into_inner().table_id;
+        let info = self.lookups.tables.info(wanted.as_deref())?;
+        Ok(Response::new(info))
     }
 }

@@ -1,73 +1,169 @@
-//! One Lookup stream: requests in, answers out, in order.
+//! One Lookup stream: requests in, answers out, each as soon as it is there.
 
-use std::sync::Arc;
+use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
 
-use futures_util::stream::{Stream, unfold};
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _, unfold};
 use scone_proto::embed::v1::{LookupRequest, LookupResponse, lookup_response};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use crate::{admission::Admitted, lookup::Lookups};
+use crate::{
+    admission::Admitted,
+    error::Error,
+    lookup::{Answer, Lookups},
+};
 
-/// What a stream needs for its whole life.
-#[derive(Debug)]
+/// Requests of one stream that may wait for the disk at one time. When there are so many, no
+/// further one is read until one of them is answered. So a client that reads no answers holds the
+/// bytes of these and of one more.
+const MAX_WAITING: usize = 8;
+
+/// Requests that are still taken after the stream was told to end, as long as each is there
+/// already; a client that always has one waiting would keep the stream open otherwise.
+const LAST_REQUESTS: usize = 64;
+
+type Answering = Pin<Box<dyn Future<Output = (u64, Result<Answer, Error>)> + Send>>;
+
+/// A stream and its state.
 pub(crate) struct LookupStream {
-    /// Requests as they arrive.
-    pub requests: Streaming<LookupRequest>,
+    /// Requests as they arrive; `None` when no more are taken.
+    requests: Option<Streaming<LookupRequest>>,
     /// Answers them.
-    pub lookups: Arc<Lookups>,
-    /// Cancelled when the server shuts down.
-    pub draining: CancellationToken,
+    lookups: Arc<Lookups>,
+    /// Those that wait for the disk, at most [`MAX_WAITING`].
+    waiting: FuturesUnordered<Answering>,
+    /// The bytes of the answer that the transport has not taken yet.
+    unsent: Option<Admitted>,
+    /// Cancelled when the connection is too old, or the server shuts down.
+    ending: CancellationToken,
+    /// How many requests were taken since then.
+    taken_since_ending: usize,
     /// The place this stream takes among those allowed.
-    pub _place: Admitted,
+    _place: Admitted,
 }
 
 impl LookupStream {
-    /// The answers, made as the transport asks for them.
-    ///
-    /// There is no task and no queue between request and answer. The transport reads one answer
-    /// ahead, so while one is being sent the next is looked up; a client that does not read
-    /// stops its own requests through HTTP/2 flow control, and one that goes away drops this
-    /// stream and all its work (a look-up on the blocking pool is finished and thrown away).
-    ///
-    /// It ends when the client has closed its side; or, when the server drains, once no request
-    /// is waiting. What the client sends later goes unanswered, and belongs to another replica.
-    pub(crate) fn answers(
-        self,
-    ) -> impl Stream<Item = Result<LookupResponse, Status>> + Send + 'static {
-        unfold(Some(self), |state| async move {
-            let mut stream = state?;
-            match stream.next_request().await {
-                Ok(Some(request)) => {
-                    let response = stream.answer(request).await;
-                    Some((Ok(response), Some(stream)))
-                }
-                Ok(None) => None,
-                // The transport broke, or a message did not decode: nothing sensible can follow.
-                Err(status) => Some((Err(status), None)),
-            }
-        })
-    }
-
-    async fn next_request(&mut self) -> Result<Option<LookupRequest>, Status> {
-        // A client that always has a request waiting must not keep a worker to itself.
-        tokio::task::consume_budget().await;
-        tokio::select! {
-            biased;
-            request = self.requests.message() => request,
-            () = self.draining.cancelled() => Ok(None),
+    /// A stream that has answered nothing yet.
+    pub(crate) fn new(
+        requests: Streaming<LookupRequest>,
+        lookups: Arc<Lookups>,
+        ending: CancellationToken,
+        place: Admitted,
+    ) -> Self {
+        Self {
+            requests: Some(requests),
+            lookups,
+            waiting: FuturesUnordered::new(),
+            unsent: None,
+            ending,
+            taken_since_ending: 0,
+            _place: place,
         }
     }
 
-    async fn answer(&self, request: LookupRequest) -> LookupResponse {
-        let id = request.id;
-        let result = match self.lookups.answer(&request).await {
-            Ok(rows) => lookup_response::Result::Rows(rows),
+    /// The answers, made as the transport asks for them.
+    ///
+    /// There is no task and no queue between request and answer. A request whose rows are in
+    /// memory is answered on the spot; one that waits for the disk lets those after it pass. The
+    /// transport asks again when it has passed the last answer on, so a client that does not read
+    /// stops its own requests, and holds the bytes of one answer and of those that wait for the
+    /// disk. One that goes away drops this stream and all its work (a look-up on the blocking
+    /// pool is finished and thrown away).
+    ///
+    /// It ends when the client has closed its side; or, when it is told to, once no request is
+    /// there. What the client sends later goes unanswered, and belongs to another connection.
+    pub(crate) fn answers(
+        self,
+    ) -> impl Stream<Item = Result<LookupResponse, Status>> + Send + 'static {
+        unfold(self, |mut stream| async move {
+            let answer = stream.next().await?;
+            Some((answer, stream))
+        })
+    }
+
+    async fn next(&mut self) -> Option<Result<LookupResponse, Status>> {
+        self.unsent = None;
+        loop {
+            if self.requests.is_none() && self.waiting.is_empty() {
+                return None;
+            }
+            // A client that always has a request waiting must not keep a worker to itself.
+            tokio::task::consume_budget().await;
+            let may_take = self.requests.is_some() && self.waiting.len() < MAX_WAITING;
+            let request = tokio::select! {
+                biased;
+                Some((id, answer)) = self.waiting.next() => {
+                    return Some(Ok(self.respond(id, answer)));
+                }
+                request = next_request(&mut self.requests, &self.ending), if may_take => request,
+            };
+            match request {
+                Ok(Some(request)) => {
+                    self.count_after_ending();
+                    if let Some(response) = self.begin(request).await {
+                        return Some(Ok(response));
+                    }
+                }
+                Ok(None) => self.requests = None,
+                // The transport broke, or a message did not decode: nothing sensible can follow.
+                Err(status) => {
+                    self.requests = None;
+                    self.waiting.clear();
+                    return Some(Err(status));
+                }
+            }
+        }
+    }
+
+    /// Answers a request, unless it has to wait for the disk.
+    async fn begin(&mut self, request: LookupRequest) -> Option<LookupResponse> {
+        let lookups = Arc::clone(&self.lookups);
+        let mut answering: Answering =
+            Box::pin(async move { (request.id, lookups.answer(&request).await) });
+        match poll_fn(|cx| Poll::Ready(answering.as_mut().poll(cx))).await {
+            Poll::Ready((id, answer)) => Some(self.respond(id, answer)),
+            Poll::Pending => {
+                self.waiting.push(answering);
+                None
+            }
+        }
+    }
+
+    fn respond(&mut self, id: u64, answer: Result<Answer, Error>) -> LookupResponse {
+        let result = match answer {
+            Ok(answer) => {
+                self.unsent = Some(answer.admitted);
+                lookup_response::Result::Rows(answer.rows)
+            }
             Err(error) => lookup_response::Result::Error(error.into()),
         };
         LookupResponse {
             id,
             result: Some(result),
         }
+    }
+
+    fn count_after_ending(&mut self) {
+        if self.ending.is_cancelled() {
+            self.taken_since_ending += 1;
+            if self.taken_since_ending >= LAST_REQUESTS {
+                self.requests = None;
+            }
+        }
+    }
+}
+
+/// `None` when no more come, or the stream is to end and none is there.
+async fn next_request(
+    requests: &mut Option<Streaming<LookupRequest>>,
+    ending: &CancellationToken,
+) -> Result<Option<LookupRequest>, Status> {
+    let Some(requests) = requests else {
+        return Ok(None);
+    };
+    tokio::select! {
+        biased;
+        request = requests.message() => request,
+        () = ending.cancelled() => Ok(None),
     }
 }

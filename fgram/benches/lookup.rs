@@ -1,5 +1,5 @@
-//! Matcher and table, on streams with the skew of text. Prints one JSON object a line:
-//! `cargo bench -p scone-fgram [-- ROWS]`. Everything runs warm (page cache, after one pass).
+//! Matching and tables, on streams with the skew of text. Prints one JSON object a line:
+//! `cargo bench -p scone-fgram [-- ROWS [DIM]]`. Everything runs warm (page cache, after one pass).
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -8,24 +8,24 @@ use std::time::Instant;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use scone_fgram::table::{BuildOptions, LookupResult, Span, build_table};
-use scone_fgram::{Error, FgramSet, NGram, RowDtype, SetHeader, Table, TableOptions};
+use scone_fgram::{Error, FgramSet, NGram, RowDtype, SetHeader, StoreKind, Table, TableOptions};
 
 const VOCAB: u32 = 4096;
 const MAX_N: u8 = 5;
-const DIM: usize = 128;
 
 fn main() {
     // `cargo test --benches` and `cargo bench` pass flags of their own.
-    let rows = std::env::args()
-        .skip(1)
-        .find_map(|arg| arg.parse().ok())
-        .unwrap_or(50_000);
-    let corpus = skewed(1, 1_000_000);
+    let mut numbers = std::env::args().skip(1).filter_map(|arg| arg.parse().ok());
+    let rows = numbers.next().unwrap_or(50_000);
+    let dim = numbers.next().unwrap_or(128);
+    let corpus = skewed(1, rows.max(250_000) * 4);
     let held_out = skewed(2, 200_000);
     let set = mine(&corpus, rows);
     matcher(&set, &held_out);
     hash_map(&set, &held_out);
-    table(&set, &held_out);
+    for store in StoreKind::ALL {
+        table(&set, &held_out, store, dim);
+    }
 }
 
 fn report(bench: &str, case: &str, subject: &str, metric: &str, value: f64, unit: &str) {
@@ -114,16 +114,16 @@ fn matcher(set: &FgramSet, ids: &[u32]) {
     let case = format!("{} f-grams", set.len());
     let matched = out.iter().flatten().count() as f64 / ids.len() as f64;
     report(
-        "matcher",
+        "matching",
         &case,
-        "ours",
+        "Matcher",
         "time",
         ns / ids.len() as f64,
         "ns/position",
     );
-    report("matcher", &case, "ours", "matched", matched, "share");
+    report("matching", &case, "Matcher", "matched", matched, "share");
     let bytes = matcher.memory_bytes() as f64 / set.len() as f64;
-    report("matcher", &case, "ours", "memory", bytes, "bytes/key");
+    report("matching", &case, "Matcher", "memory", bytes, "bytes/key");
 }
 
 /// What one would write first: a map from n-gram to row, longest first.
@@ -144,7 +144,7 @@ fn hash_map(set: &FgramSet, ids: &[u32]) {
     });
     let case = format!("{} f-grams", set.len());
     report(
-        "matcher",
+        "matching",
         &case,
         "std HashMap",
         "time",
@@ -153,10 +153,11 @@ fn hash_map(set: &FgramSet, ids: &[u32]) {
     );
 }
 
-fn table(set: &FgramSet, ids: &[u32]) {
+fn table(set: &FgramSet, ids: &[u32], store: StoreKind, dim: usize) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let options = BuildOptions {
-        dim: DIM,
+        store,
+        dim,
         dtype: RowDtype::F16,
         model_hash: "00".repeat(32),
         ..BuildOptions::default()
@@ -164,88 +165,116 @@ fn table(set: &FgramSet, ids: &[u32]) {
     let rows = |batch: &[&[u32]], out: &mut Vec<f32>| {
         batch
             .iter()
-            .for_each(|ids| out.extend((0..DIM).map(|i| (ids[0] + i as u32) as f32)));
+            .for_each(|ids| out.extend((0..dim).map(|i| (ids[0] + i as u32) as f32)));
         Ok::<(), Error>(())
     };
     let start = Instant::now();
     let manifest = build_table(dir.path(), set, &options, rows, |_, _| {}).expect("a new table");
     let case = format!("{} rows of {} bytes", manifest.rows, manifest.row_bytes());
     let rate = manifest.rows as f64 / start.elapsed().as_secs_f64();
-    report("table", &case, "sled", "build", rate, "rows/s");
-    let disk = disk_bytes(dir.path()) as f64 / manifest.rows as f64;
-    report("table", &case, "sled", "disk", disk, "bytes/row");
-    for share in [0u64, 10, 100] {
+    let subject = store.name();
+    report("table", &case, subject, "build", rate, "rows/s");
+    let raw = (manifest.rows * manifest.row_bytes() as u64) as f64;
+    let disk = disk_bytes(dir.path()) as f64 / raw;
+    report("table", &case, subject, "disk", disk, "x the raw rows");
+    for share in [0u64, 20, 100] {
         let all = manifest.rows * (manifest.row_bytes() as u64 + 72);
         let open = TableOptions {
             hot_bytes: all * share / 100,
+            hot_set_on_mapped: share > 0,
             ..TableOptions::default()
         };
         let start = Instant::now();
         let table = Table::open(dir.path(), &open).expect("the table just built");
-        let case = format!("{case}, {share}% hot");
-        report(
-            "table",
-            &case,
-            "sled",
-            "open",
-            start.elapsed().as_secs_f64() * 1e3,
-            "ms",
-        );
-        lookups(&table, &case, ids);
+        let open_ms = start.elapsed().as_secs_f64() * 1e3;
+        let subject = format!("{store}, {share}% hot");
+        report("table", &case, &subject, "open", open_ms, "ms");
+        if share == 0 && store == StoreKind::Mapped {
+            index(&table, ids);
+            memcpy(manifest.rows as usize, manifest.row_bytes(), &case);
+        }
+        lookups(&table, &case, &subject, ids);
     }
 }
 
-fn lookups(table: &Table, case: &str, ids: &[u32]) {
-    let mut out = LookupResult::default();
-    // A decode step of 32 sequences, each with 4 ids of context.
-    let step = [Span {
-        context: 4,
-        answers: 1,
-    }; 32];
-    let steps: Vec<Vec<u32>> = (0..200)
-        .map(|s| {
-            (0..32)
-                .flat_map(|b| ids[(s * 32 + b) * 29..][..5].iter().copied())
-                .collect()
-        })
-        .collect();
+fn index(table: &Table, ids: &[u32]) {
+    let index = table.index();
     let ns = best_ns(|| {
-        for ids in &steps {
-            table
-                .lookup(ids, &step, &mut out)
-                .expect("ids in the vocabulary");
+        (1..=ids.len()).for_each(|end| {
+            black_box(index.longest(&ids[end.saturating_sub(8)..end]));
+        });
+    });
+    let case = format!("{} f-grams", index.len());
+    let time = ns / ids.len() as f64;
+    report("matching", &case, "KeyIndex", "time", time, "ns/position");
+    let bytes = index.index_bytes() as f64 / index.len() as f64;
+    report("matching", &case, "KeyIndex", "memory", bytes, "bytes/key");
+}
+
+/// Rows at random places of one buffer into another: the limit of any store.
+fn memcpy(rows: usize, row_bytes: usize, case: &str) {
+    let from = vec![1u8; rows * row_bytes];
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let places: Vec<usize> = (0..100_000).map(|_| rng.random_range(0..rows)).collect();
+    let mut to = Vec::with_capacity(512 * row_bytes);
+    let ns = best_ns(|| {
+        for batch in places.chunks(512) {
+            to.clear();
+            for place in batch {
+                to.extend_from_slice(&from[place * row_bytes..][..row_bytes]);
+            }
+            black_box(&to);
         }
     });
-    report(
-        "lookup",
-        &format!("step of 32, {case}"),
-        "ours",
-        "time",
-        ns / 200e3,
-        "us",
-    );
+    let time = ns / places.len() as f64;
+    report("rows", case, "memcpy, uniform", "time", time, "ns/row");
+}
+
+fn lookups(table: &Table, case: &str, subject: &str, ids: &[u32]) {
+    let mut out = LookupResult::default();
+    // Decode steps of some sequences, each with 4 ids of context.
+    for batch in [1, 32, 512] {
+        let step = vec![
+            Span {
+                context: 4,
+                answers: 1,
+            };
+            batch
+        ];
+        let window = |at: usize| ids[at * 29 % (ids.len() - 5)..][..5].iter().copied();
+        let steps: Vec<Vec<u32>> = (0..6400 / batch)
+            .map(|s| (0..batch).flat_map(|b| window(s * batch + b)).collect())
+            .collect();
+        let mut rows = 0;
+        let ns = best_ns(|| {
+            rows = 0;
+            for ids in &steps {
+                let answer = table.lookup(ids, &step, &mut out);
+                answer.expect("ids in the vocabulary");
+                rows += out.rows.len() / table.manifest().row_bytes();
+            }
+        });
+        let case = format!("step of {batch}, {case}");
+        let time = ns / steps.len() as f64 / 1e3;
+        report("lookup", &case, subject, "time", time, "us");
+        let a_row = ns / rows as f64;
+        report("lookup", &case, subject, "a row", a_row, "ns/row");
+    }
     let prompt = [Span {
         context: 0,
         answers: 2048,
     }];
     let ns = best_ns(|| {
         for ids in ids.chunks_exact(2048).take(20) {
-            table
-                .lookup(ids, &prompt, &mut out)
-                .expect("ids in the vocabulary");
+            let answer = table.lookup(ids, &prompt, &mut out);
+            answer.expect("ids in the vocabulary");
         }
     });
-    report(
-        "lookup",
-        &format!("prompt of 2048, {case}"),
-        "ours",
-        "time",
-        ns / 20e3,
-        "us",
-    );
+    let prompts = format!("prompt of 2048, {case}");
+    report("lookup", &prompts, subject, "time", ns / 20e3, "us");
     let stats = table.stats();
     let rate = stats.hits as f64 / (stats.hits + stats.misses).max(1) as f64;
-    report("lookup", case, "ours", "hit rate", rate, "share");
+    report("lookup", case, subject, "hit rate", rate, "share");
 }
 
 fn disk_bytes(dir: &std::path::Path) -> u64 {

@@ -1,7 +1,7 @@
 //! What can go wrong, in words that name the file or field and the limit.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -84,6 +84,35 @@ pub enum Error {
         found: String,
     },
 
+    /// The rows of one table cannot go into the other.
+    #[error(
+        "the rows of {} cannot go into {}: another {field}: there {found}, here {expected}",
+        from.display(),
+        dir.display()
+    )]
+    UpsertMismatch {
+        /// The table to be changed.
+        dir: PathBuf,
+        /// The table that the rows come from.
+        from: PathBuf,
+        /// Which property differs.
+        field: &'static str,
+        /// Its value in `dir`.
+        expected: String,
+        /// Its value in `from`.
+        found: String,
+    },
+
+    /// An upsert was stopped: some rows are old and some are new.
+    #[error(
+        "an upsert of the table {} is unfinished: start it again to finish it",
+        dir.display()
+    )]
+    UnfinishedUpsert {
+        /// The table directory.
+        dir: PathBuf,
+    },
+
     /// Stored rows are missing or damaged.
     #[error("the table {} is damaged: {problem}", dir.display())]
     DataLoss {
@@ -125,7 +154,10 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::InvalidArgument { .. } | Error::InvalidFgram { .. } => ErrorKind::InvalidInput,
-            Error::NoTable { .. } | Error::TableMismatch { .. } => ErrorKind::Mismatch,
+            Error::NoTable { .. }
+            | Error::TableMismatch { .. }
+            | Error::UpsertMismatch { .. }
+            | Error::UnfinishedUpsert { .. } => ErrorKind::Mismatch,
             Error::TableInUse { .. } => ErrorKind::Busy,
             Error::Format { .. } | Error::DataLoss { .. } => ErrorKind::DataLoss,
             Error::Io { .. } | Error::Store { .. } => ErrorKind::Io,
@@ -142,6 +174,13 @@ impl Error {
     pub(crate) fn format(file: impl Into<String>, problem: impl Into<String>) -> Self {
         Error::Format {
             file: file.into(),
+            problem: problem.into(),
+        }
+    }
+
+    pub(crate) fn data_loss(dir: &Path, problem: impl Into<String>) -> Self {
+        Error::DataLoss {
+            dir: dir.to_owned(),
             problem: problem.into(),
         }
     }

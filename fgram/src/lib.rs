@@ -9,7 +9,7 @@
 //! FgramSet (fgrams.bin) --matcher()--> Matcher: ids -> (length, row id) at each position
 //!        | build_table(rows)
 //!        v
-//! table directory (table.json, keys.bin, rows) --Table::open--> Table: ids -> encoded rows
+//! table directory (table.json, keys.bin, index.bin, rows) --Table::open--> Table: ids -> rows
 //! ```
 //!
 //! ```
@@ -46,4 +46,4 @@ pub use ngram::{MAX_N, NGram, TokenId};
 pub use row::RowDtype;
 pub use set::{Fgram, FgramSet, SetHeader};
 pub use shard::shard_of;
-pub use table::{Manifest, StoreKind, Table, TableOptions};
+pub use table::{KeyIndex, Manifest, StoreKind, Table, TableOptions};

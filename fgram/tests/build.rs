@@ -7,9 +7,9 @@ mod common;
 use std::cell::Cell;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
-use common::{build, mine, options, random_ids, row_of, small_set};
+use common::{CHILD, build, in_store, mine, options, random_ids, row_of, small_set};
 use scone_fgram::table::{BuildOptions, build_table};
 use scone_fgram::{Error, ErrorKind, FgramSet, Manifest, RowDtype, StoreKind, Table, TableOptions};
 
@@ -30,7 +30,12 @@ impl From<Error> for Failure {
 }
 
 /// Builds until `limit` rows were computed, then fails; returns how many were.
-fn build_some(dir: &Path, set: &FgramSet, limit: usize) -> (Result<Manifest, Failure>, usize) {
+fn build_some(
+    store: StoreKind,
+    dir: &Path,
+    set: &FgramSet,
+    limit: usize,
+) -> (Result<Manifest, Failure>, usize) {
     let computed = Cell::new(0);
     let rows = |batch: &[&[u32]], out: &mut Vec<f32>| {
         if computed.get() + batch.len() > limit {
@@ -41,7 +46,7 @@ fn build_some(dir: &Path, set: &FgramSet, limit: usize) -> (Result<Manifest, Fai
         Ok(())
     };
     (
-        build_table(dir, set, &options(DIM), rows, |_, _| {}),
+        build_table(dir, set, &in_store(store, DIM), rows, |_, _| {}),
         computed.get(),
     )
 }
@@ -58,31 +63,94 @@ fn open(dir: &Path) -> Result<Table, Error> {
 
 #[test]
 fn an_interrupted_build_goes_on_and_ends_the_same() {
+    for store in StoreKind::ALL {
+        let (set, home) = (small_set(), tempfile::tempdir().unwrap());
+        let whole_dir = home.path().join("whole");
+        let whole = build(&whole_dir, &set, &in_store(store, DIM)).unwrap();
+        let dir = home.path().join("parts");
+        let mut computed = 0;
+        for limit in [0, 64, 100, 130] {
+            let (built, now) = build_some(store, &dir, &set, limit);
+            assert!(matches!(built, Err(Failure::Stopped)), "{built:?}");
+            let refused = open(&dir).unwrap_err();
+            assert!(matches!(refused, Error::NoTable { .. }), "{refused}");
+            assert!(refused.to_string().contains("has not ended"), "{refused}");
+            computed += now;
+        }
+        assert_eq!(computed, 3 * 64 + 64);
+        let (built, now) = build_some(store, &dir, &set, usize::MAX);
+        assert_eq!(built.unwrap(), whole);
+        assert_eq!(computed + now, set.len(), "no row was computed twice");
+        let read = |dir: &Path, file: &str| fs::read(dir.join(file)).unwrap();
+        for file in whole
+            .files
+            .iter()
+            .map(|file| &*file.path)
+            .chain(["table.json"])
+        {
+            assert_eq!(read(&dir, file), read(&whole_dir, file), "{file}");
+        }
+        let left = ["build.json", "rows.crc"].map(|name| dir.join(name).exists());
+        assert_eq!(left, [false; 2]);
+        open(&dir).unwrap();
+        // Once more, there is nothing left to do.
+        let (built, now) = build_some(store, &dir, &set, 0);
+        assert_eq!((built.unwrap(), now), (whole, 0));
+    }
+}
+
+#[test]
+fn rows_damaged_before_a_build_goes_on_are_computed_anew() {
     let (set, home) = (small_set(), tempfile::tempdir().unwrap());
-    let whole = build(&home.path().join("whole"), &set, &options(DIM)).unwrap();
-    let dir = home.path().join("parts");
-    let mut computed = 0;
-    for limit in [0, 64, 100, 130] {
-        let (built, now) = build_some(&dir, &set, limit);
-        assert!(matches!(built, Err(Failure::Stopped)), "{built:?}");
-        let refused = open(&dir).unwrap_err();
-        assert!(matches!(refused, Error::NoTable { .. }), "{refused}");
-        assert!(refused.to_string().contains("has not ended"), "{refused}");
-        computed += now;
+    let store = StoreKind::Mapped;
+    let whole = build(&home.path().join("whole"), &set, &in_store(store, DIM)).unwrap();
+    type Change = fn(&mut Vec<u8>);
+    // Case by case: how many of the 128 rows there are kept. Rows have 32 bytes, marks 8.
+    let changes: [(&str, Change, usize); 6] = [
+        ("rows.bin", |bytes| flip_a_bit_of_a_row(bytes), 127),
+        ("rows.crc", |bytes| flip_a_bit_of_a_mark(bytes), 127),
+        ("rows.crc", |bytes| bytes.truncate(8 * 100 + 3), 0),
+        ("rows.bin", |bytes| bytes.truncate(4096 + 101 * 32), 0),
+        ("rows.bin", |bytes| bytes[70] ^= 1, 0),
+        ("rows.bin", |bytes| bytes[4096..].fill(0), 0),
+    ];
+    for (case, (file, change, kept)) in changes.into_iter().enumerate() {
+        let dir = home.path().join(case.to_string());
+        build_some(store, &dir, &set, 128).0.unwrap_err();
+        let path = dir.join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        change(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+        let (built, computed) = build_some(store, &dir, &set, usize::MAX);
+        assert_eq!(built.unwrap(), whole);
+        assert_eq!(computed, set.len() - kept, "case {case}");
+        open(&dir).unwrap();
     }
-    assert_eq!(computed, 3 * 64 + 64);
-    let (built, now) = build_some(&dir, &set, usize::MAX);
-    assert_eq!(built.unwrap(), whole);
-    assert_eq!(computed + now, set.len(), "no row was computed twice");
-    let read = |dir: &Path, file| fs::read(dir.join(file)).unwrap();
-    for file in ["table.json", "keys.bin"] {
-        assert_eq!(read(&dir, file), read(&home.path().join("whole"), file));
+}
+
+/// Of one that is there: the others are zeros.
+fn flip_a_bit_of_a_row(bytes: &mut [u8]) {
+    let there = bytes[4096..].iter().position(|&byte| byte != 0).unwrap();
+    bytes[4096 + there] ^= 1;
+}
+
+fn flip_a_bit_of_a_mark(bytes: &mut [u8]) {
+    let there = bytes.chunks(8).position(|mark| mark[4] == 1).unwrap();
+    bytes[8 * there] ^= 1;
+}
+
+#[test]
+fn marks_left_by_a_kill_at_the_very_end_are_cleared() {
+    for store in StoreKind::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let whole = build(dir.path(), &small_set(), &in_store(store, DIM)).unwrap();
+        for name in ["build.json", "rows.crc"] {
+            fs::write(dir.path().join(name), b"left").unwrap();
+        }
+        let (built, computed) = build_some(store, dir.path(), &small_set(), 0);
+        assert_eq!((built.unwrap(), computed), (whole, 0));
+        assert!(!dir.path().join("build.json").exists() && !dir.path().join("rows.crc").exists());
     }
-    assert!(!dir.join("build.json").exists());
-    open(&dir).unwrap();
-    // Once more, there is nothing left to do.
-    let (built, now) = build_some(&dir, &set, 0);
-    assert_eq!((built.unwrap(), now), (whole, 0));
 }
 
 #[test]
@@ -144,9 +212,12 @@ fn another_run_in_the_directory_is_refused_by_name() {
                 ..good.clone()
             },
         ),
+        ("store", set.clone(), in_store(StoreKind::Mapped, DIM)),
     ];
     let (half, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    build_some(half.path(), &set, 100).0.unwrap_err();
+    build_some(StoreKind::Sled, half.path(), &set, 100)
+        .0
+        .unwrap_err();
     build(whole.path(), &set, &good).unwrap();
     for (field, set, options) in others {
         for dir in [&half, &whole] {
@@ -167,10 +238,12 @@ fn another_run_in_the_directory_is_refused_by_name() {
 
 #[test]
 fn rows_of_nowhere_are_not_adopted() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::create_dir(dir.path().join("rows.sled")).unwrap();
-    let error = build(dir.path(), &small_set(), &options(DIM)).unwrap_err();
-    assert!(matches!(error, Error::NoTable { .. }), "{error}");
+    for (store, name) in StoreKind::ALL.into_iter().zip(["rows.bin", "rows.sled"]) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(name)).unwrap();
+        let error = build(dir.path(), &small_set(), &in_store(store, DIM)).unwrap_err();
+        assert!(matches!(error, Error::NoTable { .. }), "{error}");
+    }
 }
 
 #[test]
@@ -220,9 +293,9 @@ fn senseless_options_are_refused_before_anything_is_written() {
             },
         ),
         (
-            "store",
+            "threads",
             BuildOptions {
-                store: StoreKind::Mapped,
+                threads: 0,
                 ..good.clone()
             },
         ),
@@ -257,38 +330,42 @@ fn rows_that_are_wrong_are_refused() {
 
 #[test]
 fn an_empty_set_makes_an_empty_table() {
-    let set = FgramSet::new(common::header(6, 5), Vec::new()).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    assert_eq!(build(dir.path(), &set, &options(DIM)).unwrap().rows, 0);
-    assert!(open(dir.path()).unwrap().matcher().is_empty());
+    for store in StoreKind::ALL {
+        let set = FgramSet::new(common::header(6, 5), Vec::new()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(
+            build(dir.path(), &set, &in_store(store, DIM)).unwrap().rows,
+            0
+        );
+        assert!(open(dir.path()).unwrap().index().is_empty());
+    }
 }
 
 #[test]
-fn the_id_of_a_table_does_not_depend_on_shards() {
+fn the_id_of_a_table_does_not_depend_on_shards_or_store() {
     let (set, home) = (small_set(), tempfile::tempdir().unwrap());
-    let id = |shard: (u32, u32), dtype| {
-        let dir = home.path().join(format!("{shard:?}{dtype}"));
+    let id = |store, shard: (u32, u32), dtype| {
+        let dir = home.path().join(format!("{store}{shard:?}{dtype}"));
         build(
             &dir,
             &set,
             &BuildOptions {
                 shard,
                 dtype,
-                ..options(DIM)
+                ..in_store(store, DIM)
             },
         )
         .unwrap()
         .table_id
     };
-    let whole = id((0, 1), RowDtype::F16);
+    let whole = id(StoreKind::Sled, (0, 1), RowDtype::F16);
     assert_eq!(whole.len(), 32);
-    assert_eq!(id((1, 2), RowDtype::F16), whole);
-    assert_ne!(id((0, 1), RowDtype::F32), whole);
+    assert_eq!(id(StoreKind::Sled, (1, 2), RowDtype::F16), whole);
+    assert_eq!(id(StoreKind::Mapped, (0, 1), RowDtype::F16), whole);
+    assert_ne!(id(StoreKind::Sled, (0, 1), RowDtype::F32), whole);
 }
 
 // Tests that need a process of their own run this test binary again, as the child below.
-
-const CHILD: &str = "SCONE_TEST_CHILD";
 
 /// What the child does, and to which table directory. Not a test of its own.
 #[test]
@@ -296,8 +373,9 @@ fn child() {
     let Ok(task) = std::env::var(CHILD) else {
         return;
     };
-    let (task, dir) = task.split_once(' ').unwrap();
-    let dir = Path::new(dir);
+    let (task, rest) = task.split_once(' ').unwrap();
+    let (store, dir) = rest.split_once(' ').unwrap();
+    let (store, dir): (StoreKind, _) = (store.parse().unwrap(), Path::new(dir));
     match task {
         "abort" => {
             let computed = Cell::new(0);
@@ -310,62 +388,89 @@ fn child() {
                 batch.iter().for_each(|ids| out.extend(row_of(ids, DIM)));
                 Ok::<(), Error>(())
             };
-            build_table(dir, &small_set(), &options(DIM), rows, |_, _| {}).unwrap();
+            build_table(dir, &small_set(), &in_store(store, DIM), rows, |_, _| {}).unwrap();
         }
         "full" => {
             // 400 rows of 8 KiB under a limit of 1 MiB a file.
-            let error = build(dir, &small_set(), &options(4096)).unwrap_err();
+            let error = build(dir, &small_set(), &in_store(store, 4096)).unwrap_err();
             println!("{:?}: {error}", error.kind());
         }
         "open" => {
             let error = open(dir).unwrap_err();
             println!("{:?}: {error}", error.kind());
         }
+        "verify" => {
+            let rows = open(dir).unwrap().verify(|_, _| {}).unwrap().rows;
+            println!("sound: {rows} rows");
+        }
         _ => unreachable!("{task}"),
     }
 }
 
 /// Runs `task` in a process, behind shell commands that set it up.
-fn run_child(before: &str, task: &str, dir: &Path) -> Output {
-    let exe = std::env::current_exe().unwrap();
-    let command = format!("{before} exec \"$0\" --exact child --nocapture");
-    Command::new("sh")
-        .args(["-c", &command])
-        .arg(exe)
-        .env(CHILD, format!("{task} {}", dir.display()))
-        .output()
-        .unwrap()
+fn run_child(before: &str, task: &str, store: StoreKind, dir: &Path) -> Output {
+    let task = format!("{task} {store} {}", dir.display());
+    common::child(before, &task).output().unwrap()
 }
 
 #[test]
 fn a_killed_build_goes_on() {
-    let home = tempfile::tempdir().unwrap();
-    let dir = home.path().join("table");
-    let killed = run_child("ulimit -c 0;", "abort", &dir);
-    assert!(!killed.status.success());
-    assert!(dir.join("build.json").exists() && !dir.join("table.json").exists());
-    let whole = build(&home.path().join("whole"), &small_set(), &options(DIM)).unwrap();
-    assert_eq!(build(&dir, &small_set(), &options(DIM)).unwrap(), whole);
-    open(&dir).unwrap();
+    for store in StoreKind::ALL {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("table");
+        let killed = run_child("ulimit -c 0;", "abort", store, &dir);
+        assert!(!killed.status.success());
+        assert!(dir.join("build.json").exists() && !dir.join("table.json").exists());
+        let options = in_store(store, DIM);
+        let whole = build(&home.path().join("whole"), &small_set(), &options).unwrap();
+        assert_eq!(build(&dir, &small_set(), &options).unwrap(), whole);
+        open(&dir).unwrap();
+    }
 }
 
 #[test]
 fn a_full_disk_leaves_no_table() {
+    for (store, file) in StoreKind::ALL.into_iter().zip(["the rows", ""]) {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("table");
+        // `ulimit -f` counts blocks of 512 bytes or 1 KiB; past it, writes fail with EFBIG.
+        let full = run_child("ulimit -f 1024; trap '' XFSZ;", "full", store, &dir);
+        let (out, err) = (
+            String::from_utf8_lossy(&full.stdout),
+            String::from_utf8_lossy(&full.stderr),
+        );
+        assert!(full.status.success(), "{out}{err}");
+        assert!(
+            out.contains(&format!("Io: cannot write {file}")),
+            "{out}{err}"
+        );
+        assert!(!dir.join("table.json").exists());
+        assert!(matches!(open(&dir), Err(Error::NoTable { .. })));
+        // With room again, the same build ends well.
+        build(&dir, &small_set(), &in_store(store, 4096)).unwrap();
+        open(&dir).unwrap();
+    }
+}
+
+#[test]
+fn processes_share_a_mapped_table_though_the_directory_is_read_only() {
+    use std::os::unix::fs::PermissionsExt as _;
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("table");
-    // `ulimit -f` counts blocks of 512 bytes or 1 KiB; past it, writes fail with EFBIG.
-    let full = run_child("ulimit -f 1024; trap '' XFSZ;", "full", &dir);
-    let (out, err) = (
-        String::from_utf8_lossy(&full.stdout),
-        String::from_utf8_lossy(&full.stderr),
-    );
-    assert!(full.status.success(), "{out}{err}");
-    assert!(out.contains("Io: cannot write the rows"), "{out}{err}");
-    assert!(!dir.join("table.json").exists());
-    assert!(matches!(open(&dir), Err(Error::NoTable { .. })));
-    // With room again, the same build ends well.
-    build(&dir, &small_set(), &options(4096)).unwrap();
-    open(&dir).unwrap();
+    build(&dir, &small_set(), &in_store(StoreKind::Mapped, DIM)).unwrap();
+    let entries = fs::read_dir(&dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    for path in entries.chain([dir.clone()]).collect::<Vec<_>>() {
+        let mode = if path.is_dir() { 0o555 } else { 0o444 };
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let table = open(&dir).unwrap();
+    let other = run_child("", "verify", StoreKind::Mapped, &dir);
+    let out = String::from_utf8_lossy(&other.stdout);
+    assert!(out.contains("sound: 400 rows"), "{out}");
+    drop(table);
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]
@@ -373,7 +478,7 @@ fn a_table_open_in_another_process_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     build(dir.path(), &small_set(), &options(DIM)).unwrap();
     let table = open(dir.path()).unwrap();
-    let other = run_child("", "open", dir.path());
+    let other = run_child("", "open", StoreKind::Sled, dir.path());
     let out = String::from_utf8_lossy(&other.stdout);
     assert!(
         out.contains("Busy: the table") && out.contains("in another process"),

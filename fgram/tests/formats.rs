@@ -5,12 +5,13 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 
-use common::{build, header, mine, options, random_ids};
+use common::{build, header, in_store, mine, options, random_ids};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use scone_fgram::table::TableKeys;
-use scone_fgram::{Error, ErrorKind, FgramSet, Manifest, RowDtype, Table, TableOptions};
+use scone_fgram::{Error, ErrorKind, FgramSet, Manifest, RowDtype, StoreKind, Table, TableOptions};
 use sha2::{Digest as _, Sha256};
 
 fn tiny_set() -> FgramSet {
@@ -191,14 +192,14 @@ fn every_flipped_bit_and_every_cut_of_a_manifest_is_noticed() {
 fn a_later_manifest_is_called_by_its_version() {
     let (_dir, manifest, _) = table();
     let later = Manifest {
-        format_version: 2,
+        format_version: 3,
         ..manifest
     };
     let text = Manifest::from_json("table.json", &later.to_json())
         .unwrap_err()
         .to_string();
     assert!(
-        text.contains("format version 2, this build reads 1"),
+        text.contains("format version 3, this build reads 2"),
         "{text}"
     );
 }
@@ -270,6 +271,13 @@ fn an_impossible_manifest_is_refused_though_its_checksum_is_right() {
             },
             "table_id",
         ),
+        (
+            Manifest {
+                checksum_seed: "x".repeat(32),
+                ..good.clone()
+            },
+            "checksum_seed",
+        ),
     ];
     for (manifest, field) in cases {
         let text = Manifest::from_json("m", &manifest.to_json())
@@ -280,29 +288,51 @@ fn an_impossible_manifest_is_refused_though_its_checksum_is_right() {
 }
 
 #[test]
-fn every_flipped_bit_and_every_cut_of_the_keys_is_noticed() {
-    let (dir, manifest, _) = table();
-    let path = dir.path().join("keys.bin");
+fn every_flipped_bit_and_every_cut_of_the_files_is_noticed() {
+    for store in StoreKind::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = build(dir.path(), &tiny_set(), &in_store(store, 4)).unwrap();
+        let keys = TableKeys::read(dir.path(), &manifest).unwrap();
+        assert_eq!(keys.iter().len(), 20);
+        for file in manifest.files.iter().map(|file| &file.path) {
+            check_damage(dir.path(), file, store);
+        }
+    }
+}
+
+/// Flips bits of a file of the table and cuts it short.
+fn check_damage(dir: &Path, file: &str, store: StoreKind) {
+    let path = dir.join(file);
     let bytes = fs::read(&path).unwrap();
-    assert_eq!(
-        TableKeys::read(dir.path(), &manifest).unwrap().iter().len(),
-        20
-    );
-    let refused = || {
-        let error = TableKeys::read(dir.path(), &manifest).unwrap_err();
-        matches!(error, Error::Format { .. }) && error.to_string().contains("keys.bin")
+    let verified = TableOptions {
+        verify: true,
+        ..TableOptions::default()
     };
-    for bit in 0..8 * bytes.len() {
+    let refused = |what: String| {
+        let error = Table::open(dir, &verified).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DataLoss, "{file}, {what}: {error}");
+        error.to_string()
+    };
+    // Odd steps meet every bit of a byte. Most of a large file is padding, and sled opens slowly.
+    let step = match store {
+        StoreKind::Mapped if bytes.len() < 2000 => 7,
+        StoreKind::Mapped => 61,
+        StoreKind::Sled => 331,
+    };
+    for bit in (0..8 * bytes.len()).step_by(step) {
         let mut damaged = bytes.clone();
         damaged[bit / 8] ^= 1 << (bit % 8);
         fs::write(&path, damaged).unwrap();
-        assert!(refused(), "bit {bit}");
+        let error = refused(format!("bit {bit}"));
+        assert!(error.contains(file) || error.contains("row"), "{error}");
     }
-    for len in 0..bytes.len() {
+    for len in (0..bytes.len()).step_by(step) {
         fs::write(&path, &bytes[..len]).unwrap();
-        assert!(refused(), "cut to {len}");
+        assert!(refused(format!("cut to {len}")).contains(file));
     }
     fs::remove_file(&path).unwrap();
-    let gone = Table::open(dir.path(), &TableOptions::default()).unwrap_err();
-    assert!(gone.to_string().contains("keys.bin"), "{gone}");
+    let gone = Table::open(dir, &TableOptions::default()).unwrap_err();
+    assert!(gone.to_string().contains(file), "{gone}");
+    fs::write(&path, &bytes).unwrap();
+    Table::open(dir, &verified).unwrap();
 }

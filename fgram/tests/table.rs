@@ -4,11 +4,13 @@
 
 mod common;
 
-use common::{build, options, random_ids, row_of, small_set};
+use common::{build, in_store, random_ids, row_of, small_set};
 use scone_fgram::table::{
     BuildOptions, HOT_ROW_OVERHEAD, HotSetStats, LookupResult, Span, TableKeys,
 };
-use scone_fgram::{ErrorKind, FgramSet, Matcher, RowDtype, Table, TableOptions, shard_of};
+use scone_fgram::{
+    ErrorKind, FgramSet, Matcher, RowDtype, StoreKind, Table, TableOptions, shard_of,
+};
 
 const DIM: usize = 24;
 
@@ -72,21 +74,21 @@ fn check_lookups(table: &Table, set: &FgramSet) {
 #[test]
 fn a_table_gives_the_row_of_the_longest_match() {
     let set = small_set();
-    for dtype in RowDtype::ALL {
+    for (store, dtype) in StoreKind::ALL
+        .into_iter()
+        .flat_map(|store| RowDtype::ALL.map(|dtype| (store, dtype)))
+    {
         let dir = tempfile::tempdir().unwrap();
-        let manifest = build(
-            dir.path(),
-            &set,
-            &BuildOptions {
-                dtype,
-                ..options(DIM)
-            },
-        )
-        .unwrap();
+        let options = BuildOptions {
+            dtype,
+            ..in_store(store, DIM)
+        };
+        let manifest = build(dir.path(), &set, &options).unwrap();
         assert_eq!(manifest.rows, set.len() as u64);
         for hot_bytes in [0, 20 * (DIM as u64 + 72), 1 << 20] {
             let options = TableOptions {
                 hot_bytes,
+                hot_set_on_mapped: true,
                 ..TableOptions::default()
             };
             let table = Table::open(dir.path(), &options).unwrap();
@@ -100,49 +102,57 @@ fn a_table_gives_the_row_of_the_longest_match() {
 
 #[test]
 fn one_shard_answers_one_position() {
+    for store in StoreKind::ALL {
+        for shards in [1, 2, 3, 7] {
+            check_shards(store, shards);
+        }
+    }
+}
+
+/// Builds all shards and merges their answers.
+fn check_shards(store: StoreKind, shards: u32) {
     let (set, home) = (small_set(), tempfile::tempdir().unwrap());
     let ids = random_ids(55, 6, 300);
     let all = [span(0, 300)];
     let (lengths, rows) = oracle(&set.matcher(), RowDtype::F16, &ids, &all);
-    for shards in [1, 2, 3, 7] {
-        let mut merged = vec![0; ids.len()];
-        let mut merged_rows = vec![Vec::new(); ids.len()];
-        let mut total = 0;
-        for index in 0..shards {
-            let dir = home.path().join(format!("{index}of{shards}"));
-            let options = BuildOptions {
-                shard: (index, shards),
-                ..options(DIM)
-            };
-            total += build(&dir, &set, &options).unwrap().rows;
-            let table = Table::open(&dir, &TableOptions::default()).unwrap();
-            table.verify(|_, _| {}).unwrap();
-            let mut out = LookupResult::default();
-            table.lookup(&ids, &all, &mut out).unwrap();
-            let mut used = rows_used(&out, table.manifest().row_bytes()).into_iter();
-            for (i, &len) in out
-                .match_lengths
-                .iter()
-                .enumerate()
-                .filter(|(_, len)| **len > 0)
-            {
-                assert_eq!(merged[i], 0, "two shards answered position {i}");
-                assert_eq!(shard_of([ids[i - 1], ids[i]], shards), index);
-                merged[i] = len;
-                merged_rows[i] = used.next().unwrap();
-            }
+    let mut merged = vec![0; ids.len()];
+    let mut merged_rows = vec![Vec::new(); ids.len()];
+    let mut total = 0;
+    for index in 0..shards {
+        let dir = home.path().join(index.to_string());
+        let options = BuildOptions {
+            shard: (index, shards),
+            ..in_store(store, DIM)
+        };
+        total += build(&dir, &set, &options).unwrap().rows;
+        let table = Table::open(&dir, &TableOptions::default()).unwrap();
+        table.verify(|_, _| {}).unwrap();
+        let mut out = LookupResult::default();
+        table.lookup(&ids, &all, &mut out).unwrap();
+        let mut used = rows_used(&out, table.manifest().row_bytes()).into_iter();
+        let matched = out.match_lengths.iter().enumerate();
+        for (i, &len) in matched.filter(|(_, len)| **len > 0) {
+            assert_eq!(merged[i], 0, "two shards answered position {i}");
+            assert_eq!(shard_of([ids[i - 1], ids[i]], shards), index);
+            merged[i] = len;
+            merged_rows[i] = used.next().unwrap();
         }
-        assert_eq!(total, set.len() as u64, "every row is in one shard");
-        assert_eq!(merged, lengths);
-        merged_rows.retain(|row| !row.is_empty());
-        assert_eq!(merged_rows, rows);
     }
+    assert_eq!(total, set.len() as u64, "every row is in one shard");
+    assert_eq!(merged, lengths);
+    merged_rows.retain(|row| !row.is_empty());
+    assert_eq!(merged_rows, rows);
+}
+
+/// A small table in sled that is open.
+fn open_small(options_of: TableOptions) -> (tempfile::TempDir, Table) {
+    open_in(StoreKind::Sled, options_of)
 }
 
 /// A small table that is open.
-fn open_small(options_of: TableOptions) -> (tempfile::TempDir, Table) {
+fn open_in(store: StoreKind, options_of: TableOptions) -> (tempfile::TempDir, Table) {
     let dir = tempfile::tempdir().unwrap();
-    build(dir.path(), &small_set(), &options(DIM)).unwrap();
+    build(dir.path(), &small_set(), &in_store(store, DIM)).unwrap();
     let table = Table::open(dir.path(), &options_of).unwrap();
     (dir, table)
 }
@@ -267,14 +277,119 @@ fn the_hot_set_is_warm_with_the_most_served_rows() {
 }
 
 #[test]
-fn threads_share_a_table() {
-    let (_dir, table) = open_small(TableOptions {
-        hot_bytes: 30 * 120,
+fn a_mapped_table_has_no_hot_set_unless_asked() {
+    let set = small_set();
+    let (_dir, table) = open_in(StoreKind::Mapped, TableOptions::default());
+    check_lookups(&table, &set);
+    let stats = table.stats();
+    assert_eq!((stats.bytes, stats.rows, stats.evictions), (0, 0, 0));
+    assert!(
+        stats.hits > 0 && stats.misses == 0,
+        "just written: {stats:?}"
+    );
+    let asked = TableOptions {
+        hot_set_on_mapped: true,
         ..TableOptions::default()
-    });
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| check_lookups(&table, &small_set()));
+    };
+    let (_dir, table) = open_in(StoreKind::Mapped, asked);
+    assert_eq!(table.stats().rows, set.len() as u64);
+    check_lookups(&table, &set);
+}
+
+#[test]
+fn the_two_parts_of_a_look_up_make_the_whole() {
+    let ids = random_ids(77, 6, 200);
+    let spans = [span(0, 200)];
+    for store in StoreKind::ALL {
+        let some = TableOptions {
+            hot_bytes: 100 * 120,
+            ..TableOptions::default()
+        };
+        let (_dir, table) = open_in(store, some);
+        let mut whole = LookupResult::default();
+        let mut parts = LookupResult::default();
+        let cold = table.lookup_in_memory(&ids, &spans, &mut parts).unwrap();
+        assert_eq!(cold.is_some(), store == StoreKind::Sled);
+        let stats = table.stats();
+        assert_eq!(
+            stats.misses,
+            cold.as_ref().map_or(0, |cold| cold.len() as u64)
+        );
+        if let Some(cold) = cold {
+            // It goes to another thread.
+            std::thread::scope(|scope| {
+                let fetch = || table.fetch_cold(cold, &mut parts).unwrap();
+                scope.spawn(fetch);
+            });
         }
-    });
+        table.lookup(&ids, &spans, &mut whole).unwrap();
+        assert_eq!(parts, whole);
+        let (lengths, rows) = oracle(&small_set().matcher(), RowDtype::F16, &ids, &spans);
+        assert_eq!(parts.match_lengths, lengths);
+        assert_eq!(rows_used(&parts, table.manifest().row_bytes()), rows);
+    }
+}
+
+/// Where the system pushes a file out of memory when asked to (disk file systems of Linux), its
+/// rows are cold until they were fetched; elsewhere all of them are warm.
+#[test]
+fn rows_that_are_not_in_memory_are_fetched_once_and_then_are() {
+    let (dir, set, dim) = (tempfile::tempdir().unwrap(), small_set(), 4096);
+    build(dir.path(), &set, &in_store(StoreKind::Mapped, dim)).unwrap();
+    let rows = format!("if={}", dir.path().join("rows.bin").display());
+    let pushed_out = std::process::Command::new("dd")
+        .args([&rows, "iflag=nocache", "count=0", "status=none"])
+        .status();
+    let table = Table::open(dir.path(), &TableOptions::default()).unwrap();
+    let served = set.served_order();
+    // Far from the header, whose reading brings the rows next to it.
+    let ids = set.get(served[300] as usize).ids;
+    let spans = [span(ids.len() as u32 - 1, 1)];
+    let mut row = Vec::new();
+    RowDtype::F16.encode(&row_of(ids, dim), &mut row).unwrap();
+    let mut out = LookupResult::default();
+    let cold = table.lookup_in_memory(ids, &spans, &mut out).unwrap();
+    println!("pushed out: {pushed_out:?}, cold: {cold:?}");
+    if let Some(cold) = cold {
+        assert_eq!((cold.len(), &out.rows), (1, &vec![0; row.len()]));
+        table.fetch_cold(cold, &mut out).unwrap();
+    }
+    assert_eq!(out.rows, row);
+    assert_eq!(table.lookup_in_memory(ids, &spans, &mut out).unwrap(), None);
+    assert_eq!(out.rows, row);
+}
+
+#[test]
+fn cold_rows_go_to_the_answer_they_belong_to() {
+    let none = TableOptions {
+        hot_bytes: 0,
+        ..TableOptions::default()
+    };
+    let (_dir, table) = open_small(none);
+    let ids = random_ids(78, 6, 50);
+    let mut out = LookupResult::default();
+    let cold = table
+        .lookup_in_memory(&ids, &[span(0, 50)], &mut out)
+        .unwrap();
+    let mut other = LookupResult::default();
+    let error = table.fetch_cold(cold.unwrap(), &mut other).unwrap_err();
+    assert!(error.to_string().starts_with("out: has 0 rows"), "{error}");
+}
+
+#[test]
+fn threads_share_a_table() {
+    for store in StoreKind::ALL {
+        let some = TableOptions {
+            hot_bytes: 30 * 120,
+            ..TableOptions::default()
+        };
+        let (_dir, table) = open_in(store, some);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| check_lookups(&table, &small_set()));
+            }
+        });
+        let stats = table.stats();
+        assert!(stats.coalesced <= stats.misses, "{stats:?}");
+    }
 }

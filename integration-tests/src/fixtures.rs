@@ -234,7 +234,7 @@ optimizer:
         command
     }
 
-    /// Precomputes a sled table of f16 rows.
+    /// Precomputes a table, a sled one of f16 rows unless `flags` say otherwise.
     ///
     /// # Panics
     /// When the trainer fails.
@@ -243,9 +243,9 @@ optimizer:
     }
 }
 
-/// `trainer precompute` into a sled table of f16 rows.
+/// `trainer precompute`, by default into a sled table of f16 rows.
 pub fn precompute_command(model: &Path, out: &Path, flags: &[&str]) -> Command {
-    let mut command = trainer(&["precompute", "--store", "sled", "--dtype", "f16"]);
+    let mut command = trainer(&["precompute"]);
     command.arg("--model").arg(model);
     command.arg("--out").arg(out).args(flags);
     command

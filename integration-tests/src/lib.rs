@@ -5,7 +5,8 @@
 //! - [`fixtures`] makes text, model directories and tables with them, once,
 //! - [`process`] starts processes, keeps their logs, and stops them on drop,
 //! - [`cluster`] starts the two services and waits for their address,
-//! - [`client`] sends requests and collects answers,
+//! - [`client`] sends generations and collects tokens,
+//! - [`rows`] speaks the embed tier's own protocol,
 //! - [`eventually`] waits for conditions, with a bound.
 //!
 //! Helpers panic when a step that must succeed does not: they run inside tests, where a panic with
@@ -20,3 +21,4 @@ pub mod cluster;
 pub mod eventually;
 pub mod fixtures;
 pub mod process;
+pub mod rows;

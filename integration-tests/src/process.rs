@@ -107,6 +107,14 @@ impl Process {
         self.signal("TERM");
     }
 
+    /// Asks it to read its table again (SIGHUP).
+    ///
+    /// # Panics
+    /// When the signal cannot be sent.
+    pub fn hang_up(&self) {
+        self.signal("HUP");
+    }
+
     /// Stops it where it stands (SIGSTOP): connections stay open, nothing answers.
     ///
     /// # Panics

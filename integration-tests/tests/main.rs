@@ -9,9 +9,13 @@ mod suite {
     mod generate;
     mod health;
     mod lookup;
+    mod mapped;
     mod overload;
     mod same_tokens;
+    mod scaling;
     mod shutdown;
     mod start;
+    mod table_switch;
     mod training;
+    mod upsert;
 }

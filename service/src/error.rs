@@ -13,9 +13,6 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The gRPC server stopped for another reason than shutdown.
-    #[error("gRPC server failed")]
-    Serve(#[from] tonic::transport::Error),
     /// `--log` is not a filter.
     #[error("--log {filter:?} is not a filter such as \"info\" or \"warn,embed_service=debug\"")]
     LogFilter {

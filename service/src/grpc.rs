@@ -10,7 +10,7 @@ use tonic::transport::{
 };
 use tracing::{info, warn};
 
-use crate::{Error, health::Health};
+use crate::{Error, connections::Connections, health::Health};
 
 /// HTTP/2 window of one stream. A prompt's rows are some MiB; the default of 64 KiB would stop
 /// them for a round trip every 64 KiB.
@@ -68,32 +68,29 @@ pub fn server_builder() -> Server {
 pub enum Drained {
     /// Every stream finished.
     Complete,
-    /// The drain timeout passed with streams still open; they are cut when the process ends.
+    /// The drain timeout passed with streams still open; they are cut.
     TimedOut,
 }
 
 /// Serves until `shutdown` resolves, then drains: health says NOT_SERVING, `draining` is
-/// cancelled (handlers of long-lived streams watch it and finish), the port is closed, and open
-/// streams get up to `drain_timeout` to end. Both ends of a drain are a normal exit (code 0).
+/// cancelled (handlers of long-lived streams watch it, or [`ending`], and finish), the port is
+/// closed, and open streams get up to `drain_timeout` to end. Both ends of a drain are a normal
+/// exit (code 0).
 ///
-/// # Errors
-/// When the server fails before it was told to stop.
+/// [`ending`]: crate::connections::ending
 pub async fn serve_until(
     router: Router,
-    listener: TcpListener,
+    connections: impl Into<Connections>,
     shutdown: impl Future<Output = ()>,
     health: &Health,
     draining: CancellationToken,
     drain_timeout: Duration,
-) -> Result<Drained, Error> {
-    let stop = draining.clone();
-    let serving = router.serve_with_incoming_shutdown(incoming(listener), stop.cancelled_owned());
+) -> Drained {
+    let serving = connections.into().serve(router, draining.clone());
     tokio::pin!(serving);
     tokio::select! {
-        result = &mut serving => {
-            result?;
-            return Ok(Drained::Complete);
-        }
+        // It ends when it drains, and only the line below tells it to.
+        () = &mut serving => return Drained::Complete,
         () = shutdown => {}
     }
     info!(
@@ -103,14 +100,13 @@ pub async fn serve_until(
     health.close().await;
     draining.cancel();
     match timeout(drain_timeout, serving).await {
-        Ok(result) => {
-            result?;
+        Ok(()) => {
             info!("drained");
-            Ok(Drained::Complete)
+            Drained::Complete
         }
         Err(_elapsed) => {
             warn!("drain timeout passed, giving up on the streams still open");
-            Ok(Drained::TimedOut)
+            Drained::TimedOut
         }
     }
 }

@@ -1,10 +1,10 @@
-//! What both services share: logs, shutdown, metrics endpoint, gRPC server settings.
+//! What both services share: logs, signals, connections, metrics endpoint, gRPC server settings.
 //!
 //! A service is put together like this:
 //!
 //! ```no_run
 //! # async fn example(router: tonic::transport::server::Router) -> Result<(), scone_service::Error> {
-//! use scone_service::{grpc, health::Health, shutdown::shutdown_signal};
+//! use scone_service::{grpc, health::Health, signals::shutdown_signal};
 //! use std::time::Duration;
 //! use tokio_util::sync::CancellationToken;
 //!
@@ -14,7 +14,7 @@
 //! health.set_serving().await; // when the table or model is loaded
 //! let router = router.add_service(health_service);
 //! let timeout = Duration::from_secs(25);
-//! grpc::serve_until(router, listener, shutdown_signal(), &health, draining, timeout).await?;
+//! grpc::serve_until(router, listener, shutdown_signal(), &health, draining, timeout).await;
 //! # Ok(())
 //! # }
 //! ```
@@ -23,12 +23,13 @@
 
 pub mod announce;
 pub mod args;
+pub mod connections;
 mod error;
 pub mod grpc;
 pub mod health;
 pub mod metrics;
 pub mod reflection;
-pub mod shutdown;
+pub mod signals;
 pub mod telemetry;
 
 pub use error::Error;

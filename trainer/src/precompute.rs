@@ -102,6 +102,7 @@ fn build(
             .clone()
             .context("scone.json names no model hash")?,
         batch_rows: options.batch_rows,
+        threads: rayon::current_num_threads(),
         ..BuildOptions::default()
     };
     let started = Instant::now();
@@ -123,6 +124,7 @@ fn build(
         rows = manifest.rows,
         dim = manifest.dim,
         dtype = %manifest.dtype,
+        store = %manifest.store,
         table_id = manifest.table_id,
         rows_per_s = format_args!("{:.0}", manifest.rows as f64 / seconds.max(1e-9)),
         "built the table"

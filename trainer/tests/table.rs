@@ -64,8 +64,9 @@ fn live<'a>(
     ))
 }
 
-fn options(dtype: RowDtype) -> precompute::Options {
+fn options(store: StoreKind, dtype: RowDtype) -> precompute::Options {
     precompute::Options {
+        store,
         dtype,
         batch_rows: 37,
         ..precompute::Options::default()
@@ -78,14 +79,20 @@ fn a_table_scores_as_the_live_model_rounded_to_its_type() {
     let model = trained(&fixture);
     let dir = fixture.path("model");
     let exact = evaluate(&fixture, &model, live(&dir, &model, None));
-    for dtype in [RowDtype::F32, RowDtype::F16, RowDtype::Int8] {
-        let out = fixture.path(&format!("table-{dtype}"));
-        let manifest = precompute(&dir, &out, &options(dtype)).unwrap();
+    for (store, dtype) in [
+        (StoreKind::Sled, RowDtype::F32),
+        (StoreKind::Sled, RowDtype::F16),
+        (StoreKind::Mapped, RowDtype::F16),
+        (StoreKind::Mapped, RowDtype::Int8),
+        (StoreKind::Mapped, RowDtype::Int4),
+    ] {
+        let out = fixture.path(&format!("table-{store}-{dtype}"));
+        let manifest = precompute(&dir, &out, &options(store, dtype)).unwrap();
         assert_eq!(manifest.rows, 300);
         let table = Table::open(&out, &TableOptions::default()).unwrap();
         let from_table = evaluate(&fixture, &model, Box::new(TableRows::new(&table).unwrap()));
         let rounded = evaluate(&fixture, &model, live(&dir, &model, Some(dtype)));
-        assert_eq!(from_table, rounded, "{dtype}");
+        assert_eq!(from_table, rounded, "{store} {dtype}");
         assert_eq!(rounded == exact, dtype == RowDtype::F32, "{dtype}");
         assert!((rounded.nats_per_token() - exact.nats_per_token()).abs() < 0.02);
     }
@@ -130,17 +137,25 @@ fn every_token_is_scored_once_and_more_context_is_no_worse() {
 fn an_interrupted_precomputation_is_finished_to_the_same_table() {
     let fixture = Fixture::new();
     let model = trained(&fixture);
-    let dir = fixture.path("model");
-    let whole = precompute(&dir, &fixture.path("whole"), &options(RowDtype::F16)).unwrap();
+    for store in StoreKind::ALL {
+        check_interruption(&fixture, &model, store);
+    }
+}
 
-    let set = read_fgram_set(&dir, &model).unwrap();
+fn check_interruption(fixture: &Fixture, model: &LoadedModel, store: StoreKind) {
+    let dir = fixture.path("model");
+    let options = options(store, RowDtype::F16);
+    let whole = precompute(&dir, &fixture.path(&format!("whole-{store}")), &options).unwrap();
+
+    let set = read_fgram_set(&dir, model).unwrap();
     let build = BuildOptions {
+        store,
         dim: model.config.hidden_size(),
         model_hash: model.model_hash.clone().unwrap(),
         batch_rows: 37,
         ..BuildOptions::default()
     };
-    let out = fixture.path("part");
+    let out = fixture.path(&format!("part-{store}"));
     let fgram = model.fgram.as_ref().unwrap();
     let mut batches = 0;
     let stopped = build_table(
@@ -157,8 +172,7 @@ fn an_interrupted_precomputation_is_finished_to_the_same_table() {
     );
     assert_eq!(stopped.unwrap_err().to_string(), "killed");
     assert!(Table::open(&out, &TableOptions::default()).is_err());
-    let resumed = precompute(&dir, &out, &options(RowDtype::F16)).unwrap();
-    assert_eq!(resumed, whole);
+    assert_eq!(precompute(&dir, &out, &options).unwrap(), whole);
 }
 
 #[test]
@@ -169,7 +183,7 @@ fn shards_hold_all_rows_between_them_and_share_the_table_id() {
         .map(|shard| {
             let options = precompute::Options {
                 shard: (shard, 3),
-                ..options(RowDtype::F16)
+                ..options(StoreKind::Mapped, RowDtype::F16)
             };
             let out = fixture.path(&format!("shard-{shard}"));
             precompute(&fixture.path("model"), &out, &options).unwrap()
@@ -204,7 +218,7 @@ fn rows_that_another_model_made_are_found_out() {
         Ok(())
     };
     build_table(&out, &set, &build, zeros, |_, _| {}).unwrap();
-    let error = precompute(&dir, &out, &options(RowDtype::F16))
+    let error = precompute(&dir, &out, &options(StoreKind::Sled, RowDtype::F16))
         .unwrap_err()
         .to_string();
     assert!(error.contains("differs from the f-gram model's"), "{error}");
@@ -217,7 +231,12 @@ fn a_plain_model_has_no_table_and_a_swapped_set_is_refused() {
         .train("plain", &["fgrams=null", "training.steps=1"])
         .unwrap();
     let out = fixture.path("table");
-    let error = precompute(&fixture.path("plain"), &out, &options(RowDtype::F16)).unwrap_err();
+    let error = precompute(
+        &fixture.path("plain"),
+        &out,
+        &options(StoreKind::Sled, RowDtype::F16),
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("plain model"), "{error}");
 
     let model = trained(&fixture);
@@ -225,7 +244,12 @@ fn a_plain_model_has_no_table_and_a_swapped_set_is_refused() {
     let mut other = read_fgram_set(&fixture.path("model"), &model).unwrap();
     other.set_match_counts(vec![1; other.len()]).unwrap();
     other.write(&set).unwrap();
-    let error = precompute(&fixture.path("model"), &out, &options(RowDtype::F16)).unwrap_err();
+    let error = precompute(
+        &fixture.path("model"),
+        &out,
+        &options(StoreKind::Sled, RowDtype::F16),
+    )
+    .unwrap_err();
     assert!(
         error.to_string().contains("set of another model"),
         "{error}"

@@ -1,16 +1,16 @@
 //! Rows from a table in this process.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use scone_fgram::table::{LookupResult, Table, TableOptions};
 
-use super::{Answers, EmbedTier, LookupBatch, ModelFacts, TableFacts, TierError};
+use super::{Answers, EmbedTier, LookupBatch, LookupError, ModelFacts, TableFacts};
 use crate::error::Error;
 
 /// A table opened by this process.
 pub struct Embedded {
     table: Table,
-    facts: TableFacts,
+    facts: Arc<TableFacts>,
     result: LookupResult,
 }
 
@@ -33,7 +33,7 @@ impl Embedded {
         }
         Ok(Self {
             table,
-            facts,
+            facts: Arc::new(facts),
             result: LookupResult::default(),
         })
     }
@@ -61,20 +61,21 @@ impl Embedded {
 }
 
 impl EmbedTier for Embedded {
-    fn facts(&self) -> &TableFacts {
-        &self.facts
+    fn current(&self) -> Arc<TableFacts> {
+        self.facts.clone()
     }
 
     fn mode(&self) -> &'static str {
         "embedded"
     }
 
-    fn lookup(&mut self, batch: &LookupBatch, out: &mut Answers) {
+    fn lookup(&mut self, _only: &TableFacts, batch: &LookupBatch, out: &mut Answers) {
+        out.reset(batch.positions(), self.facts.dim as usize);
         if let Err(error) = self.read(batch, out) {
             tracing::error!(error = %error, "table look-up failed");
             out.fail(
                 0..batch.positions(),
-                &TierError::BadAnswer(error.to_string()),
+                &LookupError::BadAnswer(error.to_string()),
             );
         }
     }

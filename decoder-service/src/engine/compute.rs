@@ -1,4 +1,4 @@
-//! One step: ONE look-up for the whole batch, input embeddings, the model, sampling.
+//! One step: ONE look-up for the whole batch (one for each table version), input embeddings, the model, sampling.
 
 use std::{
     sync::Arc,
@@ -9,9 +9,13 @@ use candle_core::{Device, Tensor};
 use scone_model::{Decoder, KvCache, Segment};
 use tracing::{error, warn};
 
-use super::{EngineParts, OnLookupFailure, live::Live};
+use super::{
+    EngineParts, OnLookupFailure,
+    live::Live,
+    lookups::{Lookups, Place},
+};
 use crate::{
-    embed_tier::{Answers, EmbedTier, LookupBatch, TierError},
+    embed_tier::{EmbedTier, LookupError, TableFacts},
     error::Error,
     metrics::Metrics,
     model::ModelInfo,
@@ -28,11 +32,11 @@ pub(super) struct Computed {
 /// Result of a step, for each sequence that took part.
 type Outcomes = Vec<(Planned, Result<Computed, Error>)>;
 
-/// A sequence's part of a step, and where its positions lie in the look-up.
+/// A sequence's part of a step, and where its positions lie in the look-ups.
 struct Part<'a> {
     planned: Planned,
     live: &'a mut Live,
-    first: usize,
+    place: Place,
 }
 
 pub(super) struct Compute {
@@ -41,8 +45,7 @@ pub(super) struct Compute {
     tier: Option<Box<dyn EmbedTier>>,
     on_failure: OnLookupFailure,
     metrics: Metrics,
-    batch: LookupBatch,
-    answers: Answers,
+    lookups: Lookups,
     /// When a failed look-up was last logged.
     warned: Option<Instant>,
 }
@@ -55,8 +58,7 @@ impl Compute {
             tier: parts.tier,
             on_failure,
             metrics: parts.metrics,
-            batch: LookupBatch::default(),
-            answers: Answers::default(),
+            lookups: Lookups::default(),
             warned: None,
         }
     }
@@ -70,7 +72,7 @@ impl Compute {
         let lookup = self.look_up();
         let mut outcomes = Vec::with_capacity(parts.len());
         if self.on_failure == OnLookupFailure::Fail
-            && let Some(error) = self.answers.error().cloned()
+            && let Some(error) = self.lookups.error().cloned()
         {
             self.drop_unanswered(&mut parts, &error, &mut outcomes);
         }
@@ -88,36 +90,41 @@ impl Compute {
         outcomes
     }
 
-    /// Fills the look-up batch.
+    /// The table version that sequences use which get their place now.
+    pub(super) fn current_table(&self) -> Option<Arc<TableFacts>> {
+        self.tier.as_ref().map(|tier| tier.current())
+    }
+
+    /// Fills the look-ups.
     fn collect<'a>(&mut self, lives: Vec<(Planned, &'a mut Live)>) -> Vec<Part<'a>> {
         let context = self.info.max_n.map_or(0, |max_n| max_n - 1);
-        self.batch.clear();
-        let mut first = 0;
+        self.lookups.clear();
         let mut parts = Vec::with_capacity(lives.len());
         for (planned, live) in lives {
             let (ids, context) = live.sequence.window(planned.tokens, context);
-            self.batch.push(ids, context);
+            let place = self.lookups.add(live.table.as_ref(), ids, context);
             parts.push(Part {
                 planned,
                 live,
-                first,
+                place,
             });
-            first += planned.tokens;
         }
-        self.answers.reset(first, self.info.dim);
         parts
     }
 
     /// Asks the embed tier; returns how long that took.
     fn look_up(&mut self) -> Duration {
-        let Some(tier) = &mut self.tier else {
-            return Duration::ZERO;
-        };
         let began = Instant::now();
-        tier.lookup(&self.batch, &mut self.answers);
+        let tier = self.tier.as_deref_mut();
+        let any = tier.is_some();
+        self.lookups
+            .look_up(tier.map(|tier| tier as _), self.info.dim);
+        if !any {
+            return Duration::ZERO;
+        }
         let took = began.elapsed();
         self.metrics.lookup_seconds.observe(took.as_secs_f64());
-        if let Some(error) = self.answers.error() {
+        if let Some(error) = self.lookups.error() {
             self.metrics.lookup_failures.inc();
             // Once a second: a tier that is away fails every step.
             if self
@@ -136,13 +143,11 @@ impl Compute {
     fn drop_unanswered(
         &self,
         parts: &mut Vec<Part<'_>>,
-        error: &TierError,
+        error: &LookupError,
         outcomes: &mut Outcomes,
     ) {
-        let failed = self.answers.failed();
         parts.retain(|part| {
-            let positions = part.first..part.first + part.planned.tokens;
-            let missing = failed[positions].contains(&true);
+            let missing = self.lookups.failed(&part.place).contains(&true);
             if missing {
                 outcomes.push((part.planned, Err(Error::Lookup(error.clone()))));
             }
@@ -150,19 +155,10 @@ impl Compute {
         });
     }
 
-    /// Writes the token embedding where there is no row, and runs the model. Returns the logits of
-    /// the last position of each part that samples, in order.
+    /// Runs the model. Returns the logits of the last position of each part that samples, in
+    /// order.
     fn forward(&mut self, parts: &mut [Part<'_>]) -> Result<Vec<Vec<f32>>, Error> {
-        let dim = self.info.dim;
-        self.fill_token_embeddings(parts)?;
-        let rows: usize = parts.iter().map(|part| part.planned.tokens).sum();
-        let mut input = Vec::with_capacity(rows * dim);
-        for part in parts.iter() {
-            let from = part.first * dim;
-            let values = self.answers.values();
-            input.extend_from_slice(&values[from..from + part.planned.tokens * dim]);
-        }
-        let input = Tensor::from_vec(input, (rows, dim), &Device::Cpu).map_err(candle)?;
+        let input = self.input(parts)?;
         let mut segments = Vec::with_capacity(parts.len());
         let mut last_rows = Vec::with_capacity(parts.len());
         let mut row = 0;
@@ -186,33 +182,38 @@ impl Compute {
         logits.to_vec2::<f32>().map_err(candle)
     }
 
-    /// The input rule: the row where an f-gram matched, the token embedding elsewhere.
-    fn fill_token_embeddings(&mut self, parts: &[Part<'_>]) -> Result<(), Error> {
-        let mut positions = Vec::new();
-        let mut ids = Vec::new();
+    /// The input rule, `(positions, dim)`: the row where an f-gram matched, the token embedding
+    /// elsewhere.
+    fn input(&self, parts: &[Part<'_>]) -> Result<Tensor, Error> {
+        let dim = self.info.dim;
+        let positions: usize = parts.iter().map(|part| part.planned.tokens).sum();
+        let mut input = Vec::with_capacity(positions * dim);
+        let (mut unmatched, mut ids) = (Vec::new(), Vec::new());
         for part in parts {
-            let (window, context) = part.live.sequence.window(part.planned.tokens, 0);
-            for (offset, &id) in window[context..].iter().enumerate() {
-                if self.answers.match_lengths()[part.first + offset] == 0 {
-                    positions.push(part.first + offset);
+            let first = input.len() / dim;
+            input.extend_from_slice(self.lookups.embeddings(&part.place, dim));
+            let (window, _) = part.live.sequence.window(part.planned.tokens, 0);
+            let lengths = self.lookups.match_lengths(&part.place);
+            for (position, (&id, &length)) in (first..).zip(window.iter().zip(lengths)) {
+                if length == 0 {
+                    unmatched.push(position);
                     ids.push(id);
                 }
             }
         }
-        if ids.is_empty() {
-            return Ok(());
+        if !ids.is_empty() {
+            let count = ids.len();
+            let ids = Tensor::from_vec(ids, count, &Device::Cpu).map_err(candle)?;
+            let table = self.decoder.token_embedding();
+            let embeddings = table
+                .index_select(&ids, 0)
+                .and_then(|t| t.flatten_all()?.to_vec1::<f32>())
+                .map_err(candle)?;
+            for (position, embedding) in unmatched.into_iter().zip(embeddings.chunks(dim)) {
+                input[position * dim..][..dim].copy_from_slice(embedding);
+            }
         }
-        let count = ids.len();
-        let ids = Tensor::from_vec(ids, count, &Device::Cpu).map_err(candle)?;
-        let table = self.decoder.token_embedding();
-        let embeddings = table
-            .index_select(&ids, 0)
-            .and_then(|t| t.flatten_all()?.to_vec1::<f32>())
-            .map_err(candle)?;
-        for (position, embedding) in positions.into_iter().zip(embeddings.chunks(self.info.dim)) {
-            self.answers.embedding(position).copy_from_slice(embedding);
-        }
-        Ok(())
+        Tensor::from_vec(input, (positions, dim), &Device::Cpu).map_err(candle)
     }
 
     /// Books what was computed and chooses tokens.
@@ -227,13 +228,12 @@ impl Compute {
         for Part {
             planned,
             live,
-            first,
+            place,
         } in parts
         {
-            let positions = first..first + planned.tokens;
-            let lengths = &self.answers.match_lengths()[positions.clone()];
+            let lengths = self.lookups.match_lengths(&place);
             let matched = lengths.iter().filter(|&&length| length > 0).count() as u32;
-            let failed = &self.answers.failed()[positions];
+            let failed = self.lookups.failed(&place);
             let fallback = failed.iter().filter(|failed| **failed).count() as u32;
             let last_match = lengths.last().copied().unwrap_or(0);
             let sequence = &mut live.sequence;

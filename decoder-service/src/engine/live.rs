@@ -1,6 +1,9 @@
 //! A sequence with all it owns in the engine.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use scone_model::KvCache;
 use scone_model::sampling::Sampler;
@@ -8,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::Span;
 
 use super::mailbox::{Mailbox, State};
-use crate::{error::Error, sequence::Sequence};
+use crate::{embed_tier::TableFacts, error::Error, sequence::Sequence};
 
 /// A sequence that waits or runs.
 pub(super) struct Live {
@@ -16,6 +19,9 @@ pub(super) struct Live {
     pub(super) sampler: Sampler,
     /// Made when the sequence gets its place in the batch.
     pub(super) cache: Option<KvCache>,
+    /// The table version of all its rows: the current one when it got its place. `None` for a
+    /// plain model.
+    pub(super) table: Option<Arc<TableFacts>>,
     pub(super) mailbox: Mailbox,
     pub(super) place: OwnedSemaphorePermit,
     pub(super) span: Span,

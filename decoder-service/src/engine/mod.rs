@@ -13,6 +13,7 @@
 
 mod compute;
 mod live;
+mod lookups;
 mod mailbox;
 mod worker;
 

@@ -145,6 +145,7 @@ impl Worker {
                 sampler: Sampler::new(request.sampling.clone(), seed, &request.prompt_ids),
                 sequence,
                 cache: None,
+                table: None,
                 mailbox: Mailbox::new(sender.clone()),
                 place,
                 span: info_span!(parent: &span, "sequence", index),
@@ -186,6 +187,7 @@ impl Worker {
     fn admit(&mut self) {
         for id in self.scheduler.admit() {
             if let Some(live) = self.live.get_mut(&id) {
+                live.table = self.compute.current_table();
                 live.cache = Some(self.compute.new_cache());
             }
         }

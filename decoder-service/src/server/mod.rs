@@ -133,8 +133,8 @@ impl decoder_service_server::DecoderService for DecoderService {
             context_tokens: info.context_tokens as u32,
             dim: info.dim as u32,
             max_n: info.max_n.unwrap_or(0) as u32,
-            table_id: self.tier.table_id.clone(),
-            embed_mode: self.tier.mode.to_owned(),
+            table_id: self.tier.table_id(),
+            embed_mode: self.tier.mode().to_owned(),
             max_batch: limits.max_batch as u32,
             max_queue: limits.max_queue as u32,
         }))

@@ -6,7 +6,7 @@ use std::{
     path::Path,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -31,7 +31,8 @@ pub type Meddle = Arc<dyn Fn(LookupRows) -> Option<LookupRows> + Send + Sync>;
 
 #[derive(Clone)]
 struct Service {
-    table: Arc<Table>,
+    /// Those it answers for, the current one first.
+    tables: Arc<Mutex<Vec<Arc<Table>>>>,
     meddle: Meddle,
     lookups: Arc<AtomicU64>,
     max_positions: u32,
@@ -41,7 +42,7 @@ struct Service {
 pub struct EmbedServer {
     pub address: SocketAddr,
     pub table: Arc<Table>,
-    lookups: Arc<AtomicU64>,
+    service: Service,
     runtime: Option<Runtime>,
 }
 
@@ -57,13 +58,13 @@ impl EmbedServer {
         meddle: Meddle,
         max_positions: u32,
     ) -> Self {
-        let lookups = Arc::new(AtomicU64::new(0));
         let service = Service {
-            table: table.clone(),
+            tables: Arc::new(Mutex::new(vec![table.clone()])),
             meddle,
-            lookups: lookups.clone(),
+            lookups: Arc::default(),
             max_positions,
         };
+        let server = EmbedServiceServer::new(service.clone());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -75,7 +76,7 @@ impl EmbedServer {
         let address = listener.local_addr().unwrap();
         runtime.spawn(async move {
             scone_service::grpc::server_builder()
-                .add_service(EmbedServiceServer::new(service))
+                .add_service(server)
                 .serve_with_incoming(scone_service::grpc::incoming(listener))
                 .await
                 .unwrap();
@@ -83,17 +84,18 @@ impl EmbedServer {
         Self {
             address,
             table,
-            lookups,
+            service,
             runtime: Some(runtime),
         }
     }
 
-    pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+    /// Answers for these tables from now on, the first one by default.
+    pub fn serve(&self, tables: &[Arc<Table>]) {
+        *self.service.tables.lock().unwrap() = tables.to_vec();
     }
 
     pub fn lookups(&self) -> u64 {
-        self.lookups.load(Ordering::Relaxed)
+        self.service.lookups.load(Ordering::Relaxed)
     }
 
     /// Cuts everything, as a killed process would.
@@ -113,6 +115,15 @@ pub fn open(table: &Path) -> Arc<Table> {
 }
 
 impl Service {
+    fn find(&self, table_id: Option<&str>) -> Result<Arc<Table>, Status> {
+        let tables = self.tables.lock().unwrap();
+        let mut tables = tables.iter();
+        let found = tables.find(|t| table_id.is_none_or(|id| id == t.manifest().table_id));
+        found
+            .cloned()
+            .ok_or_else(|| Status::failed_precondition("table_id is not served"))
+    }
+
     fn answer(&self, request: LookupRequest) -> Option<LookupResponse> {
         self.lookups.fetch_add(1, Ordering::Relaxed);
         let ids: Vec<u32> = request
@@ -126,11 +137,12 @@ impl Service {
             answers: s.answers,
         });
         let mut out = LookupResult::default();
-        self.table
+        let table = self.find(request.table_id.as_deref()).unwrap();
+        table
             .lookup(&ids, &spans.collect::<Vec<_>>(), &mut out)
             .unwrap();
         let rows = (self.meddle)(LookupRows {
-            table_id: self.table.manifest().table_id.clone(),
+            table_id: table.manifest().table_id.clone(),
             match_lengths: out.match_lengths.into(),
             row_index: out.row_index,
             rows: out.rows.into(),
@@ -174,9 +186,12 @@ impl EmbedService for Service {
 
     async fn get_table_info(
         &self,
-        _request: Request<GetTableInfoRequest>,
+        request: Request<GetTableInfoRequest>,
     ) -> Result<Response<GetTableInfoResponse>, Status> {
-        let m = self.table.manifest();
+        let table = self.find(request.get_ref().table_id.as_deref())?;
+        let m = table.manifest();
+        let tables = self.tables.lock().unwrap().clone();
+        let served = tables.iter().map(|table| table.manifest().table_id.clone());
         Ok(Response::new(GetTableInfoResponse {
             table_id: m.table_id.clone(),
             model_hash: m.model_hash.clone(),
@@ -201,7 +216,7 @@ impl EmbedService for Service {
             max_request_bytes: 1 << 20,
             max_spans: 8,
             max_positions: self.max_positions,
-            served_table_ids: vec![m.table_id.clone()],
+            served_table_ids: served.collect(),
         }))
     }
 }

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use decoder_service::{
     embed_tier::{EmbedTier, Embedded},
     engine::{self, EngineConfig, EngineHandle, EngineParts, Message, OnLookupFailure},
@@ -26,7 +26,7 @@ use decoder_service::{
     sequence::{Delta, Finish},
 };
 use scone_fgram::{
-    FgramSet, NGram, SetHeader, TableOptions,
+    FgramSet, NGram, RowDtype, SetHeader, TableOptions,
     table::{BuildOptions, build_table},
 };
 use scone_model::{
@@ -114,7 +114,7 @@ pub fn fixture_of(seed: u64, max_n: u8) -> Fixture {
     let model = folder.path().join("tiny");
     write_model(&model, seed, max_n);
     let table = folder.path().join("table");
-    write_table(&model, &table, (0, 1));
+    write_table(&model, &table, (0, 1), RowDtype::F16);
     Fixture {
         _folder: folder,
         model,
@@ -129,10 +129,17 @@ pub fn shards_of(fixture: &Fixture, shards: u32) -> Vec<PathBuf> {
             let dir = fixture
                 .model
                 .with_file_name(format!("shard{shard}of{shards}"));
-            write_table(&fixture.model, &dir, (shard, shards));
+            write_table(&fixture.model, &dir, (shard, shards), RowDtype::F16);
             dir
         })
         .collect()
+}
+
+/// Another version of the fixture's table: int4 rows.
+pub fn int4_table_of(fixture: &Fixture) -> PathBuf {
+    let dir = fixture.model.with_file_name("int4");
+    write_table(&fixture.model, &dir, (0, 1), RowDtype::Int4);
+    dir
 }
 
 fn config() -> ModelConfig {
@@ -155,7 +162,14 @@ fn write_model(dir: &Path, seed: u64, max_n: u8) {
         final_norm: true,
         max_n: max_n.into(),
     };
-    let fgram_parameters = init_fgram_parameters(&fgram, &config, seed).unwrap();
+    let mut fgram_parameters = init_fgram_parameters(&fgram, &config, seed).unwrap();
+    // A starts as the identity; rows must depend on all of an f-gram to be told apart.
+    for tensor in fgram_parameters.values_mut().filter(|t| t.rank() == 2) {
+        let n = tensor.elem_count();
+        let noise: Vec<f32> = (0..n).map(|i| (i as f32 * 12.9898).sin() * 0.2).collect();
+        let noise = Tensor::from_vec(noise, tensor.dims(), &Device::Cpu).unwrap();
+        *tensor = (&*tensor + noise).unwrap();
+    }
     std::fs::create_dir_all(dir).unwrap();
     std::fs::write(dir.join("tokenizer.json"), byte_level_json().to_string()).unwrap();
     let set = fgram_set(dir, max_n);
@@ -196,11 +210,12 @@ fn fgram_set(dir: &Path, max_n: u8) -> FgramSet {
     FgramSet::new(header, fgrams.collect()).unwrap()
 }
 
-fn write_table(model: &Path, dir: &Path, shard: (u32, u32)) {
+fn write_table(model: &Path, dir: &Path, shard: (u32, u32), dtype: RowDtype) {
     let loaded = checkpoint::load_model_dir(model, &Device::Cpu).unwrap();
     let set = FgramSet::read(model.join("fgrams.bin")).unwrap();
     let fgram = loaded.fgram.unwrap();
     let options = BuildOptions {
+        dtype,
         dim: 32,
         shard,
         model_hash: loaded.model_hash.unwrap(),

@@ -1,15 +1,17 @@
 //! The binary: its output, its exit codes, SIGTERM.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Lines},
     net::TcpListener,
-    process::{Command, Output, Stdio},
+    os::unix::fs::symlink,
+    process::{Child, ChildStderr, Command, Output, Stdio},
 };
 
+use scone_fgram::StoreKind;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::build;
+use crate::support::{FIRST, Version, fgram_set};
 
 fn embed_service(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embed-service"));
@@ -19,7 +21,7 @@ fn embed_service(args: &[&str]) -> Command {
 
 fn table() -> (TempDir, String) {
     let dir = TempDir::new().unwrap();
-    build(dir.path());
+    FIRST.build(dir.path());
     let path = dir.path().to_str().unwrap().to_owned();
     (dir, path)
 }
@@ -33,34 +35,77 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// A running `serve`, killed when the test ends.
+struct Serving {
+    child: Child,
+    /// What it printed on stdout when it was ready.
+    event: Value,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Serving {
+    fn start(table: &str) -> Self {
+        let mut child = embed_service(&["serve", "--table", table, "--listen", "127.0.0.1:0"])
+            .args(["--metrics-listen", "127.0.0.1:0", "--log-format", "json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let event = serde_json::from_str(&line).unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap()).lines();
+        Self { child, event, log }
+    }
+
+    fn address(&self) -> &str {
+        self.event["address"].as_str().unwrap()
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let kill = Command::new("kill").args([name, &pid]).status();
+        assert!(kill.unwrap().success());
+    }
+
+    /// Reads the log until a line has this message; the test runner's patience is the limit.
+    fn wait_for_log(&mut self, message: &str) -> Value {
+        for line in &mut self.log {
+            let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            if line["message"] == message {
+                return line;
+            }
+        }
+        panic!("the log ended without {message:?}");
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn serve_announces_its_port_and_ends_on_sigterm() {
     let (_dir, path) = table();
-    let mut child = embed_service(&["serve", "--table", &path, "--listen", "127.0.0.1:0"])
-        .args(["--metrics-listen", "127.0.0.1:0", "--log-format", "json"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    stdout.read_line(&mut line).unwrap();
-    let line: Value = serde_json::from_str(&line).unwrap();
+    let mut serving = Serving::start(&path);
     assert_eq!(
-        (&line["event"], &line["service"]),
+        (&serving.event["event"], &serving.event["service"]),
         (&"listening".into(), &"embed".into())
     );
     for port in ["address", "metrics"] {
-        let address = line[port].as_str().unwrap();
+        let address = serving.event[port].as_str().unwrap();
         std::net::TcpStream::connect(address).unwrap();
     }
 
     // A second server cannot take the port, nor inspect be in the way of the first.
-    let taken = line["address"].as_str().unwrap();
     let inspected = embed_service(&["inspect", "--json", "--table", &path]).output();
     assert_eq!(json(&inspected.unwrap())["rows"], 400);
-    let output = embed_service(&["serve", "--table", &path, "--listen", taken]).output();
-    let output = output.unwrap();
+    let taken = ["serve", "--table", &path, "--listen", serving.address()];
+    let output = embed_service(&taken).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(
         stderr(&output).contains("another process has the port"),
@@ -68,19 +113,70 @@ fn serve_announces_its_port_and_ends_on_sigterm() {
         stderr(&output)
     );
 
-    let pid = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    for line in stderr(&output).lines() {
-        assert!(serde_json::from_str::<Value>(line).is_ok(), "{line}");
+    serving.signal("-TERM");
+    for line in &mut serving.log {
+        let line = line.unwrap();
+        assert!(serde_json::from_str::<Value>(&line).is_ok(), "{line}");
     }
+    assert_eq!(serving.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn sighup_switches_to_the_table_behind_the_link() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    FIRST.build(&path("first"));
+    Version(0xcd).build(&path("second"));
+    symlink("first", path("current")).unwrap();
+    let mut serving = Serving::start(path("current").to_str().unwrap());
+
+    serving.signal("-HUP");
+    serving.wait_for_log("the table is the one that is served; nothing to switch");
+    std::fs::remove_file(path("current")).unwrap();
+    serving.signal("-HUP");
+    let refused = serving.wait_for_log("the new table is refused; the old one goes on");
+    let reason = refused["error"].as_str().unwrap();
+    assert!(reason.contains("current"), "{reason}");
+    symlink("second", path("current")).unwrap();
+    serving.signal("-HUP");
+    let opened = serving.wait_for_log("table open");
+    assert_eq!(opened["table.id"], Version(0xcd).table_id());
+    serving.wait_for_log("switched to the new table");
+}
+
+#[test]
+fn load_measures_a_running_server() {
+    let (_dir, path) = table();
+    let serving = Serving::start(&path);
+    let address = serving.address();
+    let load = ["load", "--addr", address, "--table", &path, "--seconds=1"];
+    let load = [&load[..], &["--warm-up-seconds=0", "--max-requests=200"]].concat();
+    for shape in ["--windows=8", "--prompt-positions=100"] {
+        let output = embed_service(&load).args([shape, "--json"]).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let lines: Vec<Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let value = |metric: &str| {
+            let line = lines.iter().find(|line| line["metric"] == metric);
+            let line = line.unwrap_or_else(|| panic!("{metric} is missing in {text}"));
+            assert!(
+                line["case"]
+                    .as_str()
+                    .unwrap()
+                    .starts_with(&shape[2..].replace('-', "_"))
+            );
+            line["value"].as_f64().unwrap()
+        };
+        assert!(value("p50") > 0.0 && value("p99") >= value("p50"));
+        assert!(value("rows") > 0.0);
+        assert_eq!(value("errors"), 0.0);
+    }
+    let output = embed_service(&load).arg("--windows=9999").output().unwrap();
+    assert!(stderr(&output).contains("limits"), "{}", stderr(&output));
 }
 
 #[test]
@@ -137,6 +233,75 @@ fn verify_tells_sound_from_damaged() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("keys.bin"), "{}", stderr(&output));
+}
+
+#[test]
+fn upsert_makes_a_table_the_other_version_and_refuses_one_in_use() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (table, next, small) = (path("table"), path("next"), path("small"));
+    let second = Version(0xcd);
+    FIRST.build(table.as_ref());
+    second.build_with(next.as_ref(), &fgram_set(), |options| {
+        options.store = StoreKind::Mapped;
+    });
+    second.build_with(small.as_ref(), &fgram_set(), |options| options.dim = 3);
+    let upsert = |from: &str| {
+        let args = ["upsert", "--json", "--table", &table, "--from", from];
+        embed_service(&args).output().unwrap()
+    };
+    let refused = upsert(&small);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("dim"), "{}", stderr(&refused));
+
+    let serving = Serving::start(&table);
+    let in_use = stderr(&upsert(&next));
+    assert!(in_use.contains("open in another process"), "{in_use}");
+    drop(serving);
+
+    let summary = json(&upsert(&next));
+    assert_eq!(summary["event"], "upserted");
+    assert_eq!(summary["table_id"], second.table_id());
+    assert_eq!(
+        (&summary["replaced"], &summary["unchanged"]),
+        (&400.into(), &0.into())
+    );
+    let again = json(&upsert(&next));
+    assert_eq!(
+        (&again["replaced"], &again["unchanged"]),
+        (&0.into(), &400.into())
+    );
+    let verified = embed_service(&["verify", "--json", "--table", &table]).output();
+    assert_eq!(json(&verified.unwrap())["table_id"], second.table_id());
+    // It is served as the other version.
+    let mut serving = Serving::start(&table);
+    assert_eq!(
+        serving.wait_for_log("table open")["table.id"],
+        second.table_id()
+    );
+}
+
+#[test]
+fn tools_work_beside_a_running_server_where_the_store_lets_them() {
+    let dir = TempDir::new().unwrap();
+    for (name, store) in [("sled", StoreKind::Sled), ("mapped", StoreKind::Mapped)] {
+        let table = dir.path().join(name);
+        FIRST.build_with(&table, &fgram_set(), |options| options.store = store);
+        let path = table.to_str().unwrap();
+        let _serving = Serving::start(path);
+        let inspected = embed_service(&["inspect", "--json", "--table", path]).output();
+        assert_eq!(json(&inspected.unwrap())["store"], name);
+        let verified = embed_service(&["verify", "--json", "--table", path])
+            .output()
+            .unwrap();
+        match store {
+            StoreKind::Mapped => assert_eq!(json(&verified)["rows"], 400),
+            StoreKind::Sled => {
+                let text = stderr(&verified);
+                assert!(text.contains("open in another process"), "{text}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -4,7 +4,9 @@ use prost::Message as _;
 use scone_proto::embed::v1::{LookupRequest, Span, lookup_response};
 use tonic::Code;
 
-use crate::support::{Oracle, RETRY_DELAY, TestServer, TestStream, document, eventually, request};
+use crate::support::{
+    LARGEST_ANSWER, Oracle, RETRY_DELAY, TestServer, TestStream, document, eventually, request,
+};
 
 /// Requests that are wrong in one field each, with what the refusal must name.
 fn malformed() -> Vec<(LookupRequest, Code, &'static str)> {
@@ -115,7 +117,7 @@ async fn a_huge_message_ends_its_stream_but_not_the_server() {
 #[tokio::test(flavor = "multi_thread")]
 async fn overload_is_refused_at_once_with_a_delay_and_passes() {
     let server = TestServer::start_with(|config| {
-        config.capacity.max_inflight_positions = config.limits.max_positions;
+        config.capacity.max_inflight_bytes = LARGEST_ANSWER;
     })
     .await;
     let ids = document(8, 2048);
@@ -141,7 +143,8 @@ async fn overload_is_refused_at_once_with_a_delay_and_passes() {
     .await;
     assert_eq!(Code::from(refused.code), Code::ResourceExhausted);
     assert_eq!(refused.retry_delay_ms, Some(RETRY_DELAY.as_millis() as u32));
-    assert!(refused.message.contains("2048"), "{}", refused.message);
+    let limit = format!("max_inflight_bytes = {LARGEST_ANSWER}");
+    assert!(refused.message.contains(&limit), "{}", refused.message);
     // The others went on, and the refused stream is as good as ever.
     let oracle = Oracle::new();
     for stream in &mut clients {

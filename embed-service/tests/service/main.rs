@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod cli;
+mod connections;
 mod limits;
 mod lookup;
 mod operation;
 mod support;
+mod switch;

@@ -1,6 +1,6 @@
 //! Health, reflection, metrics, start-up errors and draining.
 
-use std::{error::Error as _, time::Duration};
+use std::{error::Error as _, sync::Arc, time::Duration};
 
 use embed_service::{RunError, run_with};
 use prost::Message as _;
@@ -8,8 +8,8 @@ use scone_proto::embed::v1::embed_service_client::EmbedServiceClient;
 use scone_service::grpc::Drained;
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::Notify,
 };
 use tonic::Code;
 use tonic_health::pb::{
@@ -20,7 +20,7 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-use crate::support::{self, TestServer, TestStream, document, eventually, request};
+use crate::support::{self, TestServer, TestStream, document, eventually, request, scrape};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_is_serving_by_service_name() {
@@ -70,18 +70,6 @@ async fn reflection_lists_what_is_served_here() {
     );
 }
 
-/// The body of GET /metrics.
-async fn scrape(server: &TestServer) -> String {
-    let address = server.listening.metrics.unwrap();
-    let mut connection = TcpStream::connect(address).await.unwrap();
-    let get = "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
-    connection.write_all(get.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
-    answer
-}
-
 fn metric(body: &str, name: &str) -> f64 {
     let line = body.lines().find_map(|line| line.strip_prefix(name));
     let value = line.unwrap_or_else(|| panic!("{name} is missing in\n{body}"));
@@ -111,7 +99,7 @@ async fn metrics_count_what_happened() {
     }
     assert_eq!(get("scone_embed_lookup_seconds_count"), 1.0);
     assert_eq!(get("scone_embed_streams_open"), 1.0);
-    assert_eq!(get("scone_embed_inflight_positions"), 0.0);
+    assert_eq!(get("scone_embed_inflight_bytes"), 0.0);
     let read = get("scone_embed_hot_set_hits_total") + get("scone_embed_hot_set_misses_total");
     assert_eq!(read, distinct as f64);
     assert!(get("scone_embed_hot_set_bytes") <= 4096.0);
@@ -169,7 +157,14 @@ async fn a_drain_gives_up_after_its_timeout() {
     .await;
     server.tell_to_stop();
     assert_eq!(server.stopped().await, Drained::TimedOut);
-    drop(stream);
+    // What is still open is cut, not left to the end of the process.
+    let cut = loop {
+        match stream.answers.message().await {
+            Ok(Some(_)) => continue,
+            ended => break ended,
+        }
+    };
+    assert!(cut.is_err(), "{cut:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,8 +174,8 @@ async fn start_up_errors_say_what_is_wrong() {
         let mut config = support::config(dir.path());
         change(&mut config);
         let listener = TcpListener::bind(config.listen).await.unwrap();
-        let never = std::future::pending();
-        let error = run_with(config, listener, never, |_| panic!("is ready")).await;
+        let (never, reload) = (std::future::pending(), Arc::new(Notify::new()));
+        let error = run_with(config, listener, never, reload, |_| panic!("is ready")).await;
         error.unwrap_err()
     };
     let error = start(&|_| {}).await;

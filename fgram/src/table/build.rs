@@ -1,19 +1,18 @@
 //! Writing a table, in steps that can be interrupted anywhere.
 //!
 //! 1. `build.json`: what is being built. A second run goes on only when it is the same.
-//! 2. `keys.bin`, by rename.
-//! 3. The rows, in the order of their keys; those already there are kept.
-//! 4. Flush, then `table.json` by rename, then `build.json` is removed.
+//! 2. The rows; those that an earlier run has left and that are sound are kept.
+//! 3. `keys.bin` and `index.bin`, by rename.
+//! 4. `table.json` by rename; then `build.json` is removed.
 
 use std::fs;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use super::key_file;
 use super::manifest::{self, FileEntry, MANIFEST_FILE, Manifest, StoreKind};
-use super::open::unsupported_store;
-use super::sled_store::{SledStore, Stored};
-use super::verify::RowsHash;
+use super::row_writer::{self, RowWriter, WrittenRows};
+use super::{key_file, key_index};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::keys::KeyList;
@@ -44,11 +43,13 @@ pub struct BuildOptions {
     pub batch_rows: usize,
     /// Memory for sled's page cache, in bytes.
     pub store_cache_bytes: u64,
+    /// Threads that build the index, 1 or more; the files do not depend on how many.
+    pub threads: usize,
 }
 
 impl Default for BuildOptions {
-    /// A whole f16 table in sled, batches of 1,024 rows, 64 MiB of cache; `dim` and `model_hash`
-    /// have no default and must be set.
+    /// A whole f16 table in sled, batches of 1,024 rows, 64 MiB of cache, a thread for each
+    /// processor; `dim` and `model_hash` have no default and must be set.
     fn default() -> Self {
         Self {
             store: StoreKind::Sled,
@@ -58,6 +59,7 @@ impl Default for BuildOptions {
             model_hash: String::new(),
             batch_rows: 1024,
             store_cache_bytes: 64 << 20,
+            threads: thread::available_parallelism().map_or(1, usize::from),
         }
     }
 }
@@ -89,130 +91,119 @@ pub fn build_table<E: From<Error>>(
         progress(total, total);
         return Ok(finished);
     }
-    let mut builder = Builder::begin(dir, manifest, options, &keys)?;
-    let mut sorted: Vec<&[TokenId]> = keys.iter().collect();
-    sorted.sort_unstable();
+    fs::create_dir_all(dir).map_err(files::io_error("create", dir))?;
+    begin_or_resume(dir, &manifest)?;
+    let mut writer = row_writer::open(dir, &manifest, options)?;
+    let mut order: Vec<u32> = (0..keys.len() as u32).collect();
+    order.sort_unstable_by_key(|&row| keys.get(row as usize));
     let mut numbers = Vec::new();
+    let mut flushed = Instant::now();
     progress(0, total);
-    for (batch, done) in sorted.chunks(options.batch_rows).zip(1..) {
-        let stored = builder.stored(batch)?;
-        let missing: Vec<&[TokenId]> = missing(batch, &stored).collect();
+    for (batch, done) in order.chunks(options.batch_rows).zip(1..) {
+        let missing = missing(&mut *writer, batch, &keys)?;
         if !missing.is_empty() {
+            let fgrams: Vec<&[TokenId]> = missing.iter().map(|(_, ids)| *ids).collect();
             numbers.clear();
-            rows(&missing, &mut numbers)?;
+            rows(&fgrams, &mut numbers)?;
+            add(&mut *writer, &manifest, &missing, &numbers)?;
         }
-        builder.add(batch, &stored, missing.len(), &numbers)?;
+        if flushed.elapsed() >= FLUSH_EVERY {
+            writer.flush()?;
+            flushed = Instant::now();
+        }
         progress((done * options.batch_rows as u64).min(total), total);
     }
-    Ok(builder.finish()?)
+    let sorted: Vec<&[TokenId]> = order.iter().map(|&row| keys.get(row as usize)).collect();
+    // The store is closed before the table exists, so that whoever sees it can open it.
+    let written = writer.finish(&sorted)?;
+    Ok(finish(dir, manifest, written, &keys, options.threads)?)
 }
 
-/// The f-grams of a batch that have no sound row yet.
-fn missing<'a>(batch: &[&'a [TokenId]], stored: &[Stored]) -> impl Iterator<Item = &'a [TokenId]> {
-    batch
-        .iter()
-        .zip(stored)
-        .filter(|(_, stored)| stored.row().is_none())
-        .map(|(ids, _)| *ids)
+/// The rows of a batch that an earlier run has not left, with their f-grams.
+fn missing<'a>(
+    writer: &mut dyn RowWriter,
+    batch: &[u32],
+    keys: &'a KeyList,
+) -> Result<Vec<(u32, &'a [TokenId])>> {
+    let mut missing = Vec::with_capacity(batch.len());
+    for &row in batch {
+        let ids = keys.get(row as usize);
+        if !writer.has(row, ids)? {
+            missing.push((row, ids));
+        }
+    }
+    Ok(missing)
 }
 
-/// A table that is being written.
-struct Builder<'a> {
-    dir: &'a Path,
-    manifest: Manifest,
-    store: SledStore,
-    hash: RowsHash,
-    flushed: Instant,
+/// Encodes the rows, whose `numbers` were computed, and writes them.
+fn add(
+    writer: &mut dyn RowWriter,
+    manifest: &Manifest,
+    rows: &[(u32, &[TokenId])],
+    numbers: &[f32],
+) -> Result<()> {
+    let dim = manifest.dim as usize;
+    if numbers.len() != rows.len() * dim {
+        let (got, rows) = (numbers.len(), rows.len());
+        let problem = format!("{got} numbers for {rows} rows of {dim}");
+        return Err(Error::argument("rows", problem));
+    }
+    let mut encoded = Vec::with_capacity(manifest.row_bytes());
+    for ((row, ids), numbers) in rows.iter().zip(numbers.chunks_exact(dim)) {
+        encoded.clear();
+        let encode = manifest.dtype.encode(numbers, &mut encoded);
+        encode.map_err(|error| Error::fgram(ids, error.to_string()))?;
+        writer.add(*row, ids, &encoded)?;
+    }
+    Ok(())
 }
 
-impl<'a> Builder<'a> {
-    fn begin(
-        dir: &'a Path,
-        mut manifest: Manifest,
-        options: &BuildOptions,
-        keys: &KeyList,
-    ) -> Result<Self> {
-        fs::create_dir_all(dir).map_err(files::io_error("create", dir))?;
-        begin_or_resume(dir, &manifest)?;
-        let bytes = key_file::encode(keys, &manifest);
-        manifest.files = vec![FileEntry {
-            path: key_file::FILE.to_owned(),
+/// Writes what follows from the rows; the manifest last.
+fn finish(
+    dir: &Path,
+    mut manifest: Manifest,
+    rows: WrittenRows,
+    keys: &KeyList,
+    threads: usize,
+) -> Result<Manifest> {
+    let key_bytes = key_file::encode(keys, &rows.sums, &manifest);
+    let index_bytes = key_index::encode(keys, &manifest, threads)?;
+    for (kind, bytes) in [(key_file::KIND, key_bytes), (key_index::KIND, index_bytes)] {
+        files::write_atomic(&dir.join(kind.name), &bytes)?;
+        manifest.files.push(FileEntry {
+            path: kind.name.to_owned(),
             bytes: bytes.len() as u64,
             sha256: files::sha256_hex(&bytes),
-        }];
-        let (id, width) = (&manifest.table_id, manifest.row_bytes());
-        let store = SledStore::open(dir, id, width, options.store_cache_bytes, true)?;
-        files::write_atomic(&dir.join(key_file::FILE), &bytes)?;
-        Ok(Self {
-            dir,
-            manifest,
-            store,
-            hash: RowsHash::new(),
-            flushed: Instant::now(),
-        })
+        });
     }
+    manifest.files.extend(rows.file);
+    manifest.rows_sha256 = rows.rows_sha256;
+    files::write_atomic(&dir.join(MANIFEST_FILE), &manifest.to_json())?;
+    tidy(dir)?;
+    Ok(manifest)
+}
 
-    /// What an earlier run has left of these rows.
-    fn stored(&self, batch: &[&[TokenId]]) -> Result<Vec<Stored>> {
-        batch.iter().map(|ids| self.store.get(ids)).collect()
-    }
-
-    /// Writes the rows of a batch that are not stored; `numbers` holds them, `missing` many.
-    fn add(
-        &mut self,
-        batch: &[&[TokenId]],
-        stored: &[Stored],
-        missing: usize,
-        numbers: &[f32],
-    ) -> Result<()> {
-        let dim = self.manifest.dim as usize;
-        if missing > 0 && numbers.len() != missing * dim {
-            let got = numbers.len();
-            let problem = format!("{got} numbers for {missing} rows of {dim}");
-            return Err(Error::argument("rows", problem));
-        }
-        let mut fresh = numbers.chunks_exact(dim);
-        let mut encoded = Vec::with_capacity(self.manifest.row_bytes());
-        for (ids, stored) in batch.iter().zip(stored) {
-            if let Some(row) = stored.row() {
-                self.hash.add(ids, row);
-                continue;
+/// Removes what only a build needs.
+fn tidy(dir: &Path) -> Result<()> {
+    for name in [row_writer::SUMS_FILE, BUILD_FILE] {
+        let path = dir.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(files::io_error("remove", &path)(error));
             }
-            encoded.clear();
-            let row = fresh.next().unwrap_or_default();
-            let dtype = self.manifest.dtype;
-            dtype
-                .encode(row, &mut encoded)
-                .map_err(|error| Error::fgram(ids, error.to_string()))?;
-            self.store.insert(ids, &encoded)?;
-            self.hash.add(ids, &encoded);
+            _ => {}
         }
-        if missing > 0 && self.flushed.elapsed() >= FLUSH_EVERY {
-            self.store.flush()?;
-            self.flushed = Instant::now();
-        }
-        Ok(())
     }
-
-    fn finish(mut self) -> Result<Manifest> {
-        self.store.flush()?;
-        // sled is closed before the table exists, so that whoever sees it can open it.
-        drop(self.store);
-        self.manifest.rows_sha256 = self.hash.finish();
-        files::write_atomic(&self.dir.join(MANIFEST_FILE), &self.manifest.to_json())?;
-        let mark = self.dir.join(BUILD_FILE);
-        fs::remove_file(&mark).map_err(files::io_error("remove", &mark))?;
-        Ok(self.manifest)
-    }
+    Ok(())
 }
 
 /// The number of shards, once everything that could make the build senseless is checked.
 fn checked_shards(options: &BuildOptions) -> Result<u32> {
-    if options.store == StoreKind::Mapped {
-        return Err(unsupported_store());
-    }
     if options.batch_rows == 0 {
         return Err(Error::argument("batch_rows", "is 0, at least 1"));
+    }
+    if options.threads == 0 {
+        return Err(Error::argument("threads", "is 0, at least 1"));
     }
     let (index, count) = options.shard;
     if index >= count {
@@ -235,9 +226,11 @@ fn planned(set: &FgramSet, options: &BuildOptions, rows: u64) -> Result<Manifest
         )
     })?;
     let fgram_set_hash = set.hash();
+    let table_id = manifest::table_id(&options.model_hash, &fgram_set_hash, options.dtype);
     let manifest = Manifest {
-        format_version: manifest::VERSION,
-        table_id: manifest::table_id(&options.model_hash, &fgram_set_hash, options.dtype),
+        format_version: manifest::FORMAT_VERSION,
+        checksum_seed: table_id.clone(),
+        table_id,
         model_hash: options.model_hash.clone(),
         tokenizer_hash: files::hex(&set.header().tokenizer_hash),
         fgram_set_hash,
@@ -249,7 +242,7 @@ fn planned(set: &FgramSet, options: &BuildOptions, rows: u64) -> Result<Manifest
         shard_index: options.shard.0,
         shard_count: options.shard.1,
         store: options.store,
-        rows_sha256: String::new(),
+        rows_sha256: None,
         files: Vec::new(),
     };
     manifest.check()?;
@@ -263,6 +256,8 @@ fn finished(dir: &Path, planned: &Manifest) -> Result<Option<Manifest>> {
     }
     let found = Manifest::read(dir)?;
     check_same(dir, planned, &found)?;
+    // A run that was killed at the very end may have left its marks.
+    tidy(dir)?;
     Ok(Some(found))
 }
 
@@ -273,7 +268,7 @@ fn begin_or_resume(dir: &Path, planned: &Manifest) -> Result<()> {
         let found = Manifest::from_json(&mark.display().to_string(), &files::read(&mark)?)?;
         return check_same(dir, planned, &found);
     }
-    if dir.join(super::sled_store::DIRECTORY).exists() {
+    if row_writer::FILES.iter().any(|name| dir.join(name).exists()) {
         let problem =
             format!("it has rows but neither {MANIFEST_FILE} nor {BUILD_FILE}; remove it");
         return Err(Error::NoTable {

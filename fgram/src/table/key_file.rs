@@ -1,27 +1,28 @@
-//! `keys.bin`: the f-grams of one shard in served order (`docs/formats.md`, "keys.bin").
+//! `keys.bin`: the f-grams of one shard in served order, one record of fixed width each
+//! (`docs/formats.md`, "keys.bin").
 
 use std::path::Path;
 
 use super::manifest::Manifest;
-use crate::error::{Error, Result};
-use crate::files;
+use super::table_file::{FileKind, HEADER_BYTES, TableFile};
+use crate::error::Result;
 use crate::keys::KeyList;
-use crate::matcher::Matcher;
-use crate::reader::{Reader, put_key};
+use crate::ngram::{MAX_N, NGram, TokenId};
 use crate::set::FgramSet;
 use crate::shard::shard_of;
 
-/// Name in the table directory.
-pub(super) const FILE: &str = "keys.bin";
+/// Magic, version and name.
+pub(super) const KIND: FileKind = FileKind {
+    name: "keys.bin",
+    magic: *b"SCONEKEY",
+    version: 2,
+};
 
-const MAGIC: [u8; 8] = *b"SCONEKEY";
-const VERSION: u32 = 1;
+/// Fills the places of a record behind the ids of a short f-gram; no id is as large.
+const UNUSED: TokenId = u32::MAX;
 
-/// Fewest bytes a key takes: length and two ids.
-const LEAST_BYTES: usize = 3;
-
-/// Characters of a table id.
-const TABLE_ID_BYTES: usize = 32;
+/// Bytes of the checksum at the end of a record.
+const SUM_BYTES: usize = 4;
 
 /// The keys of shard `index` of `count` in served order.
 pub(super) fn of_shard(set: &FgramSet, index: u32, count: u32) -> Result<KeyList> {
@@ -36,90 +37,155 @@ pub(super) fn of_shard(set: &FgramSet, index: u32, count: u32) -> Result<KeyList
 }
 
 /// The shard of an f-gram.
-fn owner(ids: &[u32], count: u32) -> u32 {
+fn owner(ids: &[TokenId], count: u32) -> u32 {
     match ids {
         [.., a, b] => shard_of([*a, *b], count),
         _ => 0,
     }
 }
 
-/// The file's bytes.
-pub(super) fn encode(keys: &KeyList, manifest: &Manifest) -> Vec<u8> {
-    let mut out = Vec::with_capacity(128 + 8 * keys.len());
-    out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(manifest.table_id.as_bytes());
-    out.extend_from_slice(&manifest.vocab_size.to_le_bytes());
-    out.extend_from_slice(&u32::from(manifest.max_n).to_le_bytes());
-    out.extend_from_slice(&manifest.shard_index.to_le_bytes());
-    out.extend_from_slice(&manifest.shard_count.to_le_bytes());
-    out.extend_from_slice(&(keys.len() as u64).to_le_bytes());
-    keys.iter().for_each(|key| put_key(key, &mut out));
-    files::seal(&mut out);
+/// The file's bytes. `sums` has the checksum of each row, or nothing when the store keeps them
+/// beside the rows.
+pub(super) fn encode(keys: &KeyList, sums: &[u32], manifest: &Manifest) -> Vec<u8> {
+    let max_n = usize::from(manifest.max_n);
+    let mut out = Vec::with_capacity(HEADER_BYTES + record_bytes(max_n) * keys.len());
+    let by_ids = |row: &u32| keys.get(*row as usize);
+    let rows = 0..keys.len() as u32;
+    let first = rows.clone().min_by_key(by_ids).unwrap_or_default();
+    let last = rows.max_by_key(by_ids).unwrap_or_default();
+    let facts = [u64::from(first), u64::from(last), 0, 0, 0, 0];
+    out.extend_from_slice(&KIND.header(manifest, facts));
+    for (row, ids) in keys.iter().enumerate() {
+        let padded = ids.iter().copied().chain(std::iter::repeat(UNUSED));
+        padded
+            .take(max_n)
+            .for_each(|id| out.extend_from_slice(&id.to_le_bytes()));
+        let sum = sums.get(row).copied().unwrap_or_default();
+        out.extend_from_slice(&sum.to_le_bytes());
+    }
     out
 }
 
-/// The keys in a file that belongs to `manifest`. Survives any bytes at all.
-pub(super) fn decode(file: &str, bytes: &[u8], manifest: &Manifest) -> Result<KeyList> {
-    let mut reader = Reader::open(file, bytes, MAGIC, VERSION)?;
-    let table_id = reader.array::<TABLE_ID_BYTES>()?;
-    let same = table_id == manifest.table_id.as_bytes()
-        && reader.u32()? == manifest.vocab_size
-        && reader.u32()? == u32::from(manifest.max_n)
-        && reader.u32()? == manifest.shard_index
-        && reader.u32()? == manifest.shard_count;
-    if !same {
-        return Err(reader.wrong("it belongs to another table or shard than table.json"));
-    }
-    let len = reader.count(LEAST_BYTES)?;
-    if len as u64 != manifest.rows {
-        return Err(reader.wrong(format!("{len} keys, but table.json has {}", manifest.rows)));
-    }
-    let mut keys = KeyList::with_capacity(len);
-    for _ in 0..len {
-        reader.key(manifest.max_n, &mut keys)?;
-    }
-    reader.end()?;
-    let check = || {
-        keys.check_vocab(manifest.vocab_size)?;
-        let foreign = |key: &&[u32]| owner(key, manifest.shard_count) != manifest.shard_index;
-        match keys.iter().find(foreign) {
-            Some(key) => Err(Error::fgram(key, "belongs to another shard")),
-            None => Ok(()),
+fn record_bytes(max_n: usize) -> usize {
+    4 * max_n + SUM_BYTES
+}
+
+/// The open file. Opening reads the header alone, and every record may be damaged.
+pub(super) struct KeyFile {
+    file: TableFile,
+    max_n: usize,
+    rows: u32,
+}
+
+impl KeyFile {
+    pub(super) fn open(dir: &Path, manifest: &Manifest) -> Result<Self> {
+        let file = TableFile::open(dir, manifest, &KIND)?;
+        let max_n = usize::from(manifest.max_n);
+        let expected = HEADER_BYTES as u64 + record_bytes(max_n) as u64 * manifest.rows;
+        if file.bytes().len() as u64 != expected {
+            let (length, rows) = (file.bytes().len(), manifest.rows);
+            let problem = format!("{length} bytes, but {rows} keys take {expected}");
+            return Err(file.wrong(problem));
         }
-    };
-    check().map_err(|error| reader.name_file(error))?;
-    Ok(keys)
-}
-
-/// Reads `keys.bin` and checks it against the manifest.
-pub(super) fn read(dir: &Path, manifest: &Manifest) -> Result<KeyList> {
-    let path = dir.join(FILE);
-    let file = path.display().to_string();
-    let listed = manifest.files.iter().find(|entry| entry.path == FILE);
-    let Some(listed) = listed else {
-        return Err(Error::format(file, "is not listed in table.json"));
-    };
-    let length = std::fs::metadata(&path)
-        .map_err(files::io_error("read", &path))?
-        .len();
-    if length != listed.bytes {
-        let problem = format!("{length} bytes, but table.json says {}", listed.bytes);
-        return Err(Error::format(file, problem));
+        // The manifest keeps rows below 2^31.
+        let rows = manifest.rows as u32;
+        let ends = file.facts();
+        if rows > 0 && ends[..2].iter().any(|&row| row >= u64::from(rows)) {
+            return Err(file.wrong("names a first or last row that it has not"));
+        }
+        // Every look-up compares a key; only rows are allowed to be cold.
+        file.map().prefetch(0, file.bytes().len());
+        Ok(Self { file, max_n, rows })
     }
-    let bytes = files::read(&path)?;
-    if files::sha256_hex(&bytes) != listed.sha256 {
-        return Err(Error::format(
-            file,
-            "checksum differs from that in table.json",
-        ));
-    }
-    decode(&file, &bytes, manifest)
-}
 
-/// Builds the matcher whose row ids are positions in the file.
-pub(super) fn matcher(file: &str, keys: &KeyList, max_n: u8) -> Result<Matcher> {
-    Matcher::build(keys.iter(), max_n).map_err(|error| Error::format(file, error.to_string()))
+    /// Number of keys.
+    pub(super) fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    /// Row ids of the first and the last key in the order of ids; `None` without keys.
+    pub(super) fn ends(&self) -> Option<[u32; 2]> {
+        let [first, last, ..] = self.file.facts();
+        (self.rows > 0).then_some([first as u32, last as u32])
+    }
+
+    /// Whether the f-gram of `row` is exactly `ids`.
+    #[inline]
+    pub(super) fn is(&self, row: u32, ids: &[TokenId]) -> bool {
+        let Some((stored, _)) = self.record(row) else {
+            return false;
+        };
+        let Some((stored, rest)) = stored.split_at_checked(ids.len()) else {
+            return false;
+        };
+        let same = stored
+            .iter()
+            .zip(ids)
+            .all(|(stored, &id)| u32::from_le_bytes(*stored) == id && id != UNUSED);
+        same && rest
+            .first()
+            .is_none_or(|next| u32::from_le_bytes(*next) == UNUSED)
+    }
+
+    /// The f-gram of `row`.
+    ///
+    /// # Errors
+    /// When the record is no f-gram.
+    pub(super) fn get(&self, row: u32) -> Result<NGram> {
+        let (stored, _) = self
+            .record(row)
+            .ok_or_else(|| self.file.wrong(format!("has no row {row}")))?;
+        let mut ids = [UNUSED; MAX_N];
+        for (id, stored) in ids.iter_mut().zip(stored) {
+            *id = u32::from_le_bytes(*stored);
+        }
+        let len = ids.iter().position(|&id| id == UNUSED).unwrap_or(MAX_N);
+        let key = NGram::from_slice(&ids[..len]).filter(|_| len >= 2);
+        let padded = ids[len..].iter().all(|&id| id == UNUSED);
+        key.filter(|_| padded)
+            .ok_or_else(|| self.file.wrong(format!("row {row} has no f-gram: {ids:?}")))
+    }
+
+    /// The checksum of the row, when the store keeps it here.
+    pub(super) fn sum(&self, row: u32) -> u32 {
+        self.record(row)
+            .map_or(0, |(_, sum)| u32::from_le_bytes(*sum))
+    }
+
+    #[inline]
+    fn record(&self, row: u32) -> Option<(&[[u8; 4]], &[u8; 4])> {
+        let width = record_bytes(self.max_n);
+        let start = HEADER_BYTES + width * row as usize;
+        let record = self.file.bytes().get(start..start + width)?;
+        let (sum, ids) = record.as_chunks::<4>().0.split_last()?;
+        Some((ids, sum))
+    }
+
+    /// All keys, each checked.
+    ///
+    /// # Errors
+    /// When one is no f-gram of this shard and vocabulary; the error names it.
+    pub(super) fn read_all(&self, manifest: &Manifest) -> Result<KeyList> {
+        let mut keys = KeyList::with_capacity(self.rows as usize);
+        for row in 0..self.rows {
+            let key = self.get(row)?;
+            let ids = key.as_slice();
+            if owner(ids, manifest.shard_count) != manifest.shard_index {
+                return Err(self
+                    .file
+                    .wrong(format!("f-gram {ids:?} belongs to another shard")));
+            }
+            keys.push(ids)?;
+        }
+        keys.check_vocab(manifest.vocab_size)
+            .map_err(|error| self.file.wrong(error.to_string()))?;
+        Ok(keys)
+    }
+
+    /// Compares the checksum of the whole file with `table.json`.
+    pub(super) fn verify(&self, manifest: &Manifest) -> Result<()> {
+        self.file.verify(manifest, &KIND)
+    }
 }
 
 #[cfg(test)]
@@ -128,90 +194,102 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use super::super::manifest::{StoreKind, table_id};
+    use super::super::manifest::samples;
     use super::*;
-    use crate::row::RowDtype;
+    use crate::error::Error;
 
-    fn keys(keys: &[&[u32]]) -> KeyList {
+    const KEYS: [&[u32]; 3] = [&[1, 2], &[1, 2, 3], &[2, 3]];
+
+    fn bytes() -> Vec<u8> {
         let mut list = KeyList::default();
-        keys.iter().for_each(|key| list.push(key).unwrap());
-        list
+        KEYS.iter().for_each(|key| list.push(key).unwrap());
+        encode(&list, &[7, 8, 9], &samples::manifest(3, 3))
     }
 
-    fn manifest(rows: u64) -> Manifest {
-        let hash = "0".repeat(64);
-        Manifest {
-            format_version: 1,
-            table_id: table_id(&hash, &hash, RowDtype::F16),
-            model_hash: hash.clone(),
-            tokenizer_hash: hash.clone(),
-            fgram_set_hash: hash,
-            vocab_size: 10,
-            max_n: 3,
-            dim: 4,
-            dtype: RowDtype::F16,
-            rows,
-            shard_index: 0,
-            shard_count: 1,
-            store: StoreKind::Sled,
-            rows_sha256: String::new(),
-            files: Vec::new(),
-        }
+    /// Opens `bytes` as the keys of a table of `shards` shards, this one the first.
+    fn open(bytes: &[u8], shards: u32) -> Result<KeyFile> {
+        let mut manifest = samples::manifest(3, 3);
+        manifest.shard_count = shards;
+        samples::open_with(&KIND, bytes, &mut manifest, |dir, manifest| {
+            KeyFile::open(dir, manifest)
+        })
     }
 
-    fn body() -> Vec<u8> {
-        let mut bytes = encode(&keys(&[&[1, 2], &[1, 2, 3], &[2, 3]]), &manifest(3));
-        bytes.truncate(bytes.len() - files::HASH_BYTES);
+    /// The bytes with others from `at` on, and a right checksum of the header.
+    fn changed(at: usize, with: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes();
+        bytes[at..at + with.len()].copy_from_slice(with);
+        samples::reseal(&mut bytes);
         bytes
     }
 
-    /// Decodes `body` behind a right checksum.
-    fn decode_sealed(mut body: Vec<u8>, rows: u64) -> Result<KeyList> {
-        files::seal(&mut body);
-        decode("keys.bin", &body, &manifest(rows))
-    }
-
     #[test]
-    fn keys_come_back_in_their_order() {
-        let back = decode_sealed(body(), 3).unwrap();
-        assert!(back.iter().eq([&[1u32, 2][..], &[1, 2, 3], &[2, 3]]));
+    fn keys_and_sums_come_back_in_their_order() {
+        let file = open(&bytes(), 1).unwrap();
+        let all = file.read_all(&samples::manifest(3, 3)).unwrap();
+        assert!(all.iter().eq(KEYS));
+        assert_eq!([0, 1, 2, 3].map(|row| file.sum(row)), [7, 8, 9, 0]);
+        assert_eq!(file.ends(), Some([0, 2]));
+        for (key, row) in KEYS.into_iter().zip(0..) {
+            assert!(file.is(row, key));
+            assert_eq!(file.get(row).unwrap().as_slice(), key);
+        }
+        assert!(!file.is(0, &[1]) && !file.is(0, &[1, 2, u32::MAX]) && !file.is(3, &[1, 2]));
+        assert!(!file.is(1, &[1, 2]) && !file.is(1, &[1, 2, 3, 4]) && file.get(3).is_err());
     }
 
     #[test]
     fn a_right_checksum_is_not_enough() {
-        let with = |at: usize, value: u8| {
-            let mut body = body();
-            body[at] = value;
-            decode_sealed(body, 3).map(|_| ()).unwrap_err().to_string()
-        };
         // Offsets as in docs/formats.md.
-        for (text, problem) in [
-            (with(8, 9), "format version 9"),
-            (with(12, b'x'), "another table"),
-            (with(44, 11), "another table"),
-            (with(48, 4), "another table"),
-            (with(52, 1), "another table"),
-            (with(56, 2), "another table"),
-            (with(67, 1), "cannot fit"),
-            (with(68, 4), "4 ids"),
-            (with(69, 10), "vocab_size 10"),
+        for (at, with, problem) in [
+            (8, [9, 0, 0, 0], "format version 9"),
+            (12, [b'f'; 4], "another table"),
+            (44, [11, 0, 0, 0], "another table"),
+            (48, [4, 0, 0, 0], "another table"),
+            (52, [1, 0, 0, 0], "another table"),
+            (56, [2, 0, 0, 0], "another table"),
+            (60, [4, 0, 0, 0], "another table"),
+            (68, [1, 0, 0, 0], "another table"),
+            (80, [3, 0, 0, 0], "first or last row"),
         ] {
-            assert!(text.contains(problem), "{text:?} does not say {problem:?}");
+            let text = open(&changed(at, &with), 1)
+                .map(|_| ())
+                .unwrap_err()
+                .to_string();
+            assert!(
+                text.contains(problem),
+                "{at}: {text:?} does not say {problem:?}"
+            );
         }
-        let fewer = decode_sealed(body(), 4)
-            .map(|_| ())
-            .unwrap_err()
-            .to_string();
-        assert!(fewer.contains("3 keys, but table.json has 4"), "{fewer}");
+        let mut longer = bytes();
+        longer.push(0);
+        assert!(open(&longer, 1).is_err());
     }
 
     #[test]
-    fn a_key_of_another_shard_is_refused() {
-        let mut manifest = manifest(1);
+    fn a_record_that_is_no_f_gram_of_the_table_is_found() {
+        let manifest = samples::manifest(3, 3);
+        for (at, with, problem) in [
+            (128, u32::MAX, "row 0 has no f-gram"),
+            (132, u32::MAX, "row 0 has no f-gram"),
+            (148, u32::MAX, "row 1 has no f-gram"),
+            (128, 10, "vocab_size 10"),
+        ] {
+            let file = open(&changed(at, &with.to_le_bytes()), 1).unwrap();
+            let text = file
+                .read_all(&manifest)
+                .map(|_| ())
+                .unwrap_err()
+                .to_string();
+            assert!(text.contains(problem), "{text:?} does not say {problem:?}");
+        }
+        let mut manifest = samples::manifest(3, 3);
         manifest.shard_count = 4;
-        manifest.shard_index = (shard_of([1, 2], 4) + 1) % 4;
-        let bytes = encode(&keys(&[&[1, 2]]), &manifest);
-        let text = decode("k", &bytes, &manifest)
+        let mut list = KeyList::default();
+        KEYS.iter().for_each(|key| list.push(key).unwrap());
+        let file = open(&encode(&list, &[], &manifest), 4).unwrap();
+        let text = file
+            .read_all(&manifest)
             .map(|_| ())
             .unwrap_err()
             .to_string();
@@ -224,14 +302,25 @@ mod tests {
             changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
             cut in any::<prop::sample::Index>(),
         ) {
-            let mut body = body();
+            let mut bytes = bytes();
             for (at, value) in changes {
-                let at = at.index(body.len());
-                body[at] = value;
+                let at = at.index(bytes.len());
+                bytes[at] = value;
             }
-            let _ = decode_sealed(body.clone(), 3).map(|keys| matcher("k", &keys, 3));
-            body.truncate(cut.index(body.len()));
-            prop_assert!(decode_sealed(body, 3).is_err());
+            samples::reseal(&mut bytes);
+            if let Ok(file) = open(&bytes, 1) {
+                let _ = file.read_all(&samples::manifest(3, 3));
+                (0..5).for_each(|row| { let _ = file.is(row, &[1, 2]); });
+            }
+            bytes.truncate(cut.index(bytes.len()));
+            samples::reseal(&mut bytes);
+            let refused = matches!(open(&bytes, 1), Err(Error::Format { .. }));
+            prop_assert!(refused);
+        }
+
+        #[test]
+        fn any_bytes_at_all_are_survived(bytes in vec(any::<u8>(), 0..300)) {
+            prop_assert!(open(&bytes, 1).is_err());
         }
     }
 }

@@ -1,10 +1,22 @@
 //! One look-up: token ids in, match lengths and distinct rows out.
+//!
+//! It has two parts, so that an async service may do the first on a worker of its runtime and
+//! send only the second, when there is one, to a thread that may block.
+
+use std::hint::black_box;
+use std::time::Instant;
 
 use super::open::Table;
-use super::store::RowKey;
+use super::store::RowRequest;
 use crate::error::{Error, Result};
 use crate::matcher::{ID_LIMIT, Match};
 use crate::ngram::TokenId;
+
+/// How many rows before it is copied a row is touched.
+const COPY_AHEAD: usize = 8;
+
+/// Distance of the bytes touched: the processor reads on by itself.
+const TOUCH_BYTES: usize = 512;
 
 /// A run of token ids of one document. Matching never crosses its border.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +61,21 @@ impl LookupResult {
     }
 }
 
+/// Rows of a look-up that are not in memory: what [`Table::lookup_in_memory`] leaves to
+/// [`Table::fetch_cold`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cold {
+    rows: Vec<RowRequest>,
+}
+
+impl Cold {
+    /// Number of rows, 1 or more.
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+}
+
 impl Table {
     /// Finds the longest f-gram that ends at each position to answer, and its row.
     ///
@@ -59,10 +86,42 @@ impl Table {
     /// When `spans` do not cover `ids` exactly, a span answers nothing, an id is not in the
     /// vocabulary, or a row is missing or damaged. `out` is then empty.
     pub fn lookup(&self, ids: &[TokenId], spans: &[Span], out: &mut LookupResult) -> Result<()> {
+        match self.lookup_in_memory(ids, spans, out)? {
+            Some(cold) => self.fetch_cold(cold, out),
+            None => Ok(()),
+        }
+    }
+
+    /// The part of a look-up that does not wait for a disk: matches every position, and copies
+    /// the rows that are in the hot set or, of a mapped table, in the page cache. `None` when
+    /// that was all. Otherwise `out` has zeros for the rows still to fetch.
+    ///
+    /// # Errors
+    /// When `spans` do not cover `ids` exactly, a span answers nothing, or an id is not in the
+    /// vocabulary. `out` is then empty.
+    pub fn lookup_in_memory(
+        &self,
+        ids: &[TokenId],
+        spans: &[Span],
+        out: &mut LookupResult,
+    ) -> Result<Option<Cold>> {
         out.clear();
         self.check(ids, spans)?;
         let rows = self.find(ids, spans, out);
-        let fetched = self.fetch(&rows, out);
+        let cold = self.copy_from_memory(&rows, &mut out.rows);
+        self.counters()
+            .answered(rows.len() as u64, cold.len() as u64);
+        Ok((!cold.is_empty()).then_some(Cold { rows: cold }))
+    }
+
+    /// The other part: fetches what the first has left, into the `out` that it has filled. Blocks
+    /// on the disk. Rows that another look-up is fetching are taken from there.
+    ///
+    /// # Errors
+    /// When a row is missing or damaged, or `out` is not the one that goes with `cold`. `out` is
+    /// then empty.
+    pub fn fetch_cold(&self, cold: Cold, out: &mut LookupResult) -> Result<()> {
+        let fetched = self.fetch(cold.rows, &mut out.rows);
         if fetched.is_err() {
             out.clear();
         }
@@ -97,61 +156,91 @@ impl Table {
     }
 
     /// Matches every position to answer; returns the distinct rows in order of first use.
-    fn find<'a>(
-        &self,
-        ids: &'a [TokenId],
-        spans: &[Span],
-        out: &mut LookupResult,
-    ) -> Vec<RowKey<'a>> {
-        let mut rows: Vec<RowKey<'a>> = Vec::new();
-        let mut seen =
-            Distinct::with_room_for(spans.iter().map(|span| span.answers as usize).sum());
+    fn find(&self, ids: &[TokenId], spans: &[Span], out: &mut LookupResult) -> Vec<u32> {
+        let positions = spans.iter().map(|span| span.answers as usize).sum();
+        let mut heads = Vec::with_capacity(positions);
         let mut rest = ids;
         for span in spans {
             let first = span.context as usize;
             let (document, after) = rest.split_at(first + span.answers as usize);
             rest = after;
-            for end in first + 1..=document.len() {
-                let Some(Match { len, row }) = self.matcher().longest(&document[..end]) else {
-                    out.match_lengths.push(0);
-                    continue;
-                };
-                out.match_lengths.push(len);
-                let next = rows.len() as u32;
-                let index = seen.entry(row, next, &rows);
-                if index == next {
-                    rows.push(RowKey {
-                        row,
-                        ids: &document[end - usize::from(len)..end],
-                        place: next,
-                    });
-                }
-                out.row_index.push(index);
+            heads.extend((first + 1..=document.len()).map(|end| &document[..end]));
+        }
+        let mut matches = Vec::with_capacity(positions);
+        self.index().longest_each(&heads, &mut matches);
+        let mut rows = Vec::new();
+        let mut seen = Distinct::with_room_for(positions);
+        for found in matches {
+            let Some(Match { len, row }) = found else {
+                out.match_lengths.push(0);
+                continue;
+            };
+            out.match_lengths.push(len);
+            let next = rows.len() as u32;
+            let index = seen.entry(row, next, &rows);
+            if index == next {
+                rows.push(row);
             }
+            out.row_index.push(index);
         }
         rows
     }
 
-    /// Copies the rows from the hot set, and those it lacks from the store.
-    fn fetch(&self, rows: &[RowKey<'_>], out: &mut LookupResult) -> Result<()> {
+    /// Appends the rows to `out`, each copied once; zeros for those that are returned, which are
+    /// not in memory.
+    fn copy_from_memory(&self, rows: &[u32], out: &mut Vec<u8>) -> Vec<RowRequest> {
         let row_bytes = self.store().row_bytes();
-        out.rows.resize(rows.len() * row_bytes, 0);
+        let now = Instant::now();
+        let in_memory = |&row: &u32| self.store().in_memory(row, now);
+        let stored: Vec<Option<&[u8]>> = rows.iter().map(in_memory).collect();
         let mut cold = Vec::new();
-        for (key, place) in rows.iter().zip(out.rows.chunks_exact_mut(row_bytes)) {
-            if !self.hot_set().get(key.row, place) {
-                cold.push(*key);
+        out.reserve(rows.len() * row_bytes);
+        for ((&row, place), bytes) in rows.iter().zip(0..).zip(&stored) {
+            if let Some(Some(ahead)) = stored.get(place as usize + COPY_AHEAD) {
+                touch(ahead);
+            }
+            if self.hot_set().append(row, out) {
+                continue;
+            }
+            match bytes {
+                Some(bytes) => out.extend_from_slice(bytes),
+                None => {
+                    out.resize(out.len() + row_bytes, 0);
+                    cold.push(RowRequest { row, place });
+                }
             }
         }
-        if cold.is_empty() {
-            return Ok(());
+        cold
+    }
+
+    fn fetch(&self, cold: Vec<RowRequest>, out: &mut [u8]) -> Result<()> {
+        let row_bytes = self.store().row_bytes();
+        let places = out.len() / row_bytes;
+        if cold.iter().any(|request| request.place as usize >= places) {
+            let problem = format!("has {places} rows, fewer than the look-up it should go on with");
+            return Err(Error::argument("out", problem));
         }
-        self.store().get_many(&cold, &mut out.rows)?;
-        for key in &cold {
-            let start = key.place as usize * row_bytes;
-            self.hot_set()
-                .insert(key.row, &out.rows[start..start + row_bytes]);
-        }
+        let fetch = |rows: &[RowRequest], out: &mut [u8]| {
+            self.store().get_many(rows, out)?;
+            // Kept before the flight ends, so that nobody in between misses them again.
+            for request in rows {
+                let start = request.place as usize * row_bytes;
+                let row = &out[start..start + row_bytes];
+                self.hot_set().insert(request.row, row);
+            }
+            Ok(())
+        };
+        let brought = self.flights().fetch(cold, row_bytes, out, fetch)?;
+        self.counters().coalesced(brought);
         Ok(())
+    }
+}
+
+/// Starts to read a row, so that it is there when its turn comes to be copied.
+#[inline]
+fn touch(row: &[u8]) {
+    for line in row.chunks(TOUCH_BYTES) {
+        black_box(line[0]);
     }
 }
 
@@ -170,7 +259,7 @@ impl Distinct {
     }
 
     /// The index of `row` among `rows`; a row not met yet gets `next`.
-    fn entry(&mut self, row: u32, next: u32, rows: &[RowKey<'_>]) -> u32 {
+    fn entry(&mut self, row: u32, next: u32, rows: &[u32]) -> u32 {
         let mask = self.slots.len() - 1;
         // Row ids are dense; an odd factor spreads them, and the high bits are the better ones.
         let mut slot = (u64::from(row).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask;
@@ -180,7 +269,7 @@ impl Distinct {
                 self.slots[slot] = next;
                 return next;
             }
-            if rows[index as usize].row == row {
+            if rows[index as usize] == row {
                 return index;
             }
             slot = (slot + 1) & mask;

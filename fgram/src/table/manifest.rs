@@ -14,11 +14,14 @@ use crate::row::RowDtype;
 /// Name of the manifest in the table directory.
 pub const MANIFEST_FILE: &str = "table.json";
 
-/// Format version this build writes and reads.
-pub(super) const VERSION: u32 = 1;
+/// Format version of tables that this build writes and reads.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// A larger file is no manifest.
 const MAX_BYTES: u64 = 1 << 20;
+
+/// Characters of a table id.
+const TABLE_ID_DIGITS: usize = 32;
 
 /// Widest row allowed, in elements.
 pub(super) const MAX_DIM: u32 = 1 << 20;
@@ -29,11 +32,14 @@ pub(super) const MAX_DIM: u32 = 1 << 20;
 pub enum StoreKind {
     /// A sled tree by f-gram.
     Sled,
-    /// Immutable files opened by mmap. Not in this version: building one is refused.
+    /// One immutable file of rows, opened by mmap.
     Mapped,
 }
 
 impl StoreKind {
+    /// Every kind.
+    pub const ALL: [StoreKind; 2] = [StoreKind::Sled, StoreKind::Mapped];
+
     /// The name used in flags, files and logs.
     pub fn name(self) -> &'static str {
         match self {
@@ -84,6 +90,9 @@ pub struct Manifest {
     pub format_version: u32,
     /// Names one precompute run: the same on every shard and replica of it. See [`table_id`].
     pub table_id: String,
+    /// The table id that the directory was built with. It begins every checksum of a row, and
+    /// stays when an upsert gives the table another id.
+    pub checksum_seed: String,
     /// SHA-256, lower-case hexadecimal, of the f-gram model and token embedding.
     pub model_hash: String,
     /// SHA-256, lower-case hexadecimal, of tokenizer.json.
@@ -106,9 +115,11 @@ pub struct Manifest {
     pub shard_count: u32,
     /// How the rows are stored.
     pub store: StoreKind,
-    /// SHA-256, lower-case hexadecimal, of all rows with their keys, in the order of keys.
-    pub rows_sha256: String,
-    /// The files whose bytes never change. sled's own files do, on every opening.
+    /// SHA-256, lower-case hexadecimal, of all rows with their keys, in the order of keys: of a
+    /// sled table, whose own files change on every opening. The rows of a mapped one are a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_sha256: Option<String>,
+    /// The files whose bytes never change.
     pub files: Vec<FileEntry>,
 }
 
@@ -199,6 +210,7 @@ impl Manifest {
             let problem = "does not follow from model_hash, fgram_set_hash and dtype";
             return Err(Error::argument("table_id", problem));
         }
+        check_digits("checksum_seed", &self.checksum_seed, TABLE_ID_DIGITS)?;
         Ok(())
     }
 
@@ -236,7 +248,7 @@ impl Manifest {
 pub fn table_id(model_hash: &str, fgram_set_hash: &str, dtype: RowDtype) -> String {
     let text = format!("scone-table-1 {model_hash} {fgram_set_hash} {dtype}");
     let mut id = files::sha256_hex(text.as_bytes());
-    id.truncate(32);
+    id.truncate(TABLE_ID_DIGITS);
     id
 }
 
@@ -251,10 +263,10 @@ fn check_version(bytes: &[u8]) -> std::result::Result<(), String> {
         table: Table,
     }
     match serde_json::from_slice::<Outer>(bytes) {
-        Ok(outer) if outer.table.format_version != u64::from(VERSION) => {
+        Ok(outer) if outer.table.format_version != u64::from(FORMAT_VERSION) => {
             let found = outer.table.format_version;
             Err(format!(
-                "format version {found}, this build reads {VERSION}"
+                "format version {found}, this build reads {FORMAT_VERSION}"
             ))
         }
         // What is wrong with it is said by the full parse.
@@ -293,12 +305,74 @@ fn check_range(field: &'static str, value: u32, least: u32, most: u32) -> Result
 }
 
 pub(super) fn check_hash(field: &'static str, hash: &str) -> Result<()> {
+    check_digits(field, hash, 64)
+}
+
+fn check_digits(field: &'static str, text: &str, digits: usize) -> Result<()> {
     let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    if hash.len() == 64 && hash.bytes().all(digit) {
+    if text.len() == digits && text.bytes().all(digit) {
         return Ok(());
     }
     Err(Error::argument(
         field,
-        "is not a SHA-256 in 64 lower-case hexadecimal digits",
+        format!("is not {digits} lower-case hexadecimal digits"),
     ))
+}
+
+#[cfg(test)]
+pub(super) mod samples {
+    //! Manifests and files of one, for the tests of the file readers.
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::super::table_file::{FileKind, HEADER_BYTES};
+    use super::*;
+
+    /// A mapped table of ids below 10 and f16 rows of 4, in one shard, without files.
+    pub(in crate::table) fn manifest(rows: u64, max_n: u8) -> Manifest {
+        let hash = "0".repeat(64);
+        let table_id = table_id(&hash, &hash, RowDtype::F16);
+        Manifest {
+            format_version: FORMAT_VERSION,
+            checksum_seed: table_id.clone(),
+            table_id,
+            model_hash: hash.clone(),
+            tokenizer_hash: hash.clone(),
+            fgram_set_hash: hash,
+            vocab_size: 10,
+            max_n,
+            dim: 4,
+            dtype: RowDtype::F16,
+            rows,
+            shard_index: 0,
+            shard_count: 1,
+            store: StoreKind::Mapped,
+            rows_sha256: None,
+            files: Vec::new(),
+        }
+    }
+
+    /// Writes `bytes` as a file of `kind`, lists it in `manifest` and calls `open`.
+    pub(in crate::table) fn open_with<T>(
+        kind: &FileKind,
+        bytes: &[u8],
+        manifest: &mut Manifest,
+        open: impl FnOnce(&Path, &Manifest) -> T,
+    ) -> T {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(kind.name), bytes).unwrap();
+        manifest.files.push(FileEntry {
+            path: kind.name.to_owned(),
+            bytes: bytes.len() as u64,
+            sha256: files::sha256_hex(bytes),
+        });
+        open(dir.path(), manifest)
+    }
+
+    /// Gives the header of a file a right checksum.
+    pub(in crate::table) fn reseal(bytes: &mut [u8]) {
+        if let Some(header) = bytes.first_chunk_mut::<HEADER_BYTES>() {
+            let crc = crc32fast::hash(&header[..HEADER_BYTES - 4]);
+            header[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+        }
+    }
 }

@@ -2,15 +2,19 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::flights::Flights;
 use super::hot_set::{HotSet, HotSetStats};
-use super::key_file;
+use super::key_file::KeyFile;
+use super::key_index::KeyIndex;
 use super::manifest::{Manifest, StoreKind};
+use super::mapped_store::MappedStore;
 use super::sled_store::SledStore;
-use super::store::{RowKey, RowStore};
-use crate::error::{Error, Result};
-use crate::keys::KeyList;
-use crate::matcher::Matcher;
+use super::store::{RowRequest, RowStore};
+use crate::error::Result;
+use crate::ngram::NGram;
 
 /// Rows read at once while the hot set is warmed.
 const WARM_ROWS: usize = 1024;
@@ -18,9 +22,12 @@ const WARM_ROWS: usize = 1024;
 /// How to open a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableOptions {
-    /// Memory for the rows kept decoded from the store, in bytes, with
+    /// Memory for the rows kept in the hot set, in bytes, with
     /// [`HOT_ROW_OVERHEAD`](super::HOT_ROW_OVERHEAD) for each. 0 keeps none. Default 64 MiB.
     pub hot_bytes: u64,
+    /// Keep a hot set for a mapped table too. Default false: its rows lie ready to be copied in
+    /// the page cache, and a second copy of them makes look-ups no faster.
+    pub hot_set_on_mapped: bool,
     /// Fill the hot set at start with the rows most often served in training, as many as fit.
     /// Default true.
     pub warm: bool,
@@ -35,6 +42,7 @@ impl Default for TableOptions {
     fn default() -> Self {
         Self {
             hot_bytes: 64 << 20,
+            hot_set_on_mapped: false,
             warm: true,
             verify: false,
             store_cache_bytes: 64 << 20,
@@ -46,39 +54,72 @@ impl Default for TableOptions {
 pub struct Table {
     dir: PathBuf,
     manifest: Manifest,
-    matcher: Matcher,
-    store: Box<dyn RowStore>,
+    index: KeyIndex,
+    store: Store,
     hot_set: HotSet,
+    flights: Flights,
+    counters: Counters,
+}
+
+/// Either kind of store.
+pub(super) enum Store {
+    Sled(SledStore),
+    Mapped(MappedStore),
+}
+
+/// What look-ups have met since the table was opened.
+#[derive(Default)]
+pub(super) struct Counters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    coalesced: AtomicU64,
+}
+
+impl Counters {
+    /// Counts the distinct rows of a look-up, of which some were not in memory.
+    pub(super) fn answered(&self, rows: u64, cold: u64) {
+        self.hits.fetch_add(rows - cold, Ordering::Relaxed);
+        self.misses.fetch_add(cold, Ordering::Relaxed);
+    }
+
+    /// Counts misses that another look-up's fetch has answered.
+    pub(super) fn coalesced(&self, rows: u64) {
+        self.coalesced.fetch_add(rows, Ordering::Relaxed);
+    }
 }
 
 impl Table {
-    /// Opens the table in `dir`: checks manifest and keys, builds the matcher, opens the store,
-    /// reads its first and last row, and warms the hot set.
+    /// Opens the table in `dir`: reads the manifest and the headers of the files, opens the store,
+    /// and warms the hot set. Nothing is done for each key or row unless `options` say so.
     ///
     /// # Errors
-    /// [`Error::NoTable`] when there is no complete table, [`Error::TableInUse`] when another
-    /// process has it, [`Error::Format`] or [`Error::DataLoss`] when it is damaged.
+    /// [`NoTable`](crate::Error::NoTable) when there is no complete table,
+    /// [`TableInUse`](crate::Error::TableInUse) when another process has a sled table open,
+    /// [`Format`](crate::Error::Format) or [`DataLoss`](crate::Error::DataLoss) when it is damaged.
     pub fn open(dir: &Path, options: &TableOptions) -> Result<Self> {
         let manifest = Manifest::read(dir)?;
-        let keys = key_file::read(dir, &manifest)?;
-        let file = dir.join(key_file::FILE).display().to_string();
-        let matcher = key_file::matcher(&file, &keys, manifest.max_n)?;
-        let store = open_store(dir, &manifest, options)?;
-        let hot_set = HotSet::new(options.hot_bytes, manifest.row_bytes(), keys.len());
+        let keys = Arc::new(KeyFile::open(dir, &manifest)?);
+        let index = KeyIndex::open(dir, &manifest, Arc::clone(&keys))?;
+        let store = Store::open(dir, &manifest, options, keys)?;
+        let hot_bytes = match store {
+            Store::Mapped(_) if !options.hot_set_on_mapped => 0,
+            _ => options.hot_bytes,
+        };
+        let hot_set = HotSet::new(hot_bytes, manifest.row_bytes(), index.len());
         let table = Self {
             dir: dir.to_owned(),
             manifest,
-            matcher,
+            index,
             store,
             hot_set,
+            flights: Flights::default(),
+            counters: Counters::default(),
         };
-        table.check_ends(&keys)?;
-        if options.warm {
-            table.warm(&keys)?;
-        }
-        drop(keys);
         if options.verify {
             table.verify(|_, _| {})?;
+        }
+        if options.warm {
+            table.warm()?;
         }
         Ok(table)
     }
@@ -89,8 +130,8 @@ impl Table {
     }
 
     /// Finds the f-grams of this shard.
-    pub fn matcher(&self) -> &Matcher {
-        &self.matcher
+    pub fn index(&self) -> &KeyIndex {
+        &self.index
     }
 
     /// The directory it was opened from.
@@ -98,62 +139,86 @@ impl Table {
         &self.dir
     }
 
-    /// Counters of the hot set.
+    /// Counters of look-ups and of the hot set.
     pub fn stats(&self) -> HotSetStats {
-        self.hot_set.stats()
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        HotSetStats {
+            hits: count(&self.counters.hits),
+            misses: count(&self.counters.misses),
+            coalesced: count(&self.counters.coalesced),
+            evictions: self.hot_set.evictions(),
+            bytes: self.hot_set.bytes(),
+            rows: self.hot_set.rows(),
+        }
     }
 
     pub(super) fn store(&self) -> &dyn RowStore {
-        &*self.store
+        match &self.store {
+            Store::Sled(store) => store,
+            Store::Mapped(store) => store,
+        }
+    }
+
+    /// The mapped store, when it is one.
+    pub(super) fn mapped(&self) -> Option<&MappedStore> {
+        match &self.store {
+            Store::Sled(_) => None,
+            Store::Mapped(store) => Some(store),
+        }
     }
 
     pub(super) fn hot_set(&self) -> &HotSet {
         &self.hot_set
     }
 
-    /// Rows are written in the order of keys, so a store that lost its tail lacks the last one.
-    fn check_ends(&self, keys: &KeyList) -> Result<()> {
-        let mut row = vec![0; self.store.row_bytes()];
-        let ends = [keys.iter().zip(0..).min(), keys.iter().zip(0..).max()];
-        for (ids, id) in ends.into_iter().flatten() {
-            self.store.get_many(
-                &[RowKey {
-                    row: id,
-                    ids,
-                    place: 0,
-                }],
-                &mut row,
-            )?;
-        }
-        Ok(())
+    pub(super) fn flights(&self) -> &Flights {
+        &self.flights
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Reads in the order of the store, which touches each of its pages once.
-    fn warm(&self, keys: &KeyList) -> Result<()> {
-        let row_bytes = self.store.row_bytes();
-        let fit = self.hot_set.capacity().min(keys.len()) as u32;
-        let mut order: Vec<u32> = (0..fit).collect();
-        order.sort_unstable_by_key(|&row| keys.get(row as usize));
+    fn warm(&self) -> Result<()> {
+        let row_bytes = self.store().row_bytes();
+        let fit = self.hot_set.capacity().min(self.index.len()) as u32;
+        let keys = self.index.keys();
+        let key = |row: u32| Ok((keys.get(row)?, row));
+        let mut order = (0..fit).map(key).collect::<Result<Vec<(NGram, u32)>>>()?;
+        order.sort_unstable_by(|(a, _), (b, _)| a.as_slice().cmp(b.as_slice()));
         let mut rows = Vec::new();
         for batch in order.chunks(WARM_ROWS) {
-            let batch: Vec<RowKey<'_>> = batch
-                .iter()
-                .zip(0..)
-                .map(|(&row, place)| RowKey {
-                    row,
-                    ids: keys.get(row as usize),
-                    place,
-                })
+            let places = batch.iter().zip(0..);
+            let batch: Vec<RowRequest> = places
+                .map(|(&(_, row), place)| RowRequest { row, place })
                 .collect();
             rows.resize(batch.len() * row_bytes, 0);
-            self.store.get_many(&batch, &mut rows)?;
-            for (key, row) in batch.iter().zip(rows.chunks_exact(row_bytes)) {
-                self.hot_set.insert(key.row, row);
+            self.store().get_many(&batch, &mut rows)?;
+            for (request, row) in batch.iter().zip(rows.chunks_exact(row_bytes)) {
+                self.hot_set.insert(request.row, row);
             }
         }
         // The most served ones become the most recently used.
         (0..fit).rev().for_each(|row| self.hot_set.promote(row));
         Ok(())
+    }
+}
+
+impl Store {
+    fn open(
+        dir: &Path,
+        manifest: &Manifest,
+        options: &TableOptions,
+        keys: Arc<KeyFile>,
+    ) -> Result<Self> {
+        Ok(match manifest.store {
+            StoreKind::Sled => {
+                let cache = options.store_cache_bytes;
+                Store::Sled(SledStore::open(dir, manifest, cache, keys)?)
+            }
+            StoreKind::Mapped => Store::Mapped(MappedStore::open(dir, manifest, keys)?),
+        })
     }
 }
 
@@ -163,28 +228,6 @@ impl fmt::Debug for Table {
         shown
             .field("dir", &self.dir)
             .field("manifest", &self.manifest);
-        shown
-            .field("hot_set", &self.hot_set)
-            .finish_non_exhaustive()
+        shown.field("stats", &self.stats()).finish_non_exhaustive()
     }
-}
-
-fn open_store(
-    dir: &Path,
-    manifest: &Manifest,
-    options: &TableOptions,
-) -> Result<Box<dyn RowStore>> {
-    let row_bytes = manifest.row_bytes();
-    let cache = options.store_cache_bytes;
-    match manifest.store {
-        StoreKind::Sled => {
-            let store = SledStore::open(dir, &manifest.table_id, row_bytes, cache, false)?;
-            Ok(Box::new(store))
-        }
-        StoreKind::Mapped => Err(unsupported_store()),
-    }
-}
-
-pub(super) fn unsupported_store() -> Error {
-    Error::argument("store", "mapped is not in this version; use sled")
 }

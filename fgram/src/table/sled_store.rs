@@ -1,7 +1,7 @@
 //! Rows in a sled tree (`docs/formats.md`, "rows.sled").
 //!
 //! Key: the ids, each as a big-endian u32. Value: the encoded row, then a little-endian CRC-32
-//! of table id, key and row. sled finds a row by its whole key; the checksum also refuses a
+//! of the table's checksum seed, key and row. sled finds a row by its whole key; the checksum also refuses a
 //! damaged row, one that slid under another key, and one of another table.
 //!
 //! sled 0.34 panics on some damaged files where it should return an error, so each call into it
@@ -12,13 +12,17 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crc32fast::Hasher;
 use sled::{Db, IVec};
 
-use super::store::{RowKey, RowStore};
+use super::key_file::KeyFile;
+use super::manifest::Manifest;
+use super::row_sum::RowSum;
+use super::store::{RowRequest, RowStore};
+use super::verify::RowsHash;
 use crate::error::{Error, Result};
 use crate::ngram::TokenId;
 
@@ -34,14 +38,13 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Time between two tries.
 const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The rows of a table in sled.
-pub(super) struct SledStore {
+/// The tree of a table: rows by f-gram.
+pub(super) struct SledTree {
     db: Db,
     /// The table directory, for messages.
     dir: PathBuf,
     row_bytes: usize,
-    /// A CRC-32 that has seen the table id.
-    seed: Hasher,
+    sum: RowSum,
 }
 
 /// What a key has in the tree.
@@ -61,18 +64,17 @@ impl Stored {
     }
 }
 
-impl SledStore {
+impl SledTree {
     /// Opens the rows of the table in `dir`; creates them only if `create`.
     pub(super) fn open(
         dir: &Path,
-        table_id: &str,
-        row_bytes: usize,
+        manifest: &Manifest,
         cache_bytes: u64,
         create: bool,
     ) -> Result<Self> {
         let path = dir.join(DIRECTORY);
         if !create && !path.join("db").is_file() {
-            return Err(data_loss(dir, format!("{DIRECTORY}/db is missing")));
+            return Err(Error::data_loss(dir, format!("{DIRECTORY}/db is missing")));
         }
         let config = sled::Config::new()
             .path(path)
@@ -80,14 +82,11 @@ impl SledStore {
             // Writers flush when they mean to, and readers have nothing to flush.
             .flush_every_ms(None)
             .mode(sled::Mode::HighThroughput);
-        let db = open_unlocked(dir, &config)?;
-        let mut seed = Hasher::new();
-        seed.update(table_id.as_bytes());
         Ok(Self {
-            db,
+            db: open_unlocked(dir, &config)?,
             dir: dir.to_owned(),
-            row_bytes,
-            seed,
+            row_bytes: manifest.row_bytes(),
+            sum: RowSum::new(&manifest.checksum_seed),
         })
     }
 
@@ -99,7 +98,7 @@ impl SledStore {
         };
         let sound = match value.split_last_chunk::<CHECKSUM_BYTES>() {
             Some((row, stored)) => {
-                row.len() == self.row_bytes && self.checksum(&key, row) == *stored
+                row.len() == self.row_bytes && self.sum.of(ids, row).to_le_bytes() == *stored
             }
             None => false,
         };
@@ -115,7 +114,7 @@ impl SledStore {
         let key = key_bytes(ids);
         let mut value = Vec::with_capacity(row.len() + CHECKSUM_BYTES);
         value.extend_from_slice(row);
-        value.extend_from_slice(&self.checksum(&key, row));
+        value.extend_from_slice(&self.sum.of(ids, row).to_le_bytes());
         guarded(&self.dir, "write", || self.db.insert(&key, value))?;
         Ok(())
     }
@@ -126,19 +125,7 @@ impl SledStore {
         Ok(())
     }
 
-    fn checksum(&self, key: &[u8], row: &[u8]) -> [u8; CHECKSUM_BYTES] {
-        let mut hasher = self.seed.clone();
-        hasher.update(key);
-        hasher.update(row);
-        hasher.finalize().to_le_bytes()
-    }
-}
-
-impl RowStore for SledStore {
-    fn row_bytes(&self) -> usize {
-        self.row_bytes
-    }
-
+    /// Number of rows; reads the whole tree.
     fn count_rows(&self) -> Result<u64> {
         let count = || {
             self.db
@@ -148,22 +135,74 @@ impl RowStore for SledStore {
         guarded(&self.dir, "read", count)
     }
 
-    fn get_many(&self, keys: &[RowKey<'_>], out: &mut [u8]) -> Result<()> {
-        for key in keys {
-            let stored = self.get(key.ids)?;
-            let Some(row) = stored.row() else {
-                let what = if matches!(stored, Stored::Missing) {
-                    "missing"
-                } else {
-                    "damaged"
-                };
-                return Err(data_loss(
-                    &self.dir,
-                    format!("the row of {:?} is {what}", key.ids),
-                ));
-            };
-            let start = key.place as usize * self.row_bytes;
-            out[start..start + self.row_bytes].copy_from_slice(row);
+    /// The row of one f-gram, or why there is none.
+    fn sound(&self, ids: &[TokenId]) -> Result<Stored> {
+        let stored = self.get(ids)?;
+        let what = match stored {
+            Stored::Row(_) => return Ok(stored),
+            Stored::Missing => "missing (or keys.bin is damaged)",
+            Stored::Damaged => "damaged",
+        };
+        let problem = format!("the row of {ids:?} is {what}");
+        Err(Error::data_loss(&self.dir, problem))
+    }
+
+    /// The checksum over the rows of all `keys`, in the order of their ids.
+    ///
+    /// # Errors
+    /// When a row is missing or damaged.
+    pub(super) fn rows_sha256(&self, keys: &[&[TokenId]]) -> Result<String> {
+        let mut hash = RowsHash::new();
+        for ids in keys {
+            hash.add(ids, self.sound(ids)?.row().unwrap_or_default());
+        }
+        Ok(hash.finish())
+    }
+}
+
+/// The rows of a table in sled, by row id.
+pub(super) struct SledStore {
+    tree: SledTree,
+    keys: Arc<KeyFile>,
+}
+
+impl SledStore {
+    /// Opens the rows of the table in `dir`, and reads the first and the last: rows are written
+    /// in the order of their keys, so a tree that lost its tail lacks the last one.
+    pub(super) fn open(
+        dir: &Path,
+        manifest: &Manifest,
+        cache_bytes: u64,
+        keys: Arc<KeyFile>,
+    ) -> Result<Self> {
+        let tree = SledTree::open(dir, manifest, cache_bytes, false)?;
+        for row in keys.ends().into_iter().flatten() {
+            tree.sound(keys.get(row)?.as_slice())?;
+        }
+        Ok(Self { tree, keys })
+    }
+}
+
+impl RowStore for SledStore {
+    fn row_bytes(&self) -> usize {
+        self.tree.row_bytes
+    }
+
+    fn count_rows(&self) -> Result<u64> {
+        self.tree.count_rows()
+    }
+
+    /// sled does not tell what its cache holds.
+    fn in_memory(&self, _row: u32, _now: Instant) -> Option<&[u8]> {
+        None
+    }
+
+    fn get_many(&self, rows: &[RowRequest], out: &mut [u8]) -> Result<()> {
+        let width = self.tree.row_bytes;
+        for request in rows {
+            let stored = self.tree.sound(self.keys.get(request.row)?.as_slice())?;
+            let start = request.place as usize * width;
+            out[start..start + width].copy_from_slice(stored.row().unwrap_or_default());
         }
         Ok(())
     }
@@ -172,13 +211,6 @@ impl RowStore for SledStore {
 /// The key of an f-gram. Big-endian, so that the order of bytes is that of ids.
 pub(super) fn key_bytes(ids: &[TokenId]) -> Vec<u8> {
     ids.iter().flat_map(|id| id.to_be_bytes()).collect()
-}
-
-fn data_loss(dir: &Path, problem: String) -> Error {
-    Error::DataLoss {
-        dir: dir.to_owned(),
-        problem,
-    }
 }
 
 /// Opens the tree, and waits a moment for whoever is closing it.
@@ -210,7 +242,7 @@ fn guarded<T>(
         Ok(Err(error)) => Err(sled_error(dir, action, error)),
         Err(panic) => {
             let said = panic_text(panic.as_ref());
-            Err(data_loss(
+            Err(Error::data_loss(
                 dir,
                 format!("sled gave up when asked to {action}: {said}"),
             ))
@@ -227,9 +259,9 @@ fn sled_error(dir: &Path, action: &'static str, error: sled::Error) -> Error {
         }
         sled::Error::Corruption { at, .. } => {
             let place = at.map_or_else(String::new, |at| format!(" at {at:?}"));
-            data_loss(&dir, format!("sled found its file corrupted{place}"))
+            Error::data_loss(&dir, format!("sled found its file corrupted{place}"))
         }
-        sled::Error::ReportableBug(what) => data_loss(&dir, format!("sled reports: {what}")),
+        sled::Error::ReportableBug(what) => Error::data_loss(&dir, format!("sled reports: {what}")),
         other => Error::Store {
             action,
             dir,

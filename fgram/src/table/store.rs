@@ -1,20 +1,20 @@
 //! The border between a table and whatever holds its rows.
 
+use std::time::Instant;
+
 use crate::error::Result;
-use crate::ngram::TokenId;
 
 /// Which row to read, and where to put it.
-#[derive(Debug, Clone, Copy)]
-pub struct RowKey<'a> {
-    /// Row id: position among the keys of this shard, in served order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowRequest {
+    /// Row id: position among the keys of this shard, in served order. The look-up has compared
+    /// the whole key.
     pub row: u32,
-    /// The f-gram. A store compares all of it before it hands out the row.
-    pub ids: &'a [TokenId],
     /// The row goes to the `place`-th row of the caller's buffer.
     pub place: u32,
 }
 
-/// Holds the encoded rows of one shard. Reads may block on the disk.
+/// Holds the encoded rows of one shard.
 pub trait RowStore: Send + Sync {
     /// Bytes of one row.
     fn row_bytes(&self) -> usize;
@@ -25,9 +25,14 @@ pub trait RowStore: Send + Sync {
     /// When the store cannot be read.
     fn count_rows(&self) -> Result<u64>;
 
+    /// The row, when reading it does not wait for a disk, as far as the store can tell; its
+    /// checksum was compared when it came from the disk, if ever. `now` is the time of the call.
+    fn in_memory(&self, row: u32, now: Instant) -> Option<&[u8]>;
+
     /// Copies each row to its place in `out`, which is `row_bytes` times the number of places.
+    /// Checks each row; may block on the disk.
     ///
     /// # Errors
     /// When a row is missing or damaged, or the store cannot be read. Never a wrong row.
-    fn get_many(&self, keys: &[RowKey<'_>], out: &mut [u8]) -> Result<()>;
+    fn get_many(&self, rows: &[RowRequest], out: &mut [u8]) -> Result<()>;
 }

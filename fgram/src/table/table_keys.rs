@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::Path;
 
-use super::key_file;
+use super::key_file::KeyFile;
 use super::manifest::Manifest;
 use crate::error::Result;
 use crate::keys::KeyList;
@@ -21,8 +21,11 @@ impl TableKeys {
     /// # Errors
     /// When it is damaged or belongs to another table than `manifest`.
     pub fn read(dir: &Path, manifest: &Manifest) -> Result<Self> {
-        let keys = key_file::read(dir, manifest)?;
-        Ok(Self { keys })
+        let file = KeyFile::open(dir, manifest)?;
+        file.verify(manifest)?;
+        Ok(Self {
+            keys: file.read_all(manifest)?,
+        })
     }
 
     /// Number of rows.

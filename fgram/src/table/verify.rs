@@ -2,12 +2,12 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::key_file;
 use super::open::Table;
 use super::sled_store::key_bytes;
-use super::store::RowKey;
+use super::store::RowRequest;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::keys::KeyList;
 use crate::ngram::TokenId;
 
 /// What [`Table::verify`] has read and found sound.
@@ -48,56 +48,69 @@ impl Table {
     /// # Errors
     /// [`Error::Format`] for a damaged file. [`Error::DataLoss`] when rows are missing, damaged
     /// or too many; it names the first one and says how many there are.
-    pub fn verify(&self, mut progress: impl FnMut(u64, u64)) -> Result<VerifyReport> {
+    /// [`Error::UnfinishedUpsert`] when some rows are those of another table.
+    pub fn verify(&self, progress: impl FnMut(u64, u64)) -> Result<VerifyReport> {
+        if self.has_unfinished_upsert() {
+            return Err(Error::UnfinishedUpsert {
+                dir: self.dir().to_owned(),
+            });
+        }
         let manifest = self.manifest();
-        let keys = key_file::read(self.dir(), manifest)?;
+        let keys = self.index().keys();
+        keys.verify(manifest)?;
+        let list = keys.read_all(manifest)?;
+        self.index().verify(manifest)?;
+        let rows_sha256 = self.verify_rows(&list, progress)?;
+        match self.mapped() {
+            Some(store) => store.verify(manifest)?,
+            None if Some(rows_sha256) != manifest.rows_sha256 => {
+                let problem = "the checksum over all rows differs from table.json";
+                return Err(Error::data_loss(self.dir(), problem));
+            }
+            None => {}
+        }
+        let (total, stored) = (list.len() as u64, self.store().count_rows()?);
+        if stored != total {
+            let problem = format!("{stored} rows stored, but {total} keys");
+            return Err(Error::data_loss(self.dir(), problem));
+        }
+        Ok(VerifyReport {
+            rows: total,
+            row_bytes: total * self.store().row_bytes() as u64,
+            files: manifest.files.len() as u64,
+        })
+    }
+
+    /// Reads every row, which checks it, in the order of the store; returns the checksum over all
+    /// of a sled table.
+    fn verify_rows(&self, keys: &KeyList, mut progress: impl FnMut(u64, u64)) -> Result<String> {
         let total = keys.len() as u64;
         let mut order: Vec<u32> = (0..keys.len() as u32).collect();
-        order.sort_unstable_by_key(|&id| keys.get(id as usize));
+        if self.mapped().is_none() {
+            order.sort_unstable_by_key(|&row| keys.get(row as usize));
+        }
         let mut hash = RowsHash::new();
-        let mut row = vec![0; self.store().row_bytes()];
+        let mut bytes = vec![0; self.store().row_bytes()];
         let mut first_problem = None;
         let mut bad = 0u64;
-        for (done, &id) in order.iter().enumerate() {
-            let ids = keys.get(id as usize);
-            match self.store().get_many(
-                &[RowKey {
-                    row: id,
-                    ids,
-                    place: 0,
-                }],
-                &mut row,
-            ) {
-                Ok(()) => hash.add(ids, &row),
+        for (&row, done) in order.iter().zip(1..) {
+            let request = RowRequest { row, place: 0 };
+            match self.store().get_many(&[request], &mut bytes) {
+                Ok(()) if self.mapped().is_none() => hash.add(keys.get(row as usize), &bytes),
+                Ok(()) => {}
                 Err(error) => {
                     bad += 1;
                     first_problem.get_or_insert(error);
                 }
             }
-            progress(done as u64 + 1, total);
+            progress(done, total);
         }
-        if let Some(first) = first_problem {
-            return Err(self.damaged(format!("{bad} of {total} rows are bad; the first: {first}")));
-        }
-        if hash.finish() != manifest.rows_sha256 {
-            return Err(self.damaged("the checksum over all rows differs from table.json".into()));
-        }
-        let stored = self.store().count_rows()?;
-        if stored != total {
-            return Err(self.damaged(format!("{stored} rows stored, but {total} keys")));
-        }
-        let row_bytes = total * row.len() as u64;
-        Ok(VerifyReport {
-            rows: total,
-            row_bytes,
-            files: manifest.files.len() as u64,
-        })
-    }
-
-    fn damaged(&self, problem: String) -> Error {
-        Error::DataLoss {
-            dir: self.dir().to_owned(),
-            problem,
+        match first_problem {
+            None => Ok(hash.finish()),
+            Some(first) => {
+                let problem = format!("{bad} of {total} rows are bad; the first: {first}");
+                Err(Error::data_loss(self.dir(), problem))
+            }
         }
     }
 }

@@ -4,11 +4,12 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::process::Command;
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use scone_fgram::table::{BuildOptions, Manifest, build_table};
-use scone_fgram::{Error, FgramSet, NGram, SetHeader};
+use scone_fgram::{Error, FgramSet, NGram, SetHeader, StoreKind};
 
 /// Ids of one document, uniform below `vocab`.
 pub(crate) fn random_ids(seed: u64, vocab: u32, len: usize) -> Vec<u32> {
@@ -82,13 +83,48 @@ pub(crate) fn options(dim: usize) -> BuildOptions {
     }
 }
 
+/// Options of a table in another store than sled.
+pub(crate) fn in_store(store: StoreKind, dim: usize) -> BuildOptions {
+    BuildOptions {
+        store,
+        ..options(dim)
+    }
+}
+
 /// Builds without interruption.
 pub(crate) fn build(dir: &Path, set: &FgramSet, options: &BuildOptions) -> Result<Manifest, Error> {
+    build_with(dir, set, options, row_of)
+}
+
+/// Builds with other rows than [`row_of`].
+pub(crate) fn build_with(
+    dir: &Path,
+    set: &FgramSet,
+    options: &BuildOptions,
+    row: impl Fn(&[u32], usize) -> Vec<f32>,
+) -> Result<Manifest, Error> {
     let rows = |batch: &[&[u32]], out: &mut Vec<f32>| {
         batch
             .iter()
-            .for_each(|ids| out.extend(row_of(ids, options.dim)));
+            .for_each(|ids| out.extend(row(ids, options.dim)));
         Ok(())
     };
     build_table(dir, set, options, rows, |_, _| {})
+}
+
+/// What the tests named `child` of some files do in a process of their own, when this is set.
+pub(crate) const CHILD: &str = "SCONE_TEST_CHILD";
+
+/// This test binary again, about to run its test `child` with `task`, behind shell commands that
+/// set it up.
+pub(crate) fn child(before: &str, task: &str) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .args([
+            "-c",
+            &format!("{before} exec \"$0\" --exact child --nocapture"),
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .env(CHILD, task);
+    command
 }

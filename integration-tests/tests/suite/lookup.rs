@@ -5,101 +5,14 @@ use std::{fs, path::Path};
 use integration_tests::{
     client::{self, channel},
     cluster::{ANY_PORT, Service, embed_command, refusal},
-    eventually::in_time,
     fixtures::{DIM, MAX_N, VOCAB_SIZE, fixtures, manifest},
+    rows::{Stream, document, info, lookup, request, row_of_each_position, span},
 };
 use scone_proto::embed::v1::{
-    GetTableInfoRequest, GetTableInfoResponse, LookupRequest, LookupResponse, LookupRows, RowDtype,
-    Span, embed_service_client::EmbedServiceClient, lookup_response::Result as Outcome,
+    GetTableInfoResponse, LookupRequest, RowDtype, Span, embed_service_client::EmbedServiceClient,
+    lookup_response::Result as Outcome,
 };
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Streaming, transport::Channel};
-
-/// A request for every position of one document.
-fn request(id: u64, ids: &[u32]) -> LookupRequest {
-    LookupRequest {
-        id,
-        token_ids: ids.iter().flat_map(|id| id.to_le_bytes()).collect(),
-        spans: vec![span(0, ids.len() as u32)],
-        table_id: None,
-    }
-}
-
-fn span(context: u32, answers: u32) -> Span {
-    Span { context, answers }
-}
-
-/// Token ids in which f-grams occur: those of the held-out text.
-fn document() -> Vec<u32> {
-    let tokenizer = tokenizers::Tokenizer::from_file(&fixtures().tokenizer).unwrap();
-    let text = fs::read_to_string(&fixtures().heldout).unwrap();
-    let text = text.lines().next().unwrap();
-    tokenizer.encode(text, false).unwrap().get_ids().to_vec()
-}
-
-async fn info(client: &EmbedServiceClient<Channel>) -> GetTableInfoResponse {
-    let mut client = client.clone();
-    client
-        .get_table_info(GetTableInfoRequest::default())
-        .await
-        .unwrap()
-        .into_inner()
-}
-
-async fn lookup(client: &EmbedServiceClient<Channel>, request: LookupRequest) -> LookupRows {
-    let mut client = client.clone();
-    let response = in_time("rows", client.lookup_once(request)).await.unwrap();
-    match response.into_inner().result {
-        Some(Outcome::Rows(rows)) => rows,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// The row of each position, or nothing where no f-gram matched.
-fn row_of_each_position(rows: &LookupRows, row_bytes: usize) -> Vec<(u8, Vec<u8>)> {
-    let mut matched = 0;
-    let row_of = |length: &u8| {
-        if *length == 0 {
-            return (0, Vec::new());
-        }
-        let row = match rows.row_index.as_slice() {
-            [] => matched,
-            index => index[matched] as usize,
-        };
-        matched += 1;
-        (*length, rows.rows[row * row_bytes..][..row_bytes].to_vec())
-    };
-    rows.match_lengths.iter().map(row_of).collect()
-}
-
-struct Stream {
-    requests: mpsc::Sender<LookupRequest>,
-    responses: Streaming<LookupResponse>,
-}
-
-impl Stream {
-    async fn open(client: &EmbedServiceClient<Channel>) -> Self {
-        let (requests, receiver) = mpsc::channel(16);
-        let mut client = client.clone();
-        let responses = client.lookup(ReceiverStream::new(receiver)).await.unwrap();
-        Self {
-            requests,
-            responses: responses.into_inner(),
-        }
-    }
-
-    async fn ask(&mut self, request: LookupRequest) -> Outcome {
-        let id = request.id;
-        self.requests.send(request).await.unwrap();
-        let response = in_time("response", self.responses.message())
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(response.id, id);
-        response.result.unwrap()
-    }
-}
+use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn table_info_tells_the_facts_of_the_table() {

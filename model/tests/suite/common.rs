@@ -51,7 +51,7 @@ pub(crate) fn embeddings(dims: &[usize], seed: f64) -> Tensor {
         .unwrap()
 }
 
-/// Fresh parameters; norms and biases moved off their neutral values.
+/// Fresh parameters; norms, biases and what starts at 0 moved off their neutral values.
 pub(crate) fn parameters(config: &ModelConfig) -> Parameters {
     roughen(init_parameters(config, 5).unwrap())
 }
@@ -64,11 +64,14 @@ fn roughen(parameters: Parameters) -> Parameters {
     parameters
         .into_iter()
         .map(|(name, tensor)| {
+            let other = (embeddings(tensor.dims(), name.len() as f64) * 0.3).unwrap();
+            let is_zero = values(&tensor).iter().all(|&x| x == 0.0);
             let tensor = match tensor.rank() {
-                1 => &tensor + (embeddings(tensor.dims(), name.len() as f64) * 0.3).unwrap(),
-                _ => Ok(tensor),
+                1 => (tensor + other).unwrap(),
+                _ if is_zero => other,
+                _ => tensor,
             };
-            (name, tensor.unwrap())
+            (name, tensor)
         })
         .collect()
 }

@@ -5,7 +5,7 @@ use crate::common::{
 };
 use candle_core::{Device, IndexOp, Tensor};
 use candle_transformers::models::llama as oracle;
-use scone_model::{Decoder, KvCache, ModelConfig, Segment};
+use scone_model::{Decoder, KvCache, ModelConfig, Segment, init_fgram_parameters};
 
 /// Runs one sequence in chunks of the given lengths.
 fn in_chunks(decoder: &Decoder, embeds: &Tensor, chunks: &[usize]) -> Vec<f32> {
@@ -96,6 +96,21 @@ fn logits_of_a_row_do_not_depend_on_the_batch() {
             .step_logits(&hidden.narrow(0, i, 1).unwrap())
             .unwrap();
         assert_eq!(values(&all.i(i).unwrap()), values(&alone));
+    }
+}
+
+#[test]
+fn a_fresh_a_gives_the_embedding_of_the_last_token() {
+    for config in families() {
+        let shape = fgram_config(false);
+        let fresh = init_fgram_parameters(&shape, &config, 5).unwrap();
+        let decoder = decoder(&config, &parameters(&config));
+        let rows = fgram_model(&shape, &config, &fresh)
+            .rows(decoder.token_embedding(), &[&[3, 1, 4], &[5, 9]])
+            .unwrap();
+        let ids = Tensor::new(&[4u32, 9], &Device::Cpu).unwrap();
+        let last = decoder.token_embedding().index_select(&ids, 0).unwrap();
+        assert_eq!(rows, values(&last));
     }
 }
 

@@ -18,7 +18,8 @@ pub struct Args {
     /// Table directory to write; an interrupted one is finished.
     #[arg(long, env = "SCONE_OUT")]
     out: PathBuf,
-    /// How rows are stored: sled.
+    /// How rows are stored: sled (rows can be replaced in place) or mapped (one immutable file, for
+    /// large tables, read-only volumes and several processes).
     #[arg(
         long,
         env = "SCONE_STORE",
@@ -86,11 +87,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return output::line(serde_json::to_string(&manifest)?);
     }
     output::line(format_args!(
-        "{}: {} rows of {} {}, table id {}",
+        "{}: {} rows of {} {} in {}, table id {}",
         args.out.display(),
         manifest.rows,
         manifest.dim,
         manifest.dtype,
+        manifest.store,
         manifest.table_id
     ))
 }

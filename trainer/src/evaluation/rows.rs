@@ -1,7 +1,7 @@
 //! Where the rows of f-grams come from: nowhere, the live f-gram model, or a table.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use scone_fgram::matcher::Matcher;
+use scone_fgram::matcher::{Match, Matcher};
 use scone_fgram::row::RowDtype;
 use scone_fgram::table::{LookupResult, Span, Table};
 
@@ -20,10 +20,9 @@ pub trait RowSource {
     fn rows(&mut self, fgrams: &[&[u32]]) -> Result<Vec<f32>>;
 }
 
-fn match_lengths(matcher: &Matcher, document: &[u32]) -> Vec<u8> {
-    let mut matches = Vec::with_capacity(document.len());
-    matcher.tag(document, 0, &mut matches);
-    matches.iter().map(|m| m.map_or(0, |m| m.len)).collect()
+fn match_lengths(longest: impl Fn(&[u32]) -> Option<Match>, document: &[u32]) -> Vec<u8> {
+    let length = |end| longest(&document[..end]).map_or(0, |found| found.len);
+    (1..=document.len()).map(length).collect()
 }
 
 /// For a plain model: nothing ever matches.
@@ -70,7 +69,7 @@ impl<F: FnMut(&[&[u32]]) -> Result<Vec<f32>>> LiveRows<F> {
 
 impl<F: FnMut(&[&[u32]]) -> Result<Vec<f32>>> RowSource for LiveRows<F> {
     fn tag(&mut self, document: &[u32]) -> Result<Vec<u8>> {
-        Ok(match_lengths(&self.matcher, document))
+        Ok(match_lengths(|ids| self.matcher.longest(ids), document))
     }
 
     fn rows(&mut self, fgrams: &[&[u32]]) -> Result<Vec<f32>> {
@@ -126,7 +125,10 @@ impl<'a> TableRows<'a> {
 
 impl RowSource for TableRows<'_> {
     fn tag(&mut self, document: &[u32]) -> Result<Vec<u8>> {
-        Ok(match_lengths(self.table.matcher(), document))
+        Ok(match_lengths(
+            |ids| self.table.index().longest(ids),
+            document,
+        ))
     }
 
     fn rows(&mut self, fgrams: &[&[u32]]) -> Result<Vec<f32>> {

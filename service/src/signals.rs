@@ -1,8 +1,11 @@
-//! When to stop.
+//! What signals ask for: to stop, or to look at the files again.
 
-use std::future::pending;
+use std::{future::pending, sync::Arc};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
+};
 use tracing::{info, warn};
 
 /// Resolves at the first SIGTERM (Kubernetes, systemd) or SIGINT (Ctrl-C).
@@ -19,6 +22,24 @@ pub fn shutdown_signal() -> impl Future<Output = ()> + Send + 'static {
         };
         info!(signal = name, "shutdown asked for");
     }
+}
+
+/// Told at each SIGHUP. Signals that come while nobody waits count as one.
+///
+/// The handler is installed by the call; it must be made inside a runtime.
+#[must_use]
+pub fn reload_signal() -> Arc<Notify> {
+    let told = Arc::new(Notify::new());
+    if let Some(mut hangup) = install(SignalKind::hangup(), "SIGHUP") {
+        let teller = Arc::clone(&told);
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                info!(signal = "SIGHUP", "reload asked for");
+                teller.notify_one();
+            }
+        });
+    }
+    told
 }
 
 fn install(kind: SignalKind, name: &'static str) -> Option<Signal> {

@@ -1,6 +1,10 @@
 //! Whether a table belongs to a model.
 
 use scone_fgram::{RowDtype, table::Manifest};
+use scone_proto::embed::v1::{self as proto, GetTableInfoResponse};
+
+/// Most shards of a table: a bound on what a wrong answer can make a client allocate.
+const MAX_SHARDS: u32 = 4096;
 
 /// What a table must agree with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +21,7 @@ pub struct ModelFacts {
     pub model_hash: String,
 }
 
-/// Facts of a table, from its manifest or from an embed-service.
+/// Facts of one table version, from its manifest or from an embed-service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "documented in embed.proto")]
 pub struct TableFacts {
@@ -62,6 +66,64 @@ impl TableFacts {
             dim: manifest.dim,
             dtype: manifest.dtype,
             shard_count: manifest.shard_count,
+        }
+    }
+
+    /// Facts as an embed-service tells them.
+    ///
+    /// # Errors
+    /// Says which of them contradict one another or are out of bounds.
+    pub fn from_wire(info: &GetTableInfoResponse) -> Result<Self, String> {
+        let dtype = match info.dtype() {
+            proto::RowDtype::F32 => RowDtype::F32,
+            proto::RowDtype::F16 => RowDtype::F16,
+            proto::RowDtype::Bf16 => RowDtype::Bf16,
+            proto::RowDtype::Int8 => RowDtype::Int8,
+            proto::RowDtype::Int4 => RowDtype::Int4,
+            proto::RowDtype::Unspecified => {
+                return Err(format!("its dtype {} is unknown here", info.dtype));
+            }
+        };
+        if !(1..=1 << 20).contains(&info.dim) {
+            return Err(format!("its dim is {}, allowed is 1 to 2^20", info.dim));
+        }
+        let row_bytes = dtype.row_bytes(info.dim as usize);
+        if info.row_bytes as usize != row_bytes {
+            return Err(format!(
+                "its row_bytes is {}, but {} elements of {dtype} are {row_bytes}",
+                info.row_bytes, info.dim
+            ));
+        }
+        if !(2..=scone_fgram::MAX_N as u32).contains(&info.max_n) {
+            return Err(format!("its max_n is {}, allowed is 2 to 8", info.max_n));
+        }
+        if info.shard_index >= info.shard_count || info.shard_count > MAX_SHARDS {
+            return Err(format!(
+                "it is shard {} of {}, allowed are {MAX_SHARDS}",
+                info.shard_index, info.shard_count
+            ));
+        }
+        Ok(Self {
+            table_id: info.table_id.clone(),
+            model_hash: info.model_hash.clone(),
+            tokenizer_hash: info.tokenizer_hash.clone(),
+            fgram_set_hash: info.fgram_set_hash.clone(),
+            vocab_size: info.vocab_size,
+            max_n: info.max_n,
+            dim: info.dim,
+            dtype,
+            shard_count: info.shard_count,
+        })
+    }
+
+    /// The model this table was made for.
+    pub fn model(&self) -> ModelFacts {
+        ModelFacts {
+            dim: self.dim,
+            vocab_size: self.vocab_size,
+            max_n: self.max_n,
+            tokenizer_hash: self.tokenizer_hash.clone(),
+            model_hash: self.model_hash.clone(),
         }
     }
 
@@ -124,6 +186,38 @@ mod tests {
     #[test]
     fn a_table_of_this_model_is_taken() {
         table().check("t", &model()).unwrap();
+    }
+
+    #[test]
+    fn facts_that_cannot_be_are_refused() {
+        let good = GetTableInfoResponse {
+            vocab_size: 300,
+            max_n: 3,
+            dim: 16,
+            dtype: proto::RowDtype::F16.into(),
+            row_bytes: 32,
+            shard_count: 1,
+            ..GetTableInfoResponse::default()
+        };
+        TableFacts::from_wire(&good).unwrap();
+        type Change = fn(&mut GetTableInfoResponse);
+        let cases: [(&str, Change); 9] = [
+            ("dim", |i| i.dim = 0),
+            ("dim", |i| i.dim = u32::MAX),
+            ("row_bytes", |i| i.row_bytes = 31),
+            ("dtype", |i| i.dtype = 77),
+            ("dtype", |i| i.dtype = 0),
+            ("max_n", |i| i.max_n = 9),
+            ("shard", |i| i.shard_index = 1),
+            ("shard", |i| i.shard_count = u32::MAX),
+            ("shard", |i| i.shard_count = 0),
+        ];
+        for (what, change) in cases {
+            let mut info = good.clone();
+            change(&mut info);
+            let error = TableFacts::from_wire(&info).unwrap_err();
+            assert!(error.contains(what), "{error}");
+        }
     }
 
     #[test]

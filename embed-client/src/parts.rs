@@ -5,26 +5,33 @@ use std::ops::Range;
 use scone_fgram::{shard_of, table::Span};
 use scone_proto::embed::v1::{self as proto, GetTableInfoResponse, LookupRows};
 
-use crate::embed_tier::{Answers, LookupBatch, TableFacts};
+use crate::{
+    batch::{Answers, LookupBatch},
+    facts::TableFacts,
+};
 
 /// Rows of about this many bytes come in one message: large enough that its fixed cost does not
 /// matter, small enough that reading, sending and decoding of a prompt overlap.
 const ROWS_BYTES_A_MESSAGE: usize = 1 << 20;
 
+/// No answer is larger: rows, or 16 of the largest ones, with all that goes with them.
+pub(crate) const LARGEST_ANSWER_BYTES: usize =
+    4 * ROWS_BYTES_A_MESSAGE + 16 * (4 << 20) + (64 << 10);
+
 /// What bounds one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Most token ids, context included.
-    pub(super) ids: usize,
+    pub(crate) ids: usize,
     /// Most spans.
-    pub(super) spans: usize,
+    pub(crate) spans: usize,
     /// Most positions to answer.
-    pub(super) answers: usize,
+    pub(crate) answers: usize,
 }
 
 impl Limits {
     /// Limits of a replica, in which a span of `max_n` ids fits or an error says why not.
-    pub(super) fn of(info: &GetTableInfoResponse) -> Result<Self, String> {
+    pub(crate) fn of(info: &GetTableInfoResponse) -> Result<Self, String> {
         // Besides 4 bytes an id, a span takes up to 14 bytes and the rest of a message 128.
         let bytes = (info.max_request_bytes as usize).saturating_sub(128);
         let ids = (bytes / 18).min(info.max_positions as usize);
@@ -44,7 +51,7 @@ impl Limits {
     }
 
     /// The limits that hold for both.
-    pub(super) fn and(self, other: Self) -> Self {
+    pub(crate) fn and(self, other: Self) -> Self {
         Self {
             ids: self.ids.min(other.ids),
             spans: self.spans.min(other.spans),
@@ -55,8 +62,8 @@ impl Limits {
 
 /// One message for one shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Part {
-    pub(super) shard: u32,
+pub(crate) struct Part {
+    pub(crate) shard: u32,
     ids: Vec<u32>,
     spans: Vec<Span>,
     /// For each span, which positions of the batch it answers.
@@ -65,7 +72,7 @@ pub(super) struct Part {
 
 impl Part {
     /// As a message without an id.
-    pub(super) fn request(&self, table_id: &str) -> proto::LookupRequest {
+    pub(crate) fn request(&self, table_id: &str) -> proto::LookupRequest {
         let token_ids: Vec<u8> = self.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         let spans = self.spans.iter().map(|span| proto::Span {
             context: span.context,
@@ -79,8 +86,13 @@ impl Part {
         }
     }
 
+    /// How many positions it asks for.
+    pub(crate) fn answers(&self) -> usize {
+        self.positions.iter().map(Range::len).sum()
+    }
+
     /// The positions of the batch that only this part can answer.
-    pub(super) fn owned(&self, shards: u32) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn owned(&self, shards: u32) -> impl Iterator<Item = usize> + '_ {
         self.windows()
             .filter(move |(_, ids)| owner(ids, shards) == Some(self.shard))
             .map(|(position, _)| position)
@@ -112,10 +124,9 @@ impl Part {
     }
 
     fn has_room(&self, ids: usize, answers: usize, limits: Limits) -> bool {
-        let answered: usize = self.positions.iter().map(Range::len).sum();
         self.spans.len() < limits.spans
             && self.ids.len() + ids <= limits.ids
-            && answered + answers <= limits.answers
+            && self.answers() + answers <= limits.answers
     }
 }
 
@@ -129,7 +140,7 @@ fn owner(ids: &[u32], shards: u32) -> Option<u32> {
 
 /// Cuts a batch into messages within `limits`. A span longer than a message goes in pieces, each
 /// with `max_n - 1` ids of context; a piece goes to every shard that owns one of its positions.
-pub(super) fn split(batch: &LookupBatch, max_n: usize, shards: u32, limits: Limits) -> Vec<Part> {
+pub(crate) fn split(batch: &LookupBatch, max_n: usize, shards: u32, limits: Limits) -> Vec<Part> {
     let mut done = Vec::new();
     let mut open: Vec<Part> = (0..shards)
         .map(|shard| Part {
@@ -169,12 +180,12 @@ pub(super) fn split(batch: &LookupBatch, max_n: usize, shards: u32, limits: Limi
 }
 
 /// Checks an answer in full, so that nothing of a bad one is used.
-pub(super) fn check(part: &Part, rows: &LookupRows, facts: &TableFacts) -> Result<(), String> {
+pub(crate) fn check(part: &Part, rows: &LookupRows, facts: &TableFacts) -> Result<(), String> {
     if rows.table_id != facts.table_id {
         let (got, expected) = (&rows.table_id, &facts.table_id);
         return Err(format!("table_id is {got}, expected {expected}"));
     }
-    let answers: usize = part.positions.iter().map(Range::len).sum();
+    let answers = part.answers();
     if rows.match_lengths.len() != answers {
         let got = rows.match_lengths.len();
         return Err(format!("match_lengths has {got} bytes, expected {answers}"));
@@ -224,7 +235,7 @@ pub(super) fn check(part: &Part, rows: &LookupRows, facts: &TableFacts) -> Resul
 }
 
 /// Decodes the rows of a checked answer into their places.
-pub(super) fn merge(
+pub(crate) fn merge(
     part: &Part,
     rows: &LookupRows,
     facts: &TableFacts,

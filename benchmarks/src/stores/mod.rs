@@ -1,0 +1,168 @@
+//! The stores compared: ours and their peers, behind one small trait.
+//!
+//! Every subject finds a row by its whole f-gram, and copies it to where the caller wants it. Peers
+//! get their best case: keys loaded in order, one read transaction kept open for all reads.
+
+mod flat;
+mod lmdb;
+mod ours;
+mod redb;
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use scone_fgram::{FgramSet, StoreKind};
+
+use crate::args::Shape;
+use crate::batches::{Batch, Served};
+use crate::{rows, tables};
+
+/// Rows written between two commits of a peer.
+const COMMIT_ROWS: usize = 10_000;
+
+/// A store that is open for reads.
+pub trait Store {
+    /// The rows of a batch, end to end.
+    ///
+    /// # Errors
+    /// When one is missing or cannot be read.
+    fn read(&mut self, batch: &Batch) -> Result<&[u8]>;
+
+    /// Finds the rows and leaves them where they are, where the store can: the part of a read that is
+    /// not copying. The sum of their ids, so that nothing can be left out.
+    fn find(&self, _batch: &Batch) -> Option<u64> {
+        None
+    }
+
+    /// Memory or pages that serve to find rows, in bytes, where the store tells.
+    fn index_bytes(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// What is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Subject {
+    /// The limit: the same bytes copied out of one buffer in memory, places known.
+    Memcpy,
+    /// A table of immutable files.
+    Mapped,
+    /// A table in sled, without a hot set.
+    Sled,
+    /// The same with a hot set for a fifth of its rows.
+    SledHot,
+    /// LMDB through heed.
+    Lmdb,
+    /// redb.
+    Redb,
+}
+
+impl Subject {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Memcpy,
+        Self::Mapped,
+        Self::Sled,
+        Self::SledHot,
+        Self::Lmdb,
+        Self::Redb,
+    ];
+
+    /// Its name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memcpy => "memcpy",
+            Self::Mapped => "mapped",
+            Self::Sled => "sled",
+            Self::SledHot => "sled + hot set",
+            Self::Lmdb => "lmdb",
+            Self::Redb => "redb",
+        }
+    }
+
+    /// The folder of its files; none for what is only in memory.
+    pub fn folder(self) -> Option<&'static str> {
+        match self {
+            Self::Memcpy => None,
+            Self::Mapped => Some("mapped"),
+            Self::Sled | Self::SledHot => Some("sled"),
+            Self::Lmdb => Some("lmdb"),
+            Self::Redb => Some("redb"),
+        }
+    }
+
+    /// Writes its files into an empty folder, so that they last.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn build(self, dir: &Path, set: &FgramSet, row_bytes: usize) -> Result<()> {
+        match self {
+            Self::Memcpy => Ok(()),
+            Self::Mapped => tables::build(dir, set, StoreKind::Mapped, row_bytes),
+            Self::Sled | Self::SledHot => tables::build(dir, set, StoreKind::Sled, row_bytes),
+            Self::Lmdb => lmdb::build(dir, set, row_bytes),
+            Self::Redb => redb::build(dir, set, row_bytes),
+        }
+    }
+
+    /// Opens it; `dir` is the folder that `build` filled.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(self, dir: &Path, served: &Served<'_>, shape: Shape) -> Result<Box<dyn Store>> {
+        Ok(match self {
+            Self::Memcpy => Box::new(flat::Flat::new(served, shape.row_bytes)),
+            Self::Mapped | Self::Sled => Box::new(ours::Ours::open(dir, 0)?),
+            Self::SledHot => Box::new(ours::Ours::open(dir, shape.rows / 5)?),
+            Self::Lmdb => Box::new(lmdb::Lmdb::open(dir)?),
+            Self::Redb => Box::new(redb::Redb::open(dir)?),
+        })
+    }
+}
+
+/// Checks that a store has the right rows for a batch.
+///
+/// # Errors
+/// When it has not.
+pub fn check(store: &mut dyn Store, batch: &Batch, row_bytes: usize) -> Result<()> {
+    let mut expected = Vec::with_capacity(batch.rows.len() * row_bytes);
+    batch
+        .fgrams()
+        .for_each(|ids| rows::encoded(ids, row_bytes, &mut expected));
+    ensure!(store.read(batch)? == expected, "a store read a wrong row");
+    Ok(())
+}
+
+/// The f-grams of a set in the order of their keys, in which peers are loaded.
+fn in_key_order(set: &FgramSet) -> Vec<&[u32]> {
+    let mut keys: Vec<&[u32]> = set.iter().map(|fgram| fgram.ids).collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batches::Skew;
+    use crate::fgrams;
+
+    #[test]
+    fn every_store_reads_what_was_written() {
+        let set = fgrams::synthetic(500).expect("a set");
+        let served = Served::of(&set);
+        let shape = Shape {
+            rows: 500,
+            row_bytes: 64,
+        };
+        for subject in Subject::ALL {
+            let dir = tempfile::tempdir().expect("a temporary folder");
+            subject
+                .build(dir.path(), &set, shape.row_bytes)
+                .expect("built");
+            let mut store = subject.open(dir.path(), &served, shape).expect("opened");
+            for batch in served.draw(Skew::Uniform, 32, 320, 1) {
+                check(&mut *store, &batch, shape.row_bytes).expect("the right rows");
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The look-ups of one step: one batch for each table version, which is nearly always one.
+
+use std::{ops::Range, sync::Arc};
+
+use crate::embed_tier::{Answers, EmbedTier, LookupBatch, LookupError, TableFacts};
+
+/// All look-ups of a step. Its memory is used again by the next one.
+#[derive(Debug, Default)]
+pub(super) struct Lookups {
+    groups: Vec<Group>,
+    /// How many of `groups` this step uses.
+    used: usize,
+}
+
+/// Sequences that use the same table version.
+#[derive(Debug, Default)]
+struct Group {
+    /// `None` for a plain model.
+    table: Option<Arc<TableFacts>>,
+    batch: LookupBatch,
+    answers: Answers,
+    positions: usize,
+}
+
+/// Where the positions of one sequence lie.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    group: usize,
+    positions: Range<usize>,
+}
+
+impl Lookups {
+    /// A new step begins.
+    pub(super) fn clear(&mut self) {
+        self.used = 0;
+    }
+
+    /// Adds one sequence's positions: `ids`, of which the first `context` are context only.
+    pub(super) fn add(
+        &mut self,
+        table: Option<&Arc<TableFacts>>,
+        ids: &[u32],
+        context: usize,
+    ) -> Place {
+        let used = &self.groups[..self.used];
+        let known = used.iter().position(|group| group.table.as_ref() == table);
+        let at = known.unwrap_or_else(|| self.begin_group(table));
+        let group = &mut self.groups[at];
+        group.batch.push(ids, context);
+        let first = group.positions;
+        group.positions += ids.len() - context;
+        Place {
+            group: at,
+            positions: first..group.positions,
+        }
+    }
+
+    fn begin_group(&mut self, table: Option<&Arc<TableFacts>>) -> usize {
+        if self.used == self.groups.len() {
+            self.groups.push(Group::default());
+        }
+        let group = &mut self.groups[self.used];
+        group.table = table.cloned();
+        group.batch.clear();
+        group.positions = 0;
+        self.used += 1;
+        self.used - 1
+    }
+
+    /// Asks the embed tier. Without one, or for a sequence without a table, no position matches.
+    pub(super) fn look_up(&mut self, mut tier: Option<&mut dyn EmbedTier>, dim: usize) {
+        for group in &mut self.groups[..self.used] {
+            match (&mut tier, &group.table) {
+                (Some(tier), Some(table)) => tier.lookup(table, &group.batch, &mut group.answers),
+                _ => group.answers.reset(group.positions, dim),
+            }
+        }
+    }
+
+    /// Why positions got no answer, if some did not: the first reason met.
+    pub(super) fn error(&self) -> Option<&LookupError> {
+        let mut used = self.groups[..self.used].iter();
+        used.find_map(|group| group.answers.error())
+    }
+
+    /// Length of the f-gram matched at each position; 0: none.
+    pub(super) fn match_lengths(&self, place: &Place) -> &[u8] {
+        &self.answers(place).match_lengths()[place.positions.clone()]
+    }
+
+    /// Which positions got no answer.
+    pub(super) fn failed(&self, place: &Place) -> &[bool] {
+        &self.answers(place).failed()[place.positions.clone()]
+    }
+
+    /// The input embeddings, `dim` elements for each position.
+    pub(super) fn embeddings(&self, place: &Place, dim: usize) -> &[f32] {
+        let Range { start, end } = place.positions;
+        &self.answers(place).values()[start * dim..end * dim]
+    }
+
+    fn answers(&self, place: &Place) -> &Answers {
+        &self.groups[place.group].answers
+    }
+}

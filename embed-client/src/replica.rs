@@ -1,0 +1,305 @@
+//! Keeps one address connected, and asks it again and again what it serves.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use scone_proto::embed::v1::{
+    GetTableInfoRequest, GetTableInfoResponse, embed_service_client::EmbedServiceClient,
+};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout},
+};
+use tonic::{Code, transport::Channel};
+use tracing::{debug, info, warn};
+
+use crate::{
+    facts::{Incompatible, TableFacts},
+    link::{self, Ended, Link},
+    parts::Limits,
+    pool::{Pool, ReplicaId},
+    view::{Report, Served},
+};
+
+/// First and longest pause between attempts to connect, before jitter.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How long one attempt to connect, or one answer to GetTableInfo, may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Table versions of one replica that are looked at.
+const MAX_SERVED: usize = 8;
+
+/// One address to keep connected.
+pub(crate) struct Replica {
+    pub(crate) id: ReplicaId,
+    pub(crate) address: SocketAddr,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) poll_interval: Duration,
+}
+
+/// What a replica reported, and why its current table is not used, if it is not.
+type Reported = (Report, Option<Incompatible>);
+
+/// How one connection ended.
+enum Outcome {
+    /// Nobody needs it any more.
+    Drained,
+    Ended(Ended),
+}
+
+impl Replica {
+    /// Works until `stop` resolves (or its sender is dropped), and then until the look-ups in
+    /// flight are over.
+    pub(crate) async fn run(self, mut stop: oneshot::Receiver<()>) {
+        let address = self.address;
+        let mut pause = Backoff::default();
+        loop {
+            let connected = tokio::select! {
+                connected = timeout(PATIENCE, self.connect()) => connected,
+                _ = &mut stop => break,
+            };
+            let connected = connected
+                .unwrap_or_else(|_| Err(format!("no answer within {} ms", PATIENCE.as_millis())));
+            let wait = match connected {
+                Err(problem) => {
+                    warn!(%address, problem, "cannot use embed-service");
+                    self.pool.failed(self.id, problem);
+                    pause.next()
+                }
+                Ok(connection) => {
+                    let began = Instant::now();
+                    match connection.serve(&self, &mut stop).await {
+                        Outcome::Drained => return,
+                        Outcome::Ended(ended) => pause.after(&ended, began.elapsed()),
+                    }
+                }
+            };
+            tokio::select! {
+                () = sleep(wait) => {}
+                _ = &mut stop => break,
+            }
+        }
+        self.pool.remove(self.id);
+    }
+
+    async fn connect(&self) -> Result<Connection, String> {
+        let mut client = link::connect(self.address, PATIENCE).await?;
+        let (report, refused) = self.ask(&mut client, None).await?;
+        let (link, answers) = Link::open(self.address, &mut client).await?;
+        info!(address = %self.address, shard = report.shard, "embed-service connected");
+        self.pool
+            .reported(self.id, &link, report.clone(), refused.clone());
+        Ok(Connection {
+            client,
+            link,
+            answers,
+            reported: (report, refused),
+        })
+    }
+
+    /// Asks which versions the replica serves, and for the facts of those not in `before`.
+    async fn ask(
+        &self,
+        client: &mut EmbedServiceClient<Channel>,
+        before: Option<&Reported>,
+    ) -> Result<Reported, String> {
+        let info = client.get_table_info(GetTableInfoRequest::default()).await;
+        let info = info.map_err(|status| format!("GetTableInfo: {status}"))?;
+        let info = info.into_inner();
+        let current = served(&info)?;
+        let model = self.pool.model(|| current.facts.model());
+        let address = self.address.to_string();
+        let refused = current.facts.check(&address, model).err();
+        let mut report = Report {
+            shard: info.shard_index,
+            current_fits: refused.is_none(),
+            served: Vec::new(),
+        };
+        let others = info.served_table_ids.iter();
+        let others = others.filter(|id| **id != info.table_id).take(MAX_SERVED);
+        if refused.is_none() {
+            report.served.push(current);
+        }
+        for table_id in others {
+            let before = before.filter(|(before, _)| before.shard == report.shard);
+            let known = before.and_then(|(before, _)| {
+                let mut known = before.served.iter();
+                known.find(|served| served.facts.table_id == *table_id)
+            });
+            let served = match known {
+                Some(served) => Some(served.clone()),
+                None => facts_of(client, table_id, report.shard).await?,
+            };
+            let fits = |served: &Served| served.facts.check(&address, model).is_ok();
+            report.served.extend(served.filter(fits));
+        }
+        Ok((report, refused))
+    }
+}
+
+/// One version's facts and limits.
+fn served(info: &GetTableInfoResponse) -> Result<Served, String> {
+    Ok(Served {
+        facts: Arc::new(TableFacts::from_wire(info)?),
+        limits: Limits::of(info)?,
+    })
+}
+
+/// Facts of a version that is not the current one; `None` when it was dropped meanwhile.
+async fn facts_of(
+    client: &mut EmbedServiceClient<Channel>,
+    table_id: &str,
+    shard: u32,
+) -> Result<Option<Served>, String> {
+    let request = GetTableInfoRequest {
+        table_id: Some(table_id.to_owned()),
+    };
+    match client.get_table_info(request).await {
+        Ok(info) if info.get_ref().table_id != table_id => Err(format!(
+            "GetTableInfo of table_id {table_id} answered for {}",
+            info.get_ref().table_id
+        )),
+        Ok(info) if info.get_ref().shard_index != shard => Err(format!(
+            "it is shard {shard} of one table and {} of another",
+            info.get_ref().shard_index
+        )),
+        Ok(info) => served(info.get_ref()).map(Some),
+        Err(status) if status.code() == Code::FailedPrecondition => Ok(None),
+        Err(status) => Err(format!("GetTableInfo: {status}")),
+    }
+}
+
+/// An open connection with its Lookup stream.
+struct Connection {
+    client: EmbedServiceClient<Channel>,
+    link: Arc<Link>,
+    answers: tonic::Streaming<scone_proto::embed::v1::LookupResponse>,
+    reported: Reported,
+}
+
+impl Connection {
+    async fn serve(self, replica: &Replica, stop: &mut oneshot::Receiver<()>) -> Outcome {
+        let Self {
+            client,
+            link,
+            mut answers,
+            reported,
+        } = self;
+        let address = replica.address;
+        let read = link.read(&mut answers);
+        tokio::pin!(read);
+        let ended = tokio::select! {
+            biased;
+            ended = &mut read => Some(ended),
+            () = poll(replica, client, &link, reported) => None,
+            _ = stop => None,
+        };
+        if let Some(ended) = ended {
+            let why = match &ended {
+                Ended::Gracefully => {
+                    // Usual: it drains, or wants connections to be opened anew from time to time.
+                    info!(%address, "embed-service ended the stream");
+                    "it ended the stream".to_owned()
+                }
+                Ended::Broken(why) => {
+                    warn!(%address, why, "embed-service lost");
+                    why.clone()
+                }
+            };
+            // Out of the pool first: look-ups that fail now must not come back here.
+            replica.pool.lost(replica.id, why);
+            link.close();
+            return Outcome::Ended(ended);
+        }
+        info!(%address, "embed-service not in use any more");
+        replica.pool.remove(replica.id);
+        // Every look-up has a deadline, so this ends.
+        tokio::select! {
+            _ = &mut read => {}
+            () = link.idle() => {}
+        }
+        link.close();
+        Outcome::Drained
+    }
+}
+
+/// Keeps the pool's knowledge of a replica fresh. Never resolves.
+async fn poll(
+    replica: &Replica,
+    mut client: EmbedServiceClient<Channel>,
+    link: &Arc<Link>,
+    mut reported: Reported,
+) {
+    let address = replica.address;
+    loop {
+        sleep(replica.poll_interval).await;
+        let answer = timeout(PATIENCE, replica.ask(&mut client, Some(&reported))).await;
+        match answer {
+            Ok(Ok(now)) if now != reported => {
+                let (report, refused) = now.clone();
+                replica.pool.reported(replica.id, link, report, refused);
+                reported = now;
+            }
+            Ok(Ok(_)) => {}
+            // The stream tells whether the replica is there.
+            Ok(Err(problem)) => debug!(%address, problem, "cannot ask what it serves"),
+            Err(_) => debug!(%address, "does not say in time what it serves"),
+        }
+    }
+}
+
+/// Pauses between attempts to connect: twice as long each time, with jitter, so that clients do
+/// not come back all at once.
+#[derive(Debug, Default)]
+struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    fn next(&mut self) -> Duration {
+        let pause = BACKOFF.0 * 2u32.pow(self.failures.min(16));
+        self.failures += 1;
+        let pause = pause.min(BACKOFF.1);
+        pause.mul_f64(rand::random_range(0.5..1.0))
+    }
+
+    /// After a connection that lasted `lasted`. None when the server ended it in good order,
+    /// unless it does so at once and would be called in a loop.
+    fn after(&mut self, ended: &Ended, lasted: Duration) -> Duration {
+        if lasted > BACKOFF.1 {
+            self.failures = 0;
+        }
+        match ended {
+            Ended::Gracefully if lasted > BACKOFF.0 => Duration::ZERO,
+            _ => self.next(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_limit_and_start_again_after_a_good_connection() {
+        let mut pause = Backoff::default();
+        let within = |pause: Duration, full: Duration| pause >= full / 2 && pause <= full;
+        assert!(within(pause.next(), BACKOFF.0));
+        assert!(within(pause.next(), BACKOFF.0 * 2));
+        for _ in 0..40 {
+            pause.next();
+        }
+        assert!(within(pause.next(), BACKOFF.1));
+        let broken = Ended::Broken(String::new());
+        assert!(within(
+            pause.after(&broken, Duration::from_secs(10)),
+            BACKOFF.0
+        ));
+    }
+
+    #[test]
+    fn a_stream_that_ended_in_good_order_is_opened_again_at_once_but_not_in_a_loop() {
+        let mut pause = Backoff::default();
+        let lasted = Duration::from_secs(1);
+        assert_eq!(pause.after(&Ended::Gracefully, lasted), Duration::ZERO);
+        assert!(pause.after(&Ended::Gracefully, Duration::ZERO) > Duration::ZERO);
+    }
+}

@@ -1,0 +1,375 @@
+//! Longest match over the keys of a table, on disk and in memory in under 6 bytes a key.
+//!
+//! `index.bin` is a perfect hash with fingerprints: each f-gram has one slot of its own, which
+//! holds one byte of its hash and its row id, and a look-up reads that slot alone. The hash runs
+//! from the last id outwards, so a look-up for n = 2, 3, … extends one hash, and stops at the
+//! first slot that is empty or has another fingerprint: the keys are closed under suffix, so no
+//! longer one can match. What is not a key may still meet a slot with its fingerprint (1 in 256),
+//! so the longest candidate is compared with its key in `keys.bin`, and a shorter one is taken
+//! when it differs. That makes the answer exact.
+//!
+//! How slots are found (after Fox, Chen and Heath, "A faster algorithm for constructing minimal
+//! perfect hash functions", SIGIR 1992, with the partitions that make it parallel): the upper half
+//! of the hash chooses a partition of some thousand keys, the lower half a bucket of about four in
+//! it; the bucket's *pilot*, 16 bits found by trial, sends each of its keys to a slot of its own.
+
+mod build;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::key_file::KeyFile;
+use super::manifest::Manifest;
+use super::table_file::{FileKind, HEADER_BYTES, TableFile};
+use crate::error::Result;
+use crate::matcher::Match;
+use crate::ngram::{MAX_N, TokenId};
+use crate::shard::splitmix64;
+
+pub(super) use build::encode;
+
+/// Magic, version and name.
+pub(super) const KIND: FileKind = FileKind {
+    name: "index.bin",
+    magic: *b"SCONEIDX",
+    version: 1,
+};
+
+/// Bytes of a slot: the fingerprint, then the row id.
+const SLOT_BYTES: usize = 5;
+
+/// Bytes of a pilot.
+const PILOT_BYTES: usize = 2;
+
+/// Bytes of a directory entry: first slot and first bucket of a partition.
+const ENTRY_BYTES: usize = 8;
+
+/// The row id of an empty slot: above all others.
+const EMPTY: u32 = u32::MAX;
+
+/// Heads matched in step: enough to keep the memory busy, few enough for the first cache.
+const LANES: usize = 32;
+
+/// One head being matched.
+#[derive(Clone, Copy)]
+struct Lane {
+    /// Of the ids so far.
+    hash: u64,
+    /// Where the slot of `hash` is in the file.
+    slot: usize,
+    /// The longest candidate; length 0 for none.
+    found: Match,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self {
+            hash: 0,
+            slot: 0,
+            found: Match { len: 0, row: EMPTY },
+        }
+    }
+}
+
+/// Finds the f-grams of a table. Opened by mmap; processes share its memory.
+pub struct KeyIndex {
+    file: TableFile,
+    keys: Arc<KeyFile>,
+    /// Where the hash starts.
+    seed: u64,
+    partitions: Vec<Partition>,
+    /// Where the pilots and the slots begin in the file.
+    pilots_at: usize,
+    slots_at: usize,
+    max_n: usize,
+}
+
+/// Where the keys of one partition are.
+#[derive(Debug, Clone, Copy, Default)]
+struct Partition {
+    first_slot: u32,
+    slots: u32,
+    first_bucket: u32,
+    buckets: u32,
+}
+
+impl KeyIndex {
+    /// Opens the index in `dir`. Reads header and directory, a byte for a thousand keys.
+    pub(super) fn open(dir: &Path, manifest: &Manifest, keys: Arc<KeyFile>) -> Result<Self> {
+        let file = TableFile::open(dir, manifest, &KIND)?;
+        let [seed, partitions, slots, buckets, directory_crc, _] = file.facts();
+        let body = &file.bytes()[HEADER_BYTES..];
+        let lengths = Lengths::of(partitions, buckets, slots);
+        let Some(lengths) = lengths.filter(|lengths| lengths.total() == body.len()) else {
+            return Err(file.wrong("its parts do not fill it"));
+        };
+        let directory = &body[..lengths.directory];
+        if u64::from(crc32fast::hash(directory)) != directory_crc {
+            return Err(file.wrong("checksum of the directory does not match: it is damaged"));
+        }
+        let Some(partitions) = read_directory(directory, slots, buckets) else {
+            return Err(file.wrong("the directory is out of order"));
+        };
+        // Every look-up reads it; only rows are allowed to be cold.
+        file.map().prefetch(0, file.bytes().len());
+        Ok(Self {
+            keys,
+            seed,
+            partitions,
+            pilots_at: HEADER_BYTES + lengths.directory,
+            slots_at: HEADER_BYTES + lengths.directory + lengths.pilots,
+            max_n: usize::from(manifest.max_n),
+            file,
+        })
+    }
+
+    /// The longest f-gram that ends at the last of `ids`, looking only inside `ids`. Makes at
+    /// most K-1 probes.
+    #[inline]
+    pub fn longest(&self, ids: &[TokenId]) -> Option<Match> {
+        let mut candidates = [EMPTY; MAX_N + 1];
+        let mut longest = 1;
+        let mut hash = self.seed;
+        for (&id, n) in ids.iter().rev().take(self.max_n).zip(1..) {
+            hash = extend(hash, id);
+            if n == 1 {
+                continue;
+            }
+            let Some(row) = self.probe(hash) else {
+                break;
+            };
+            candidates[n] = row;
+            longest = n;
+        }
+        (2..=longest).rev().find_map(|n| {
+            let row = candidates[n];
+            let found = Match { len: n as u8, row };
+            self.keys.is(row, &ids[ids.len() - n..]).then_some(found)
+        })
+    }
+
+    /// Appends what [`KeyIndex::longest`] finds at the end of each of `heads`. Faster than one
+    /// call each when the index is larger than the caches: the reads of many heads are under way
+    /// at once, where those of one head wait for each other.
+    pub fn longest_each(&self, heads: &[&[TokenId]], out: &mut Vec<Option<Match>>) {
+        for heads in heads.chunks(LANES) {
+            self.longest_lanes(heads, out);
+        }
+    }
+
+    /// At most [`LANES`] heads, in step: n = 2 for all, then n = 3 for those that matched, …
+    fn longest_lanes(&self, heads: &[&[TokenId]], out: &mut Vec<Option<Match>>) {
+        let mut lanes = [Lane::default(); LANES];
+        let mut live = [0u8; LANES];
+        for (i, (lane, ids)) in lanes.iter_mut().zip(heads).enumerate() {
+            lane.hash = ids.last().map_or(self.seed, |&id| extend(self.seed, id));
+            live[i] = i as u8;
+        }
+        let mut count = heads.len();
+        for n in 2..=self.max_n {
+            let mut kept = 0;
+            for i in 0..count {
+                let (lane, ids) = (
+                    &mut lanes[usize::from(live[i])],
+                    heads[usize::from(live[i])],
+                );
+                if ids.len() >= n {
+                    lane.hash = extend(lane.hash, ids[ids.len() - n]);
+                    lane.slot = self.slot(lane.hash);
+                    live[kept] = live[i];
+                    kept += 1;
+                }
+            }
+            count = kept;
+            kept = 0;
+            for i in 0..count {
+                let lane = &mut lanes[usize::from(live[i])];
+                if let Some(row) = self.row_in(lane.slot, lane.hash) {
+                    lane.found = Match { len: n as u8, row };
+                    live[kept] = live[i];
+                    kept += 1;
+                }
+            }
+            count = kept;
+        }
+        out.extend(heads.iter().zip(&lanes).map(|(ids, lane)| {
+            let Match { len, row } = lane.found;
+            match usize::from(len) {
+                0 => None,
+                n if self.keys.is(row, &ids[ids.len() - n..]) => Some(lane.found),
+                // A fingerprint met by chance; `longest` knows the shorter candidates.
+                _ => self.longest(ids),
+            }
+        }));
+    }
+
+    /// The row id of exactly these ids.
+    pub fn row(&self, ids: &[TokenId]) -> Option<u32> {
+        let found = self.longest(ids)?;
+        (usize::from(found.len) == ids.len()).then_some(found.row)
+    }
+
+    /// The row that the slot of `hash` names, when it has the right fingerprint.
+    #[inline]
+    fn probe(&self, hash: u64) -> Option<u32> {
+        self.row_in(self.slot(hash), hash)
+    }
+
+    /// Where the slot of `hash` is in the file; reads its pilot.
+    #[inline]
+    fn slot(&self, hash: u64) -> usize {
+        #[cfg(test)]
+        tests::PROBES.with(|probes| probes.set(probes.get() + 1));
+        // A directory has at least one partition, and each at least one slot and one bucket.
+        let at = partition_of(hash, self.partitions.len() as u32);
+        let partition = self.partitions[at as usize];
+        let bucket = partition.first_bucket + bucket_of(hash, partition.buckets);
+        let pilot = self.pilots_at + PILOT_BYTES * bucket as usize;
+        let pilot = [self.file.bytes()[pilot], self.file.bytes()[pilot + 1]];
+        let slot = slot_of(hash, u16::from_le_bytes(pilot), partition.slots);
+        self.slots_at + SLOT_BYTES * (partition.first_slot + slot) as usize
+    }
+
+    /// The row in the slot at `at`, when the slot has the fingerprint of `hash`.
+    #[inline]
+    fn row_in(&self, at: usize, hash: u64) -> Option<u32> {
+        let [print, row @ ..] = *self.file.bytes()[at..].first_chunk::<SLOT_BYTES>()?;
+        let row = u32::from_le_bytes(row);
+        (print == fingerprint(hash) && row < self.keys.rows()).then_some(row)
+    }
+
+    /// Number of f-grams.
+    pub fn len(&self) -> usize {
+        self.keys.rows() as usize
+    }
+
+    /// Whether there are no f-grams at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// K: the longest f-gram allowed, in tokens.
+    pub fn max_n(&self) -> u8 {
+        self.max_n as u8
+    }
+
+    /// Bytes of the index, without the keys it is checked against.
+    pub fn index_bytes(&self) -> usize {
+        self.file.bytes().len()
+    }
+
+    /// The keys that the index is about.
+    pub(super) fn keys(&self) -> &Arc<KeyFile> {
+        &self.keys
+    }
+
+    /// Compares the checksum of the file with `table.json`, and finds every key.
+    pub(super) fn verify(&self, manifest: &Manifest) -> Result<()> {
+        self.file.verify(manifest, &KIND)?;
+        for row in 0..self.keys.rows() {
+            let key = self.keys.get(row)?;
+            if self.row(key.as_slice()) != Some(row) {
+                return Err(self.file.wrong(format!("does not find {key:?}, row {row}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for KeyIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyIndex")
+            .field("len", &self.len())
+            .field("max_n", &self.max_n)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bytes of the parts behind the header.
+struct Lengths {
+    directory: usize,
+    pilots: usize,
+    slots: usize,
+}
+
+impl Lengths {
+    /// `None` when they are more than memory has.
+    fn of(partitions: u64, buckets: u64, slots: u64) -> Option<Self> {
+        let part = |count: u64, bytes: usize| usize::try_from(count).ok()?.checked_mul(bytes);
+        let lengths = Self {
+            directory: part(partitions.checked_add(1)?, ENTRY_BYTES)?,
+            pilots: part(buckets, PILOT_BYTES)?,
+            slots: part(slots, SLOT_BYTES)?,
+        };
+        let total = lengths.directory.checked_add(lengths.pilots)?;
+        total.checked_add(lengths.slots).map(|_| lengths)
+    }
+
+    fn total(&self) -> usize {
+        self.directory + self.pilots + self.slots
+    }
+}
+
+/// The partitions, when there are any, they follow each other and fill all slots and buckets, and
+/// each has both.
+fn read_directory(bytes: &[u8], slots: u64, buckets: u64) -> Option<Vec<Partition>> {
+    let read = |entry: &[u8; ENTRY_BYTES]| {
+        let [a, b, c, d, e, f, g, h] = *entry;
+        [[a, b, c, d], [e, f, g, h]].map(u32::from_le_bytes)
+    };
+    let mut starts = bytes.as_chunks::<ENTRY_BYTES>().0.iter().map(read);
+    let mut start = starts.next().filter(|start| *start == [0, 0])?;
+    let mut partitions = Vec::with_capacity(bytes.len() / ENTRY_BYTES);
+    for end in starts {
+        let partition = Partition {
+            first_slot: start[0],
+            slots: end[0].checked_sub(start[0]).filter(|&slots| slots > 0)?,
+            first_bucket: start[1],
+            buckets: end[1]
+                .checked_sub(start[1])
+                .filter(|&buckets| buckets > 0)?,
+        };
+        partitions.push(partition);
+        start = end;
+    }
+    let whole = start.map(u64::from) == [slots, buckets];
+    (whole && !partitions.is_empty()).then_some(partitions)
+}
+
+/// The hash of `id` and the ids after it, from the hash of the ids after it.
+#[inline]
+fn extend(hash: u64, id: TokenId) -> u64 {
+    splitmix64(hash ^ u64::from(id))
+}
+
+/// Spreads 32 evenly distributed bits over `0..count`.
+#[inline]
+fn spread(bits: u32, count: u32) -> u32 {
+    ((u64::from(bits) * u64::from(count)) >> 32) as u32
+}
+
+#[inline]
+fn partition_of(hash: u64, partitions: u32) -> u32 {
+    spread((hash >> 32) as u32, partitions)
+}
+
+#[inline]
+fn bucket_of(hash: u64, buckets: u32) -> u32 {
+    spread(hash as u32, buckets)
+}
+
+/// Independent of partition and bucket: bits of all the hash.
+#[inline]
+fn fingerprint(hash: u64) -> u8 {
+    (hash.wrapping_mul(0xd6e8_feb8_6659_fd93) >> 56) as u8
+}
+
+/// Where a pilot sends a hash: another place for each pilot.
+#[inline]
+fn slot_of(hash: u64, pilot: u16, slots: u32) -> u32 {
+    let mixed = (hash ^ splitmix64(u64::from(pilot))).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    spread((mixed >> 32) as u32, slots)
+}

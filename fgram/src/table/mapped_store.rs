@@ -1,0 +1,234 @@
+//! Rows in one file, opened by mmap (`docs/formats.md`, "rows.bin").
+
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::key_file::KeyFile;
+use super::manifest::Manifest;
+use super::mapping::page_bytes;
+use super::residency::Residency;
+use super::row_sum::RowSum;
+use super::store::{RowRequest, RowStore};
+use super::table_file::{FACTS, FileKind, TableFile};
+use crate::error::{Error, Result};
+
+/// Magic, version and name.
+pub(super) const KIND: FileKind = FileKind {
+    name: "rows.bin",
+    magic: *b"SCONEROW",
+    version: 1,
+};
+
+/// Where the rows begin: at a page border, so that rows of whole pages share none.
+pub(super) const ROWS_AT: usize = 4096;
+
+/// The facts in the header of the file.
+pub(super) fn facts(manifest: &Manifest) -> [u64; FACTS] {
+    [manifest.row_bytes() as u64, ROWS_AT as u64, 0, 0, 0, 0]
+}
+
+/// The rows of a table in a mapped file.
+pub(super) struct MappedStore {
+    file: TableFile,
+    keys: Arc<KeyFile>,
+    residency: Residency,
+    /// The table directory, for messages.
+    dir: PathBuf,
+    row_bytes: usize,
+    page_bytes: usize,
+    sum: RowSum,
+}
+
+impl MappedStore {
+    pub(super) fn open(dir: &Path, manifest: &Manifest, keys: Arc<KeyFile>) -> Result<Self> {
+        let file = TableFile::open(dir, manifest, &KIND)?;
+        if file.facts() != facts(manifest) {
+            return Err(file.wrong("its rows have another width than those of table.json"));
+        }
+        let row_bytes = manifest.row_bytes();
+        let expected = ROWS_AT as u64 + row_bytes as u64 * manifest.rows;
+        if file.bytes().len() as u64 != expected {
+            let (length, rows) = (file.bytes().len(), manifest.rows);
+            return Err(file.wrong(format!("{length} bytes, but {rows} rows take {expected}")));
+        }
+        file.map().expect_random_reads();
+        Ok(Self {
+            residency: Residency::new(file.map().pages()),
+            file,
+            keys,
+            dir: dir.to_owned(),
+            row_bytes,
+            page_bytes: page_bytes(),
+            sum: RowSum::new(&manifest.checksum_seed),
+        })
+    }
+
+    /// Compares the checksum of the whole file with `table.json`.
+    pub(super) fn verify(&self, manifest: &Manifest) -> Result<()> {
+        self.file.verify(manifest, &KIND)
+    }
+
+    /// Where the row is in the file.
+    fn place(&self, row: u32) -> Range<usize> {
+        let start = ROWS_AT + row as usize * self.row_bytes;
+        start..start + self.row_bytes
+    }
+
+    fn pages(&self, place: &Range<usize>) -> RangeInclusive<usize> {
+        place.start / self.page_bytes..=(place.end - 1) / self.page_bytes
+    }
+}
+
+impl RowStore for MappedStore {
+    fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    fn count_rows(&self) -> Result<u64> {
+        Ok(((self.file.bytes().len() - ROWS_AT) / self.row_bytes) as u64)
+    }
+
+    #[inline]
+    fn in_memory(&self, row: u32, now: Instant) -> Option<&[u8]> {
+        let place = self.place(row);
+        let pages = self.pages(&place);
+        let resident = self.residency.holds(self.file.map(), pages, now);
+        resident.then(|| self.file.bytes().get(place)).flatten()
+    }
+
+    fn get_many(&self, rows: &[RowRequest], out: &mut [u8]) -> Result<()> {
+        // All reads are under way before the first is waited for: disks like deep queues.
+        for request in rows {
+            let place = self.place(request.row);
+            self.file.map().prefetch(place.start, place.len());
+        }
+        for request in rows {
+            let place = self.place(request.row);
+            let key = self.keys.get(request.row)?;
+            let stored = self.file.bytes().get(place.clone());
+            let start = request.place as usize * self.row_bytes;
+            let out = &mut out[start..start + self.row_bytes];
+            out.copy_from_slice(stored.ok_or_else(|| self.file.wrong("cut short"))?);
+            if self.sum.of(key.as_slice(), out) != self.keys.sum(request.row) {
+                let problem = format!("the row of {:?} is damaged", key.as_slice());
+                return Err(Error::data_loss(&self.dir, problem));
+            }
+            self.residency.note(self.pages(&place), Instant::now());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::super::key_file;
+    use super::super::manifest::samples;
+    use super::*;
+    use crate::keys::KeyList;
+
+    const KEYS: [&[u32]; 3] = [&[1, 2], &[1, 2, 3], &[2, 3]];
+
+    /// Row r is 8 bytes of r; the file, and the checksums for `keys.bin`.
+    fn files() -> (Vec<u8>, Vec<u32>) {
+        let manifest = samples::manifest(3, 3);
+        let mut bytes = KIND.header(&manifest, facts(&manifest)).to_vec();
+        bytes.resize(ROWS_AT, 0);
+        let sum = RowSum::new(&manifest.checksum_seed);
+        let sums = KEYS.into_iter().zip(0u8..).map(|(ids, r)| {
+            bytes.extend_from_slice(&[r; 8]);
+            sum.of(ids, &[r; 8])
+        });
+        let sums = sums.collect();
+        (bytes, sums)
+    }
+
+    fn open(bytes: &[u8], sums: &[u32]) -> Result<MappedStore> {
+        let mut manifest = samples::manifest(3, 3);
+        let mut list = KeyList::default();
+        KEYS.iter().for_each(|key| list.push(key).unwrap());
+        let keys = key_file::encode(&list, sums, &manifest);
+        let keys = samples::open_with(&key_file::KIND, &keys, &mut manifest, KeyFile::open)?;
+        samples::open_with(&KIND, bytes, &mut manifest, |dir, manifest| {
+            MappedStore::open(dir, manifest, Arc::new(keys))
+        })
+    }
+
+    fn read(store: &MappedStore, rows: &[u32]) -> Result<Vec<u8>> {
+        let request = |(&row, place)| RowRequest { row, place };
+        let requests: Vec<RowRequest> = rows.iter().zip(0..).map(request).collect();
+        let mut out = vec![9; 8 * rows.len()];
+        store.get_many(&requests, &mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn rows_come_to_their_places_and_are_then_in_memory() {
+        let (bytes, sums) = files();
+        let store = open(&bytes, &sums).unwrap();
+        assert_eq!(read(&store, &[2, 0]).unwrap(), [[2; 8], [0; 8]].concat());
+        assert_eq!(store.in_memory(1, Instant::now()), Some(&[1; 8][..]));
+        assert_eq!(store.in_memory(1 << 30, Instant::now()), None);
+        assert_eq!(store.count_rows().unwrap(), 3);
+    }
+
+    #[test]
+    fn a_fetched_row_that_is_damaged_or_another_one_is_refused() {
+        let (bytes, sums) = files();
+        let mut flipped = bytes.clone();
+        flipped[ROWS_AT + 8] ^= 4;
+        let mut swapped = bytes.clone();
+        swapped[ROWS_AT..ROWS_AT + 8].fill(1);
+        swapped[ROWS_AT + 8..ROWS_AT + 16].fill(0);
+        for bytes in [flipped, swapped] {
+            let store = open(&bytes, &sums).unwrap();
+            let text = read(&store, &[2, 1]).unwrap_err().to_string();
+            assert!(text.contains("the row of [1, 2, 3] is damaged"), "{text}");
+            assert!(read(&store, &[2]).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_shape_is_refused() {
+        let (bytes, sums) = files();
+        let with = |at: usize, value: u8| {
+            let mut bytes = bytes.clone();
+            bytes[at] = value;
+            samples::reseal(&mut bytes);
+            open(&bytes, &sums).map(|_| ()).unwrap_err().to_string()
+        };
+        assert!(with(72, 16).contains("another width"));
+        assert!(with(81, 0).contains("another width"));
+        assert!(with(60, 4).contains("another table"));
+        let longer = [&bytes[..], &[0; 8]].concat();
+        let text = open(&longer, &sums).map(|_| ()).unwrap_err().to_string();
+        assert!(text.contains("3 rows take 4120"), "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn sealed_mutations_and_any_bytes_at_all_are_survived(
+            changes in vec((0usize..4120, any::<u8>()), 1..5),
+            noise in vec(any::<u8>(), 0..200),
+        ) {
+            let (mut bytes, sums) = files();
+            for (at, value) in changes {
+                bytes[at] = value;
+            }
+            samples::reseal(&mut bytes);
+            if let Ok(store) = open(&bytes, &sums) {
+                for row in 0..4 {
+                    if let Ok(out) = read(&store, &[row]) {
+                        prop_assert_eq!(out, [row as u8; 8]);
+                    }
+                }
+            }
+            prop_assert!(open(&noise, &sums).is_err());
+        }
+    }
+}

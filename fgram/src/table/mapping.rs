@@ -1,0 +1,192 @@
+//! Files seen as memory, and their place on the disk. All `unsafe` of this crate is here.
+#![expect(
+    unsafe_code,
+    reason = "mapping a file, its pages and its place on the disk have no safe interface"
+)]
+
+use std::fs::File;
+use std::io;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use memmap2::{Advice, Mmap};
+
+use crate::error::Result;
+use crate::files::io_error;
+
+/// A whole file, mapped for reading and shared with every process that maps it.
+///
+/// The files of a finished table are never written again: publish another version beside it, or
+/// replace a file by renaming a new one over it. A file that is cut short while it is mapped kills
+/// the process with SIGBUS when it reads behind the new end; no program can prevent that.
+pub(super) struct Mapping {
+    map: Mmap,
+    /// Whether the system tells this process which pages are in memory.
+    may_ask: bool,
+}
+
+impl Mapping {
+    /// Maps the file at `path`; reads nothing yet.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(io_error("open", path))?;
+        // SAFETY: the memory is only read, as bytes, for which every value is valid. Its content
+        // changes only if somebody writes to the file, against the rule in this type's
+        // documentation; readers then see other bytes, which they must survive anyway.
+        let map = unsafe { Mmap::map(&file) }.map_err(io_error("map", path))?;
+        Ok(Self {
+            map,
+            may_ask: may_ask(&file),
+        })
+    }
+
+    /// The bytes of the file.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Rows are read at random places: reading ahead would only push others out of memory.
+    pub(super) fn expect_random_reads(&self) {
+        // A hint; what is refused costs speed alone.
+        let _ = self.map.advise(Advice::Random);
+    }
+
+    /// Asks the system to read the bytes soon, without waiting for them.
+    pub(super) fn prefetch(&self, start: usize, len: usize) {
+        let _ = self.map.advise_range(Advice::WillNeed, start, len);
+    }
+
+    /// Number of pages of `page_bytes`, the last one perhaps in part.
+    pub(super) fn pages(&self) -> usize {
+        self.map.len().div_ceil(page_bytes())
+    }
+
+    /// Whether [`Mapping::resident`] can tell.
+    pub(super) fn may_ask(&self) -> bool {
+        self.may_ask
+    }
+
+    /// Says for `resident.len()` pages from page `first` on whether they are in memory; lowest bit
+    /// of each byte. All 0 when the system does not tell, or for pages behind the end.
+    #[cfg(target_os = "linux")]
+    pub(super) fn resident(&self, first: usize, resident: &mut [u8]) {
+        resident.fill(0);
+        let count = resident.len().min(self.pages().saturating_sub(first));
+        if !self.may_ask || count == 0 {
+            return;
+        }
+        // SAFETY: `first + count` pages lie inside the mapping, which starts at a page border and
+        // lives as long as `self`; `resident` has a byte for each of them. The call reads no
+        // memory of ours and writes nothing else.
+        let failed = unsafe {
+            let start = self.map.as_ptr().add(first * page_bytes());
+            let len = count * page_bytes();
+            libc::mincore(start.cast_mut().cast(), len, resident.as_mut_ptr()) != 0
+        };
+        if failed {
+            resident.fill(0);
+        }
+    }
+
+    /// Other systems: nothing is known to be in memory.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn resident(&self, _first: usize, resident: &mut [u8]) {
+        resident.fill(0);
+    }
+}
+
+/// Bytes of a page of memory.
+pub(super) fn page_bytes() -> usize {
+    // SAFETY: a question about the system without arguments that could be wrong.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).unwrap_or(4096).max(1)
+}
+
+/// Makes an empty file `length` bytes long and takes its place on the disk.
+pub(super) fn preallocate(file: &File, length: u64) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    if let Ok(signed @ 1..) = libc::off_t::try_from(length) {
+        // SAFETY: the descriptor belongs to `file`, which is open during the call; no memory of
+        // ours is touched.
+        let code = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, signed) };
+        if ![0, libc::EOPNOTSUPP, libc::EINVAL].contains(&code) {
+            return Err(io::Error::from_raw_os_error(code));
+        }
+    }
+    // For file systems that cannot; the others are as long as they should be already.
+    file.set_len(length)
+}
+
+/// Linux tells which pages of a file are in memory to the file's owner and to who may write it;
+/// to others it says that all are.
+fn may_ask(file: &File) -> bool {
+    let Ok(metadata) = file.metadata() else {
+        return false;
+    };
+    // SAFETY: a question about this process, which cannot fail.
+    let user = unsafe { libc::geteuid() };
+    cfg!(target_os = "linux") && (user == 0 || user == metadata.uid())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::fs;
+
+    use super::*;
+
+    fn mapped(bytes: &[u8]) -> Mapping {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, bytes).unwrap();
+        // The mapping outlives the name of its file.
+        Mapping::open(&path).unwrap()
+    }
+
+    #[test]
+    fn a_mapping_has_the_bytes_of_its_file() {
+        let bytes: Vec<u8> = (0..3 * page_bytes() + 7).map(|i| i as u8).collect();
+        let mapping = mapped(&bytes);
+        mapping.expect_random_reads();
+        mapping.prefetch(page_bytes() + 5, 2 * page_bytes());
+        assert_eq!(mapping.bytes(), bytes);
+        assert_eq!(mapping.pages(), 4);
+        assert!(mapped(&[]).bytes().is_empty());
+    }
+
+    #[test]
+    fn pages_just_written_are_in_memory_and_those_behind_the_end_are_not() {
+        let mapping = mapped(&vec![1; 2 * page_bytes() + 1]);
+        let mut resident = [9; 5];
+        mapping.resident(1, &mut resident);
+        let in_memory = u8::from(mapping.may_ask());
+        assert_eq!(
+            resident.map(|page| page & 1),
+            [in_memory, in_memory, 0, 0, 0]
+        );
+        mapping.resident(7, &mut resident);
+        assert_eq!(resident, [0; 5]);
+        mapping.resident(usize::MAX, &mut resident);
+        assert_eq!(resident, [0; 5]);
+    }
+
+    #[test]
+    fn a_file_is_made_of_zeros_to_its_length() {
+        let file = tempfile::tempfile().unwrap();
+        for length in [0, 1, 5000] {
+            preallocate(&file, length).unwrap();
+            assert_eq!(file.metadata().unwrap().len(), length);
+        }
+        assert!(preallocate(&file, u64::MAX).is_err());
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let text = Mapping::open(Path::new("/nowhere/rows.bin"))
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("cannot open /nowhere/rows.bin"), "{text}");
+    }
+}
