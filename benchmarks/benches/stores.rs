@@ -98,8 +98,11 @@ fn measure(args: &Args, report: &Report, shape: Shape) -> Result<()> {
         .map(|&s| Figures::of(s, &cases))
         .collect();
     for round in 0..args.common.rounds() {
-        let seed = u64::from(round);
-        let draw = |case: &Case, reads| served.draw(case.skew, case.batch, reads, seed);
+        let draw = |case: &Case, reads| {
+            // Other rows for every case: a hot set must not hold what the case before has asked for.
+            let seed = u64::from(round) << 32 | (case.batch as u64) << 1 | case.skew as u64;
+            served.draw(case.skew, case.batch, reads, seed)
+        };
         let warm: Vec<Vec<Batch>> = cases.iter().map(|case| draw(case, args.reads)).collect();
         let cold: Vec<Vec<Batch>> = cases.iter().map(|c| draw(c, args.cold_reads)).collect();
         for figures in &mut all {
