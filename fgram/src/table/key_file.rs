@@ -1,6 +1,7 @@
 //! `keys.bin`: the f-grams of one shard in served order, one record of fixed width each
 //! (`docs/formats.md`, "keys.bin").
 
+use std::hint::black_box;
 use std::path::Path;
 
 use super::manifest::Manifest;
@@ -107,6 +108,12 @@ impl KeyFile {
     pub(super) fn ends(&self) -> Option<[u32; 2]> {
         let [first, last, ..] = self.file.facts();
         (self.rows > 0).then_some([first as u32, last as u32])
+    }
+
+    /// Starts to read the key of `row`, if there is one, for a comparison soon.
+    #[inline]
+    pub(super) fn touch(&self, row: u32) {
+        black_box(self.record(row).map(|(ids, _)| ids.first().copied()));
     }
 
     /// Whether the f-gram of `row` is exactly `ids`.

@@ -59,7 +59,9 @@ struct Lane {
     /// Of the ids so far.
     hash: u64,
     /// Where the slot of `hash` is in the file.
-    slot: usize,
+    at: usize,
+    /// What is in it.
+    slot: [u8; SLOT_BYTES],
     /// The longest candidate; length 0 for none.
     found: Match,
 }
@@ -68,7 +70,8 @@ impl Default for Lane {
     fn default() -> Self {
         Self {
             hash: 0,
-            slot: 0,
+            at: 0,
+            slot: [0; SLOT_BYTES],
             found: Match { len: 0, row: EMPTY },
         }
     }
@@ -178,12 +181,17 @@ impl KeyIndex {
                 );
                 if ids.len() >= n {
                     lane.hash = extend(lane.hash, ids[ids.len() - n]);
-                    lane.slot = self.slot(lane.hash);
+                    lane.at = self.slot(lane.hash);
                     live[kept] = live[i];
                     kept += 1;
                 }
             }
             count = kept;
+            // Nothing here depends on what is read, so all reads are under way at once.
+            for &i in &live[..count] {
+                let lane = &mut lanes[usize::from(i)];
+                lane.slot = self.slot_at(lane.at);
+            }
             kept = 0;
             for i in 0..count {
                 let lane = &mut lanes[usize::from(live[i])];
@@ -194,6 +202,9 @@ impl KeyIndex {
                 }
             }
             count = kept;
+        }
+        for lane in &lanes[..heads.len()] {
+            self.keys.touch(lane.found.row);
         }
         out.extend(heads.iter().zip(&lanes).map(|(ids, lane)| {
             let Match { len, row } = lane.found;
@@ -215,7 +226,7 @@ impl KeyIndex {
     /// The row that the slot of `hash` names, when it has the right fingerprint.
     #[inline]
     fn probe(&self, hash: u64) -> Option<u32> {
-        self.row_in(self.slot(hash), hash)
+        self.row_in(self.slot_at(self.slot(hash)), hash)
     }
 
     /// Where the slot of `hash` is in the file; reads its pilot.
@@ -233,10 +244,18 @@ impl KeyIndex {
         self.slots_at + SLOT_BYTES * (partition.first_slot + slot) as usize
     }
 
-    /// The row in the slot at `at`, when the slot has the fingerprint of `hash`.
+    /// The slot at `at`; an empty one behind the end, where there is none.
     #[inline]
-    fn row_in(&self, at: usize, hash: u64) -> Option<u32> {
-        let [print, row @ ..] = *self.file.bytes()[at..].first_chunk::<SLOT_BYTES>()?;
+    fn slot_at(&self, at: usize) -> [u8; SLOT_BYTES] {
+        let slot = self.file.bytes().get(at..at + SLOT_BYTES);
+        let slot = slot.and_then(<[u8]>::first_chunk).copied();
+        slot.unwrap_or([u8::MAX; SLOT_BYTES])
+    }
+
+    /// The row that a slot names, when it has the fingerprint of `hash`.
+    #[inline]
+    fn row_in(&self, slot: [u8; SLOT_BYTES], hash: u64) -> Option<u32> {
+        let [print, row @ ..] = slot;
         let row = u32::from_le_bytes(row);
         (print == fingerprint(hash) && row < self.keys.rows()).then_some(row)
     }
