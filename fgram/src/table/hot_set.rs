@@ -1,9 +1,4 @@
-//! The rows kept in memory: least recently used, within a byte budget, with a door.
-//!
-//! Text asks for many rows once, and each of them would push out a better one. So a row that was
-//! missed takes the place of the least recently used one only when it was asked for more often of
-//! late (Einziger, Friedman and Manes, "TinyLFU: A Highly Efficient Cache Admission Policy",
-//! 2017). `docs/performance.md` has the hit rates with and without.
+//! The rows kept in memory: least recently used, within a byte budget.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,14 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 
 /// What one kept row costs beside its bytes: the entry of the LRU list (32 with the allocator's
-/// share) and of its hash map (about 40 just after the map has grown), and its counts.
-pub const HOT_ROW_OVERHEAD: u64 = 72 + COUNTS_A_ROW as u64;
-
-/// Counts for each row that is kept: those of rows outside matter as much.
-const COUNTS_A_ROW: usize = 8;
-
-/// Counts are halved after this many look-ups for each row that is kept.
-const LOOKUPS_A_ROW: usize = 10;
+/// share) and of its hash map (about 40 just after the map has grown).
+pub const HOT_ROW_OVERHEAD: u64 = 72;
 
 /// More segments than this do not help a handful of reading threads.
 const MAX_SEGMENTS: usize = 16;
@@ -56,47 +45,6 @@ struct Segment {
     places: LruCache<u32, u32>,
     /// Grows to the capacity of `places`, then places are reused.
     rows: Vec<u8>,
-    counts: Counts,
-}
-
-/// How often rows were asked for of late. Rows share a count when there are more rows than counts.
-struct Counts {
-    /// A power of two many.
-    counts: Box<[u8]>,
-    until_halved: usize,
-    period: usize,
-}
-
-impl Counts {
-    fn new(kept: usize) -> Self {
-        let period = LOOKUPS_A_ROW * kept;
-        Self {
-            counts: vec![0; (COUNTS_A_ROW * kept / 2).next_power_of_two()].into(),
-            until_halved: period,
-            period,
-        }
-    }
-
-    fn place(&self, row: u32) -> usize {
-        // Row ids are dense and a segment has every so many; the upper bits are the better ones.
-        let spread = u64::from(row).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (spread >> 32) as usize & (self.counts.len() - 1)
-    }
-
-    fn of(&self, row: u32) -> u8 {
-        self.counts[self.place(row)]
-    }
-
-    /// A row was asked for.
-    fn add(&mut self, row: u32) {
-        let place = self.place(row);
-        self.counts[place] = self.counts[place].saturating_add(1);
-        self.until_halved -= 1;
-        if self.until_halved == 0 {
-            self.counts.iter_mut().for_each(|count| *count /= 2);
-            self.until_halved = self.period;
-        }
-    }
 }
 
 impl HotSet {
@@ -111,7 +59,6 @@ impl HotSet {
             Mutex::new(Segment {
                 places: LruCache::new(size),
                 rows: Vec::new(),
-                counts: Counts::new(size.get()),
             })
         });
         Self {
@@ -134,7 +81,6 @@ impl HotSet {
         let Some(mut segment) = self.segment(row) else {
             return false;
         };
-        segment.counts.add(row);
         let Some(&place) = segment.places.get(&row) else {
             return false;
         };
@@ -143,8 +89,7 @@ impl HotSet {
         true
     }
 
-    /// Keeps a row that was missed; the least recently used one of its segment makes place, unless
-    /// that one was asked for as often.
+    /// Keeps a row; the least recently used one of its segment makes place.
     pub(super) fn insert(&self, row: u32, bytes: &[u8]) {
         let Some(mut segment) = self.segment(row) else {
             return;
@@ -154,11 +99,6 @@ impl HotSet {
             return;
         }
         let full = segment.places.len() == segment.places.cap().get();
-        if full && let Some((&least, _)) = segment.places.peek_lru() {
-            if segment.counts.of(row) <= segment.counts.of(least) {
-                return;
-            }
-        }
         let evicted = if full { segment.places.pop_lru() } else { None };
         match evicted {
             Some((_, place)) => {
@@ -234,40 +174,11 @@ mod tests {
     fn drops_the_least_recently_used() {
         let hot = HotSet::new(3 * (4 + HOT_ROW_OVERHEAD), 4, 100);
         (0..3).for_each(|r| hot.insert(r, &row(r)));
-        assert!(holds(&hot, 0) && !holds(&hot, 3));
+        assert!(holds(&hot, 0));
         hot.insert(3, &row(3));
         assert!(!holds(&hot, 1) && holds(&hot, 0) && holds(&hot, 2) && holds(&hot, 3));
         assert_eq!((hot.rows(), hot.evictions()), (3, 1));
         assert_eq!(hot.bytes(), 3 * (4 + HOT_ROW_OVERHEAD));
-    }
-
-    #[test]
-    fn rows_asked_for_once_do_not_push_out_those_asked_for_often() {
-        let hot = HotSet::new(100 * (4 + HOT_ROW_OVERHEAD), 4, 1000);
-        (0..100).for_each(|r| hot.insert(r, &row(r)));
-        for _ in 0..3 {
-            assert!((0..100).all(|r| holds(&hot, r)));
-        }
-        for r in 100..200 {
-            assert!(!holds(&hot, r));
-            hot.insert(r, &row(r));
-        }
-        // Not all, since some rows share a count.
-        let kept = (0..100).filter(|&r| holds(&hot, r)).count();
-        assert!(kept > 60, "{kept} of 100 are left");
-    }
-
-    #[test]
-    fn what_was_asked_for_often_long_ago_makes_place() {
-        let hot = HotSet::new(4 + HOT_ROW_OVERHEAD, 4, 100);
-        hot.insert(1, &row(1));
-        (0..255).for_each(|_| assert!(holds(&hot, 1)));
-        let asked = (0..1000).take_while(|_| {
-            let missed = !holds(&hot, 2);
-            hot.insert(2, &row(2));
-            missed
-        });
-        assert!(asked.count() < 100, "counts are halved");
     }
 
     #[test]
