@@ -1,19 +1,21 @@
-//! The rows kept in memory: least recently used, within a byte budget.
+//! The rows kept in memory: those asked for lately and often, within a byte budget.
+
+mod policy;
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use lru::LruCache;
+use policy::{Place, Policy};
 
 /// What one kept row costs beside its bytes: the entry of the LRU list (32 with the allocator's
-/// share) and of its hash map (about 40 just after the map has grown).
-pub const HOT_ROW_OVERHEAD: u64 = 72;
+/// share) and of its hash map (about 40 just after the map has grown), and counts.
+pub const HOT_ROW_OVERHEAD: u64 = 72 + policy::COUNTS_A_ROW as u64;
 
 /// More segments than this do not help a handful of reading threads.
 const MAX_SEGMENTS: usize = 16;
 
-/// Rows a segment has at least, so that one of a few rows is one exact LRU.
+/// Rows a segment has at least, so that a hot set of a few rows is one segment.
 const LEAST_SEGMENT_ROWS: usize = 64;
 
 /// Counters of a table's rows since it was opened.
@@ -41,9 +43,9 @@ pub(super) struct HotSet {
 }
 
 struct Segment {
-    /// Row id to place in `rows`.
-    places: LruCache<u32, u32>,
-    /// Grows to the capacity of `places`, then places are reused.
+    /// The place of each row in `rows`; knows rows by their number within the segment.
+    policy: Policy,
+    /// Grows to the capacity of the policy, then places are reused.
     rows: Vec<u8>,
 }
 
@@ -57,7 +59,7 @@ impl HotSet {
         let sizes = (0..count).map(|s| capacity / count + usize::from(s < capacity % count));
         let segments = sizes.filter_map(NonZeroUsize::new).map(|size| {
             Mutex::new(Segment {
-                places: LruCache::new(size),
+                policy: Policy::new(size, table_rows.div_ceil(count)),
                 rows: Vec::new(),
             })
         });
@@ -72,16 +74,16 @@ impl HotSet {
     pub(super) fn capacity(&self) -> usize {
         self.segments
             .iter()
-            .map(|segment| lock(segment).places.cap().get())
+            .map(|segment| lock(segment).policy.capacity())
             .sum()
     }
 
-    /// Appends a row to `out`, if it is here, and makes it the most recently used one.
+    /// Appends a row that is asked for to `out`, if it is here.
     pub(super) fn append(&self, row: u32, out: &mut Vec<u8>) -> bool {
-        let Some(mut segment) = self.segment(row) else {
+        let Some((mut segment, number)) = self.segment(row) else {
             return false;
         };
-        let Some(&place) = segment.places.get(&row) else {
+        let Some(place) = segment.policy.get(number) else {
             return false;
         };
         let start = place as usize * self.row_bytes;
@@ -89,36 +91,29 @@ impl HotSet {
         true
     }
 
-    /// Keeps a row; the least recently used one of its segment makes place.
+    /// Keeps a row; another of its segment makes place.
     pub(super) fn insert(&self, row: u32, bytes: &[u8]) {
-        let Some(mut segment) = self.segment(row) else {
+        let Some((mut segment, number)) = self.segment(row) else {
             return;
         };
-        if segment.places.contains(&row) {
+        if segment.policy.contains(number) {
             // Another reader missed it at the same time; rows never change.
             return;
         }
-        let full = segment.places.len() == segment.places.cap().get();
-        let evicted = if full { segment.places.pop_lru() } else { None };
-        match evicted {
-            Some((_, place)) => {
+        match segment.policy.insert(number) {
+            Place::Next(_) => segment.rows.extend_from_slice(bytes),
+            Place::Of(place) => {
                 self.evictions.fetch_add(1, Ordering::Relaxed);
                 let start = place as usize * self.row_bytes;
                 segment.rows[start..start + self.row_bytes].copy_from_slice(bytes);
-                segment.places.put(row, place);
-            }
-            None => {
-                let place = segment.places.len() as u32;
-                segment.rows.extend_from_slice(bytes);
-                segment.places.put(row, place);
             }
         }
     }
 
     /// Makes a row the most recently used one, if it is here. Not counted.
     pub(super) fn promote(&self, row: u32) {
-        if let Some(mut segment) = self.segment(row) {
-            segment.places.promote(&row);
+        if let Some((mut segment, number)) = self.segment(row) {
+            segment.policy.promote(number);
         }
     }
 
@@ -131,7 +126,7 @@ impl HotSet {
     pub(super) fn rows(&self) -> u64 {
         self.segments
             .iter()
-            .map(|segment| lock(segment).places.len() as u64)
+            .map(|segment| lock(segment).policy.len() as u64)
             .sum()
     }
 
@@ -140,10 +135,14 @@ impl HotSet {
         self.rows() * (self.row_bytes as u64 + HOT_ROW_OVERHEAD)
     }
 
-    fn segment(&self, row: u32) -> Option<MutexGuard<'_, Segment>> {
+    /// The segment of a row, and the row's number in it.
+    fn segment(&self, row: u32) -> Option<(MutexGuard<'_, Segment>, u32)> {
         match self.segments.len() {
             0 => None,
-            count => Some(lock(&self.segments[row as usize % count])),
+            count => {
+                let segment = lock(&self.segments[row as usize % count]);
+                Some((segment, row / count as u32))
+            }
         }
     }
 }
@@ -171,10 +170,10 @@ mod tests {
     }
 
     #[test]
-    fn drops_the_least_recently_used() {
+    fn drops_one_row_and_never_mixes_places_up() {
         let hot = HotSet::new(3 * (4 + HOT_ROW_OVERHEAD), 4, 100);
         (0..3).for_each(|r| hot.insert(r, &row(r)));
-        assert!(holds(&hot, 0));
+        assert!(holds(&hot, 0) && holds(&hot, 2) && !holds(&hot, 3));
         hot.insert(3, &row(3));
         assert!(!holds(&hot, 1) && holds(&hot, 0) && holds(&hot, 2) && holds(&hot, 3));
         assert_eq!((hot.rows(), hot.evictions()), (3, 1));
