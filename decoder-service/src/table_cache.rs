@@ -6,23 +6,18 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::IsTerminal as _,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use scone_fgram::{
     FgramSet,
     table::{BuildOptions, FORMAT_VERSION, MANIFEST_FILE, build_table},
 };
 use scone_model::FgramModel;
+use scone_service::progress::Progress;
 use tracing::info;
 
 use crate::{config::CacheOptions, error::Error, model::ServedModel};
-
-/// How often progress is logged when nobody watches a bar.
-const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// The table of a model, from the cache or built now. `None` for a plain model.
 ///
@@ -84,7 +79,7 @@ fn build(
         ..BuildOptions::default()
     };
     let embedding = model.decoder.token_embedding();
-    let progress = Progress::new(set.len() as u64);
+    let mut progress = Progress::new("building the f-gram table (once)");
     build_table(
         &partial,
         set,
@@ -93,40 +88,10 @@ fn build(
             *rows = fgram.rows(embedding, fgrams)?;
             Ok(())
         },
-        |done, _| progress.show(done),
+        |done, total| progress.report(done, total),
     )?;
-    progress.bar.finish_and_clear();
+    progress.clear();
     fs::rename(&partial, table).map_err(|e| file_error("move the finished table to", table, e))
-}
-
-/// A bar on a terminal, log lines elsewhere.
-struct Progress {
-    bar: ProgressBar,
-    logged: std::cell::Cell<Instant>,
-    total: u64,
-}
-
-impl Progress {
-    fn new(total: u64) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-        let template = "building the f-gram table (once) {wide_bar} {pos}/{len} rows, {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        Self {
-            bar,
-            logged: std::cell::Cell::new(Instant::now()),
-            total,
-        }
-    }
-
-    fn show(&self, done: u64) {
-        self.bar.set_position(done);
-        if !std::io::stderr().is_terminal() && self.logged.get().elapsed() > LOG_EVERY {
-            self.logged.set(Instant::now());
-            info!(done, total = self.total, "building the f-gram table");
-        }
-    }
 }
 
 /// An exclusive lock on a file, given back by the system even when the process is killed.

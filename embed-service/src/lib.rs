@@ -19,7 +19,6 @@ pub mod inspect;
 pub mod load;
 mod lookup;
 mod metrics;
-mod progress;
 mod request;
 mod server;
 mod stream;

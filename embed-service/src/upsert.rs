@@ -7,7 +7,7 @@ use clap::Args;
 use scone_fgram::table::upsert;
 use serde_json::json;
 
-use crate::progress::Progress;
+use scone_service::progress::Progress;
 
 /// The flags of `embed-service upsert`.
 #[derive(Args, Clone, Debug)]

@@ -7,7 +7,7 @@ use clap::Args;
 use scone_fgram::table::{Table, TableOptions};
 use serde_json::json;
 
-use crate::progress::Progress;
+use scone_service::progress::Progress;
 
 /// The flags of `embed-service verify`.
 #[derive(Args, Clone, Debug)]

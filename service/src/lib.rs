@@ -1,4 +1,4 @@
-//! What both services share: logs, signals, connections, metrics endpoint, gRPC server settings.
+//! What both services share: logs, progress, signals, connections, metrics endpoint, gRPC server settings.
 //!
 //! A service is put together like this:
 //!
@@ -28,6 +28,7 @@ mod error;
 pub mod grpc;
 pub mod health;
 pub mod metrics;
+pub mod progress;
 pub mod reflection;
 pub mod signals;
 pub mod telemetry;
