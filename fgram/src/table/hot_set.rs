@@ -101,7 +101,7 @@ impl HotSet {
             return;
         }
         match segment.policy.insert(number) {
-            Place::Next(_) => segment.rows.extend_from_slice(bytes),
+            Place::Next => segment.rows.extend_from_slice(bytes),
             Place::Of(place) => {
                 self.evictions.fetch_add(1, Ordering::Relaxed);
                 let start = place as usize * self.row_bytes;

@@ -33,7 +33,7 @@ pub(super) struct Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     /// Behind all others.
-    Next(u32),
+    Next,
     /// To that of a row that is gone.
     Of(u32),
 }
@@ -81,10 +81,10 @@ impl Policy {
             && main.len() < main.cap().get()
         {
             main.put(row, next);
-            return Place::Next(next);
+            return Place::Next;
         }
         let Some((candidate, place)) = self.window.push(row, next) else {
-            return Place::Next(next);
+            return Place::Next;
         };
         let freed = self.admit(candidate, place);
         self.window.put(row, freed);
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn room_for_one_row_holds_the_last_one() {
         let mut policy = policy(1, 10);
-        assert_eq!(policy.insert(4), Place::Next(0));
+        assert_eq!(policy.insert(4), Place::Next);
         assert_eq!(policy.insert(5), Place::Of(0));
         assert!(policy.contains(5) && policy.len() == 1 && policy.capacity() == 1);
     }
