@@ -15,7 +15,7 @@ use scone_benchmarks::{disk, fgrams, tables};
 use scone_fgram::FgramSet;
 
 /// Rows of a batch: a lone sequence, a decode step, a piece of a prompt.
-const BATCHES: [usize; 3] = [1, 32, 512];
+const BATCHES: [u32; 3] = [1, 32, 512];
 
 /// Rows that the sweep before a warm measurement asks for at a time.
 const SWEEP_ROWS: usize = 512;
@@ -33,6 +33,14 @@ struct Args {
     /// What to compare; again for more [default: all].
     #[arg(long, value_enum)]
     subject: Vec<Subject>,
+
+    /// Rows of a batch; again for more [default: 1 32 512].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch: Vec<u32>,
+
+    /// How rows are drawn; again for more [default: all].
+    #[arg(long, value_enum)]
+    skew: Vec<Skew>,
 
     /// Rows read, one batch after another, for each figure when warm.
     #[arg(long, default_value_t = 65_536, value_name = "N")]
@@ -70,6 +78,12 @@ fn main() -> Result<()> {
     if args.subject.is_empty() {
         args.subject = Subject::ALL.to_vec();
     }
+    if args.batch.is_empty() {
+        args.batch = BATCHES.to_vec();
+    }
+    if args.skew.is_empty() {
+        args.skew = vec![Skew::Uniform, Skew::Zipf];
+    }
     args.reads = args.common.size(args.reads, 1024);
     args.cold_reads = args.common.size(args.cold_reads, 512);
     for shape in &args.shape {
@@ -86,10 +100,9 @@ fn measure(args: &Args, report: &Report, shape: Shape) -> Result<()> {
     report.note(format_args!("{shape}: synthetic f-grams"));
     let set = fgrams::synthetic(shape.rows)?;
     let served = Served::of(&set);
-    let cases: Vec<Case> = [Skew::Uniform, Skew::Zipf]
-        .into_iter()
-        .flat_map(|skew| BATCHES.map(|batch| Case { skew, batch }))
-        .collect();
+    let with = |&skew| args.batch.iter().map(move |&batch| (skew, batch as usize));
+    let cases = args.skew.iter().flat_map(with);
+    let cases: Vec<Case> = cases.map(|(skew, batch)| Case { skew, batch }).collect();
 
     build(args, report, &folder, &set, shape)?;
     let mut all: Vec<Figures> = args

@@ -20,6 +20,7 @@ mod manifest;
 mod mapped_store;
 mod mapping;
 mod open;
+mod prefetch;
 mod residency;
 mod row_sum;
 mod row_writer;

@@ -30,7 +30,7 @@ pub trait Store {
 
     /// Finds the rows and leaves them where they are, where the store can: the part of a read that is
     /// not copying. The sum of their ids, so that nothing can be left out.
-    fn find(&self, _batch: &Batch) -> Option<u64> {
+    fn find(&mut self, _batch: &Batch) -> Option<u64> {
         None
     }
 

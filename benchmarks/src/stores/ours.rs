@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use scone_fgram::table::{HOT_ROW_OVERHEAD, LookupResult, Manifest};
-use scone_fgram::{Table, TableOptions};
+use scone_fgram::{Match, Table, TableOptions, TokenId};
 
 use super::Store;
 use crate::batches::Batch;
@@ -13,6 +13,7 @@ use crate::batches::Batch;
 pub(super) struct Ours {
     table: Table,
     result: LookupResult,
+    found: Vec<Option<Match>>,
 }
 
 impl Ours {
@@ -26,6 +27,7 @@ impl Ours {
         Ok(Self {
             table: Table::open(dir, &options)?,
             result: LookupResult::default(),
+            found: Vec::new(),
         })
     }
 }
@@ -41,15 +43,12 @@ impl Store for Ours {
         Ok(&result.rows)
     }
 
-    fn find(&self, batch: &Batch) -> Option<u64> {
-        let find = |ids| self.table.index().longest(ids);
-        Some(
-            batch
-                .fgrams()
-                .filter_map(find)
-                .map(|found| u64::from(found.row))
-                .sum(),
-        )
+    fn find(&mut self, batch: &Batch) -> Option<u64> {
+        let heads: Vec<&[TokenId]> = batch.fgrams().collect();
+        self.found.clear();
+        self.table.index().longest_each(&heads, &mut self.found);
+        let rows = self.found.iter().flatten();
+        Some(rows.map(|found| u64::from(found.row)).sum())
     }
 
     fn index_bytes(&self) -> Option<u64> {

@@ -1,10 +1,10 @@
 //! `keys.bin`: the f-grams of one shard in served order, one record of fixed width each
 //! (`docs/formats.md`, "keys.bin").
 
-use std::hint::black_box;
 use std::path::Path;
 
 use super::manifest::Manifest;
+use super::prefetch::prefetch;
 use super::table_file::{FileKind, HEADER_BYTES, TableFile};
 use crate::error::Result;
 use crate::keys::KeyList;
@@ -95,7 +95,7 @@ impl KeyFile {
             return Err(file.wrong("names a first or last row that it has not"));
         }
         // Every look-up compares a key; only rows are allowed to be cold.
-        file.map().prefetch(0, file.bytes().len());
+        file.map().read_soon(0, file.bytes().len());
         Ok(Self { file, max_n, rows })
     }
 
@@ -112,8 +112,9 @@ impl KeyFile {
 
     /// Starts to read the key of `row`, if there is one, for a comparison soon.
     #[inline]
-    pub(super) fn touch(&self, row: u32) {
-        black_box(self.record(row).map(|(ids, _)| ids.first().copied()));
+    pub(super) fn prefetch(&self, row: u32) {
+        let start = HEADER_BYTES + record_bytes(self.max_n) * row as usize;
+        prefetch(self.file.bytes().get(start..=start).unwrap_or_default());
     }
 
     /// Whether the f-gram of `row` is exactly `ids`.

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use super::key_file::KeyFile;
 use super::manifest::Manifest;
+use super::prefetch::prefetch;
 use super::table_file::{FileKind, HEADER_BYTES, TableFile};
 use crate::error::Result;
 use crate::matcher::Match;
@@ -53,15 +54,23 @@ const EMPTY: u32 = u32::MAX;
 /// Heads matched in step: enough to keep the memory busy, few enough for the first cache.
 const LANES: usize = 32;
 
+/// Where to look for a hash: at its pilot, which names the slot.
+#[derive(Clone, Copy, Default)]
+struct Probe {
+    hash: u64,
+    /// Where the pilot is in the file.
+    pilot: usize,
+    /// Where the slots of its partition begin, and how many there are.
+    first_slot: u32,
+    slots: u32,
+}
+
 /// One head being matched.
 #[derive(Clone, Copy)]
 struct Lane {
-    /// Of the ids so far.
-    hash: u64,
-    /// Where the slot of `hash` is in the file.
-    at: usize,
-    /// What is in it.
-    slot: [u8; SLOT_BYTES],
+    probe: Probe,
+    /// Where the slot of the probe is in the file.
+    slot: usize,
     /// The longest candidate; length 0 for none.
     found: Match,
 }
@@ -69,9 +78,8 @@ struct Lane {
 impl Default for Lane {
     fn default() -> Self {
         Self {
-            hash: 0,
-            at: 0,
-            slot: [0; SLOT_BYTES],
+            probe: Probe::default(),
+            slot: 0,
             found: Match { len: 0, row: EMPTY },
         }
     }
@@ -117,7 +125,7 @@ impl KeyIndex {
             return Err(file.wrong("the directory is out of order"));
         };
         // Every look-up reads it; only rows are allowed to be cold.
-        file.map().prefetch(0, file.bytes().len());
+        file.map().read_soon(0, file.bytes().len());
         Ok(Self {
             keys,
             seed,
@@ -141,7 +149,7 @@ impl KeyIndex {
             if n == 1 {
                 continue;
             }
-            let Some(row) = self.probe(hash) else {
+            let Some(row) = self.row_at(hash) else {
                 break;
             };
             candidates[n] = row;
@@ -164,47 +172,49 @@ impl KeyIndex {
     }
 
     /// At most [`LANES`] heads, in step: n = 2 for all, then n = 3 for those that matched, …
+    /// What the next step reads is asked for as soon as its place is known.
     fn longest_lanes(&self, heads: &[&[TokenId]], out: &mut Vec<Option<Match>>) {
         let mut lanes = [Lane::default(); LANES];
         let mut live = [0u8; LANES];
+        let mut count = 0;
         for (i, (lane, ids)) in lanes.iter_mut().zip(heads).enumerate() {
-            lane.hash = ids.last().map_or(self.seed, |&id| extend(self.seed, id));
-            live[i] = i as u8;
-        }
-        let mut count = heads.len();
-        for n in 2..=self.max_n {
-            let mut kept = 0;
-            for i in 0..count {
-                let (lane, ids) = (
-                    &mut lanes[usize::from(live[i])],
-                    heads[usize::from(live[i])],
-                );
-                if ids.len() >= n {
-                    lane.hash = extend(lane.hash, ids[ids.len() - n]);
-                    lane.at = self.slot(lane.hash);
-                    live[kept] = live[i];
-                    kept += 1;
-                }
+            if let [.., before, last] = **ids {
+                let hash = extend(extend(self.seed, last), before);
+                lane.probe = self.probe_soon(hash);
+                live[count] = i as u8;
+                count += 1;
             }
-            count = kept;
-            // Nothing here depends on what is read, so all reads are under way at once.
+        }
+        for n in 2..=self.max_n {
             for &i in &live[..count] {
                 let lane = &mut lanes[usize::from(i)];
-                lane.slot = self.slot_at(lane.at);
+                lane.slot = self.slot(&lane.probe);
+                prefetch(
+                    self.file
+                        .bytes()
+                        .get(lane.slot..=lane.slot)
+                        .unwrap_or_default(),
+                );
             }
-            kept = 0;
-            for i in 0..count {
-                let lane = &mut lanes[usize::from(live[i])];
-                if let Some(row) = self.row_in(lane.slot, lane.hash) {
-                    lane.found = Match { len: n as u8, row };
-                    live[kept] = live[i];
+            let mut kept = 0;
+            for at in 0..count {
+                let i = live[at];
+                let (lane, ids) = (&mut lanes[usize::from(i)], heads[usize::from(i)]);
+                let Some(row) = self.row_in(self.slot_at(lane.slot), lane.probe.hash) else {
+                    continue;
+                };
+                lane.found = Match { len: n as u8, row };
+                if n < self.max_n && ids.len() > n {
+                    let hash = extend(lane.probe.hash, ids[ids.len() - n - 1]);
+                    lane.probe = self.probe_soon(hash);
+                    live[kept] = i;
                     kept += 1;
                 }
             }
             count = kept;
         }
         for lane in &lanes[..heads.len()] {
-            self.keys.touch(lane.found.row);
+            self.keys.prefetch(lane.found.row);
         }
         out.extend(heads.iter().zip(&lanes).map(|(ids, lane)| {
             let Match { len, row } = lane.found;
@@ -225,23 +235,42 @@ impl KeyIndex {
 
     /// The row that the slot of `hash` names, when it has the right fingerprint.
     #[inline]
-    fn probe(&self, hash: u64) -> Option<u32> {
-        self.row_in(self.slot_at(self.slot(hash)), hash)
+    fn row_at(&self, hash: u64) -> Option<u32> {
+        self.row_in(self.slot_at(self.slot(&self.probe(hash))), hash)
     }
 
-    /// Where the slot of `hash` is in the file; reads its pilot.
+    /// Where to look for `hash`.
     #[inline]
-    fn slot(&self, hash: u64) -> usize {
+    fn probe(&self, hash: u64) -> Probe {
         #[cfg(test)]
         tests::PROBES.with(|probes| probes.set(probes.get() + 1));
         // A directory has at least one partition, and each at least one slot and one bucket.
         let at = partition_of(hash, self.partitions.len() as u32);
         let partition = self.partitions[at as usize];
         let bucket = partition.first_bucket + bucket_of(hash, partition.buckets);
-        let pilot = self.pilots_at + PILOT_BYTES * bucket as usize;
-        let pilot = [self.file.bytes()[pilot], self.file.bytes()[pilot + 1]];
-        let slot = slot_of(hash, u16::from_le_bytes(pilot), partition.slots);
-        self.slots_at + SLOT_BYTES * (partition.first_slot + slot) as usize
+        Probe {
+            hash,
+            pilot: self.pilots_at + PILOT_BYTES * bucket as usize,
+            first_slot: partition.first_slot,
+            slots: partition.slots,
+        }
+    }
+
+    /// The same; asks for the pilot.
+    #[inline]
+    fn probe_soon(&self, hash: u64) -> Probe {
+        let probe = self.probe(hash);
+        prefetch(&self.file.bytes()[probe.pilot..=probe.pilot]);
+        probe
+    }
+
+    /// Where the slot of a probe is in the file; reads the pilot.
+    #[inline]
+    fn slot(&self, probe: &Probe) -> usize {
+        let bytes = self.file.bytes();
+        let pilot = u16::from_le_bytes([bytes[probe.pilot], bytes[probe.pilot + 1]]);
+        let slot = slot_of(probe.hash, pilot, probe.slots);
+        self.slots_at + SLOT_BYTES * (probe.first_slot + slot) as usize
     }
 
     /// The slot at `at`; an empty one behind the end, where there is none.

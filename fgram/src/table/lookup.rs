@@ -3,20 +3,18 @@
 //! It has two parts, so that an async service may do the first on a worker of its runtime and
 //! send only the second, when there is one, to a thread that may block.
 
-use std::hint::black_box;
 use std::time::Instant;
 
 use super::open::Table;
+use super::prefetch::prefetch;
 use super::store::RowRequest;
 use crate::error::{Error, Result};
 use crate::matcher::{ID_LIMIT, Match};
 use crate::ngram::TokenId;
 
-/// How many rows before it is copied a row is touched.
-const COPY_AHEAD: usize = 8;
-
-/// Distance of the bytes touched: the processor reads on by itself.
-const TOUCH_BYTES: usize = 512;
+/// How many rows before it is copied a row is asked for. All its cache lines are, so more would
+/// push each other out of the first cache.
+const COPY_AHEAD: usize = 2;
 
 /// A run of token ids of one document. Matching never crosses its border.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,14 +188,16 @@ impl Table {
     /// not in memory.
     fn copy_from_memory(&self, rows: &[u32], out: &mut Vec<u8>) -> Vec<RowRequest> {
         let row_bytes = self.store().row_bytes();
-        let now = Instant::now();
-        let in_memory = |&row: &u32| self.store().in_memory(row, now);
-        let stored: Vec<Option<&[u8]>> = rows.iter().map(in_memory).collect();
+        let mut stored = Vec::with_capacity(rows.len());
+        self.store().in_memory(rows, Instant::now(), &mut stored);
         let mut cold = Vec::new();
+        for row in stored.iter().take(COPY_AHEAD).flatten() {
+            prefetch(row);
+        }
         out.reserve(rows.len() * row_bytes);
         for ((&row, place), bytes) in rows.iter().zip(0..).zip(&stored) {
             if let Some(Some(ahead)) = stored.get(place as usize + COPY_AHEAD) {
-                touch(ahead);
+                prefetch(ahead);
             }
             if self.hot_set().append(row, out) {
                 continue;
@@ -233,14 +233,6 @@ impl Table {
         let brought = self.flights().fetch(cold, row_bytes, out, fetch)?;
         self.counters().coalesced(brought);
         Ok(())
-    }
-}
-
-/// Starts to read a row, so that it is there when its turn comes to be copied.
-#[inline]
-fn touch(row: &[u8]) {
-    for line in row.chunks(TOUCH_BYTES) {
-        black_box(line[0]);
     }
 }
 

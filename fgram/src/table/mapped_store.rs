@@ -90,19 +90,21 @@ impl RowStore for MappedStore {
         Ok(((self.file.bytes().len() - ROWS_AT) / self.row_bytes) as u64)
     }
 
-    #[inline]
-    fn in_memory(&self, row: u32, now: Instant) -> Option<&[u8]> {
-        let place = self.place(row);
-        let pages = self.pages(&place);
-        let resident = self.residency.holds(self.file.map(), pages, now);
-        resident.then(|| self.file.bytes().get(place)).flatten()
+    fn in_memory<'a>(&'a self, rows: &[u32], now: Instant, found: &mut Vec<Option<&'a [u8]>>) {
+        let tick = self.residency.tick(now);
+        found.extend(rows.iter().map(|&row| {
+            let place = self.place(row);
+            let pages = self.pages(&place);
+            let resident = self.residency.holds(self.file.map(), pages, tick);
+            resident.then(|| self.file.bytes().get(place)).flatten()
+        }));
     }
 
     fn get_many(&self, rows: &[RowRequest], out: &mut [u8]) -> Result<()> {
         // All reads are under way before the first is waited for: disks like deep queues.
         for request in rows {
             let place = self.place(request.row);
-            self.file.map().prefetch(place.start, place.len());
+            self.file.map().read_soon(place.start, place.len());
         }
         for request in rows {
             let place = self.place(request.row);
@@ -115,7 +117,8 @@ impl RowStore for MappedStore {
                 let problem = format!("the row of {:?} is damaged", key.as_slice());
                 return Err(Error::data_loss(&self.dir, problem));
             }
-            self.residency.note(self.pages(&place), Instant::now());
+            let tick = self.residency.tick(Instant::now());
+            self.residency.note(self.pages(&place), tick);
         }
         Ok(())
     }
@@ -172,8 +175,9 @@ mod tests {
         let (bytes, sums) = files();
         let store = open(&bytes, &sums).unwrap();
         assert_eq!(read(&store, &[2, 0]).unwrap(), [[2; 8], [0; 8]].concat());
-        assert_eq!(store.in_memory(1, Instant::now()), Some(&[1; 8][..]));
-        assert_eq!(store.in_memory(1 << 30, Instant::now()), None);
+        let mut found = Vec::new();
+        store.in_memory(&[1, 1 << 30], Instant::now(), &mut found);
+        assert_eq!(found, [Some(&[1; 8][..]), None]);
         assert_eq!(store.count_rows().unwrap(), 3);
     }
 

@@ -1,4 +1,4 @@
-//! Files seen as memory, and their place on the disk. All `unsafe` of this crate is here.
+//! Files seen as memory, and their place on the disk.
 #![expect(
     unsafe_code,
     reason = "mapping a file, its pages and its place on the disk have no safe interface"
@@ -53,7 +53,7 @@ impl Mapping {
     }
 
     /// Asks the system to read the bytes soon, without waiting for them.
-    pub(super) fn prefetch(&self, start: usize, len: usize) {
+    pub(super) fn read_soon(&self, start: usize, len: usize) {
         let _ = self.map.advise_range(Advice::WillNeed, start, len);
     }
 
@@ -149,7 +149,7 @@ mod tests {
         let bytes: Vec<u8> = (0..3 * page_bytes() + 7).map(|i| i as u8).collect();
         let mapping = mapped(&bytes);
         mapping.expect_random_reads();
-        mapping.prefetch(page_bytes() + 5, 2 * page_bytes());
+        mapping.read_soon(page_bytes() + 5, 2 * page_bytes());
         assert_eq!(mapping.bytes(), bytes);
         assert_eq!(mapping.pages(), 4);
         assert!(mapped(&[]).bytes().is_empty());

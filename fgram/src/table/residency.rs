@@ -70,25 +70,24 @@ impl Residency {
         }
     }
 
-    /// Whether all `pages` of `mapping` are in memory, as far as is known.
+    /// Whether all `pages` of `mapping` are in memory, as far as is known at `tick`.
     #[inline]
     pub(super) fn holds(
         &self,
         mapping: &Mapping,
         mut pages: RangeInclusive<usize>,
-        now: Instant,
+        tick: u16,
     ) -> bool {
-        let tick = self.tick(now);
         pages.all(|page| self.is_fresh(page, tick) || self.ask(mapping, page, tick))
     }
 
     /// Believes that `pages` are in memory: they were just read.
-    pub(super) fn note(&self, pages: RangeInclusive<usize>, now: Instant) {
-        let tick = self.tick(now);
+    pub(super) fn note(&self, pages: RangeInclusive<usize>, tick: u16) {
         pages.for_each(|page| self.remember(page, tick));
     }
 
-    fn tick(&self, now: Instant) -> u16 {
+    /// The time by the clock of these answers.
+    pub(super) fn tick(&self, now: Instant) -> u16 {
         let since = now.saturating_duration_since(self.start);
         let parts = u64::from(since.subsec_millis()) * TICKS / 1000;
         (since.as_secs() * TICKS + parts) as u16
@@ -183,7 +182,7 @@ mod tests {
     fn pages_just_written_are_held_and_one_behind_the_end_is_not() {
         let mapping = mapping(40);
         let residency = Residency::new(mapping.pages());
-        let now = Instant::now();
+        let now = residency.tick(Instant::now());
         assert_eq!(residency.holds(&mapping, 0..=39, now), mapping.may_ask());
         assert!(!residency.holds(&mapping, 39..=40, now));
         residency.note(40..=40, now);

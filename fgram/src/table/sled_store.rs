@@ -193,8 +193,8 @@ impl RowStore for SledStore {
     }
 
     /// sled does not tell what its cache holds.
-    fn in_memory(&self, _row: u32, _now: Instant) -> Option<&[u8]> {
-        None
+    fn in_memory<'a>(&'a self, rows: &[u32], _now: Instant, found: &mut Vec<Option<&'a [u8]>>) {
+        found.extend(rows.iter().map(|_| None));
     }
 
     fn get_many(&self, rows: &[RowRequest], out: &mut [u8]) -> Result<()> {

@@ -25,9 +25,10 @@ pub trait RowStore: Send + Sync {
     /// When the store cannot be read.
     fn count_rows(&self) -> Result<u64>;
 
-    /// The row, when reading it does not wait for a disk, as far as the store can tell; its
-    /// checksum was compared when it came from the disk, if ever. `now` is the time of the call.
-    fn in_memory(&self, row: u32, now: Instant) -> Option<&[u8]>;
+    /// Appends each row to `found`, or `None` when reading it may wait for a disk, as far as the
+    /// store can tell. The checksum of a row was compared when it came from the disk, if ever.
+    /// `now` is the time of the call.
+    fn in_memory<'a>(&'a self, rows: &[u32], now: Instant, found: &mut Vec<Option<&'a [u8]>>);
 
     /// Copies each row to its place in `out`, which is `row_bytes` times the number of places.
     /// Checks each row; may block on the disk.
