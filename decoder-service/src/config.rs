@@ -52,7 +52,7 @@ pub struct ModelArgs {
     pub embed: Vec<String>,
 
     /// Memory for the rows used most when the table is in this process, with a unit (KiB, MiB,
-    /// GiB); 0 holds none.
+    /// GiB); 0 holds none. Of a mapped table so much is read into the page cache at start.
     #[arg(
         long,
         env = "SCONE_HOT_BYTES",

@@ -48,16 +48,17 @@ pub struct ServeArgs {
     )]
     pub listen: SocketAddr,
 
-    /// Memory for the rows used most, with a unit (KiB, MiB, GiB, kB, MB, GB); 0 holds none. For
-    /// each table: twice as much while two are open. When absent, 64MiB for a sled table and none
-    /// for a mapped one, whose rows lie ready in the page cache.
+    /// Memory for the rows used most, with a unit (KiB, MiB, GiB, kB, MB, GB). A sled table holds
+    /// them in its hot set, 0 holds none; each open table has its own. Of a mapped table so much is
+    /// read into the page cache at start.
     #[arg(
         long,
         env = "SCONE_EMBED_HOT_BYTES",
         value_name = "BYTES",
+        default_value = "64MiB",
         value_parser = parse_bytes
     )]
-    pub hot_bytes: Option<u64>,
+    pub hot_bytes: u64,
 
     /// Memory for sled's own page cache, with a unit; pages count as they are on disk, so
     /// the process takes up to about twice as much.
@@ -70,7 +71,7 @@ pub struct ServeArgs {
     )]
     pub store_cache_bytes: u64,
 
-    /// Start with an empty hot set instead of the rows most often served in training.
+    /// Start with none of the rows in memory instead of those most often served in training.
     #[arg(long, env = "SCONE_EMBED_NO_WARM", value_parser = BoolishValueParser::new())]
     pub no_warm: bool,
 
@@ -264,11 +265,11 @@ impl Config {
             table: args.table,
             retain_table: args.retain_table,
             table_options: TableOptions {
-                hot_bytes: args.hot_bytes.unwrap_or(TableOptions::default().hot_bytes),
-                hot_set_on_mapped: args.hot_bytes.is_some(),
+                hot_bytes: args.hot_bytes,
                 warm: !args.no_warm,
                 verify: args.verify,
                 store_cache_bytes: args.store_cache_bytes,
+                ..TableOptions::default()
             },
             listen: args.listen,
             metrics_listen: args.metrics_listen,

@@ -340,7 +340,11 @@ fn rows_that_are_not_in_memory_are_fetched_once_and_then_are() {
     let pushed_out = std::process::Command::new("dd")
         .args([&rows, "iflag=nocache", "count=0", "status=none"])
         .status();
-    let table = Table::open(dir.path(), &TableOptions::default()).unwrap();
+    let none = TableOptions {
+        hot_bytes: 0,
+        ..TableOptions::default()
+    };
+    let table = Table::open(dir.path(), &none).unwrap();
     let served = set.served_order();
     // Far from the header, whose reading brings the rows next to it.
     let ids = set.get(served[300] as usize).ids;

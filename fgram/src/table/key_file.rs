@@ -94,9 +94,12 @@ impl KeyFile {
         if rows > 0 && ends[..2].iter().any(|&row| row >= u64::from(rows)) {
             return Err(file.wrong("names a first or last row that it has not"));
         }
-        // Every look-up compares a key; only rows are allowed to be cold.
-        file.map().read_soon(0, file.bytes().len());
         Ok(Self { file, max_n, rows })
+    }
+
+    /// Reads all keys into memory: every look-up compares one, so they must never be waited for.
+    pub(super) fn bring_in(&self) {
+        self.file.map().bring_in(self.file.bytes().len());
     }
 
     /// Number of keys.
@@ -114,7 +117,7 @@ impl KeyFile {
     #[inline]
     pub(super) fn prefetch(&self, row: u32) {
         let start = HEADER_BYTES + record_bytes(self.max_n) * row as usize;
-        prefetch(self.file.bytes().get(start..=start).unwrap_or_default());
+        self.file.bytes().get(start).map(prefetch);
     }
 
     /// Whether the f-gram of `row` is exactly `ids`.

@@ -124,8 +124,6 @@ impl KeyIndex {
         let Some(partitions) = read_directory(directory, slots, buckets) else {
             return Err(file.wrong("the directory is out of order"));
         };
-        // Every look-up reads it; only rows are allowed to be cold.
-        file.map().read_soon(0, file.bytes().len());
         Ok(Self {
             keys,
             seed,
@@ -135,6 +133,12 @@ impl KeyIndex {
             max_n: usize::from(manifest.max_n),
             file,
         })
+    }
+
+    /// Reads index and keys into memory. Every look-up reads them; only rows are allowed to be cold.
+    pub(super) fn bring_in(&self) {
+        self.file.map().bring_in(self.file.bytes().len());
+        self.keys.bring_in();
     }
 
     /// The longest f-gram that ends at the last of `ids`, looking only inside `ids`. Makes at
@@ -189,12 +193,7 @@ impl KeyIndex {
             for &i in &live[..count] {
                 let lane = &mut lanes[usize::from(i)];
                 lane.slot = self.slot(&lane.probe);
-                prefetch(
-                    self.file
-                        .bytes()
-                        .get(lane.slot..=lane.slot)
-                        .unwrap_or_default(),
-                );
+                self.file.bytes().get(lane.slot).map(prefetch);
             }
             let mut kept = 0;
             for at in 0..count {
@@ -260,7 +259,7 @@ impl KeyIndex {
     #[inline]
     fn probe_soon(&self, hash: u64) -> Probe {
         let probe = self.probe(hash);
-        prefetch(&self.file.bytes()[probe.pilot..=probe.pilot]);
+        self.file.bytes().get(probe.pilot).map(prefetch);
         probe
     }
 

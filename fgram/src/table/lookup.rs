@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use super::open::Table;
-use super::prefetch::prefetch;
+use super::prefetch::prefetch_all;
 use super::store::RowRequest;
 use crate::error::{Error, Result};
 use crate::matcher::{ID_LIMIT, Match};
@@ -166,7 +166,7 @@ impl Table {
         }
         let mut matches = Vec::with_capacity(positions);
         self.index().longest_each(&heads, &mut matches);
-        let mut rows = Vec::new();
+        let mut rows = Vec::with_capacity(positions);
         let mut seen = Distinct::with_room_for(positions);
         for found in matches {
             let Some(Match { len, row }) = found else {
@@ -192,12 +192,12 @@ impl Table {
         self.store().in_memory(rows, Instant::now(), &mut stored);
         let mut cold = Vec::new();
         for row in stored.iter().take(COPY_AHEAD).flatten() {
-            prefetch(row);
+            prefetch_all(row);
         }
         out.reserve(rows.len() * row_bytes);
         for ((&row, place), bytes) in rows.iter().zip(0..).zip(&stored) {
             if let Some(Some(ahead)) = stored.get(place as usize + COPY_AHEAD) {
-                prefetch(ahead);
+                prefetch_all(ahead);
             }
             if self.hot_set().append(row, out) {
                 continue;

@@ -37,12 +37,19 @@ pub(super) struct MappedStore {
     /// The table directory, for messages.
     dir: PathBuf,
     row_bytes: usize,
-    page_bytes: usize,
+    /// Bytes of a page, as a power of two.
+    page_shift: u32,
     sum: RowSum,
 }
 
 impl MappedStore {
-    pub(super) fn open(dir: &Path, manifest: &Manifest, keys: Arc<KeyFile>) -> Result<Self> {
+    /// Reads the first rows into memory, those served most, as many as fit into `warm_bytes`.
+    pub(super) fn open(
+        dir: &Path,
+        manifest: &Manifest,
+        keys: Arc<KeyFile>,
+        warm_bytes: u64,
+    ) -> Result<Self> {
         let file = TableFile::open(dir, manifest, &KIND)?;
         if file.facts() != facts(manifest) {
             return Err(file.wrong("its rows have another width than those of table.json"));
@@ -53,16 +60,26 @@ impl MappedStore {
             let (length, rows) = (file.bytes().len(), manifest.rows);
             return Err(file.wrong(format!("{length} bytes, but {rows} rows take {expected}")));
         }
-        file.map().expect_random_reads();
-        Ok(Self {
+        let store = Self {
             residency: Residency::new(file.map().pages()),
             file,
             keys,
             dir: dir.to_owned(),
             row_bytes,
-            page_bytes: page_bytes(),
+            page_shift: page_bytes().trailing_zeros(),
             sum: RowSum::new(&manifest.checksum_seed),
-        })
+        };
+        store.warm((warm_bytes / row_bytes as u64).min(manifest.rows) as u32)?;
+        store.file.map().expect_random_reads();
+        Ok(store)
+    }
+
+    /// Reads the first `rows` into memory, and checks them as those that are read later.
+    fn warm(&self, rows: u32) -> Result<()> {
+        if rows > 0 {
+            self.file.map().bring_in(self.place(rows - 1).end);
+        }
+        (0..rows).try_for_each(|row| self.sound(row).map(|_| ()))
     }
 
     /// Compares the checksum of the whole file with `table.json`.
@@ -76,8 +93,20 @@ impl MappedStore {
         start..start + self.row_bytes
     }
 
+    /// The row, after its checksum was compared.
+    fn sound(&self, row: u32) -> Result<&[u8]> {
+        let key = self.keys.get(row)?;
+        let stored = self.file.bytes().get(self.place(row));
+        let stored = stored.ok_or_else(|| self.file.wrong("cut short"))?;
+        if self.sum.of(key.as_slice(), stored) != self.keys.sum(row) {
+            let problem = format!("the row of {:?} is damaged", key.as_slice());
+            return Err(Error::data_loss(&self.dir, problem));
+        }
+        Ok(stored)
+    }
+
     fn pages(&self, place: &Range<usize>) -> RangeInclusive<usize> {
-        place.start / self.page_bytes..=(place.end - 1) / self.page_bytes
+        place.start >> self.page_shift..=(place.end - 1) >> self.page_shift
     }
 }
 
@@ -107,18 +136,12 @@ impl RowStore for MappedStore {
             self.file.map().read_soon(place.start, place.len());
         }
         for request in rows {
-            let place = self.place(request.row);
-            let key = self.keys.get(request.row)?;
-            let stored = self.file.bytes().get(place.clone());
+            let row = self.sound(request.row)?;
             let start = request.place as usize * self.row_bytes;
-            let out = &mut out[start..start + self.row_bytes];
-            out.copy_from_slice(stored.ok_or_else(|| self.file.wrong("cut short"))?);
-            if self.sum.of(key.as_slice(), out) != self.keys.sum(request.row) {
-                let problem = format!("the row of {:?} is damaged", key.as_slice());
-                return Err(Error::data_loss(&self.dir, problem));
-            }
+            out[start..start + self.row_bytes].copy_from_slice(row);
             let tick = self.residency.tick(Instant::now());
-            self.residency.note(self.pages(&place), tick);
+            self.residency
+                .note(self.pages(&self.place(request.row)), tick);
         }
         Ok(())
     }
@@ -152,13 +175,17 @@ mod tests {
     }
 
     fn open(bytes: &[u8], sums: &[u32]) -> Result<MappedStore> {
+        open_warm(bytes, sums, 0)
+    }
+
+    fn open_warm(bytes: &[u8], sums: &[u32], warm_bytes: u64) -> Result<MappedStore> {
         let mut manifest = samples::manifest(3, 3);
         let mut list = KeyList::default();
         KEYS.iter().for_each(|key| list.push(key).unwrap());
         let keys = key_file::encode(&list, sums, &manifest);
         let keys = samples::open_with(&key_file::KIND, &keys, &mut manifest, KeyFile::open)?;
         samples::open_with(&KIND, bytes, &mut manifest, |dir, manifest| {
-            MappedStore::open(dir, manifest, Arc::new(keys))
+            MappedStore::open(dir, manifest, Arc::new(keys), warm_bytes)
         })
     }
 
@@ -194,6 +221,19 @@ mod tests {
             let text = read(&store, &[2, 1]).unwrap_err().to_string();
             assert!(text.contains("the row of [1, 2, 3] is damaged"), "{text}");
             assert!(read(&store, &[2]).is_ok());
+        }
+    }
+
+    #[test]
+    fn rows_read_at_start_are_checked_and_no_others() {
+        let (mut bytes, sums) = files();
+        bytes[ROWS_AT + 8] ^= 4;
+        // A row has 8 bytes.
+        assert!(open_warm(&bytes, &sums, 15).is_ok());
+        for enough in [16, 1000, u64::MAX] {
+            let refused = open_warm(&bytes, &sums, enough).map(|_| ());
+            let text = refused.unwrap_err().to_string();
+            assert!(text.contains("the row of [1, 2, 3] is damaged"), "{text}");
         }
     }
 

@@ -5,6 +5,7 @@
 )]
 
 use std::fs::File;
+use std::hint::black_box;
 use std::io;
 #[cfg(target_os = "linux")]
 use std::os::fd::AsRawFd as _;
@@ -50,6 +51,28 @@ impl Mapping {
     pub(super) fn expect_random_reads(&self) {
         // A hint; what is refused costs speed alone.
         let _ = self.map.advise(Advice::Random);
+    }
+
+    /// Reads the first `bytes` into memory and waits for them, in the largest pages that the system
+    /// and the file system have (2 MiB on x86-64 with ext4 or xfs on a recent Linux): random reads
+    /// then seldom miss the processor's page tables. Pages that are in memory stay as they are.
+    pub(super) fn bring_in(&self, bytes: usize) {
+        let bytes = bytes.min(self.map.len());
+        // Hints; what is refused costs speed alone.
+        #[cfg(target_os = "linux")]
+        {
+            let _ = self.map.advise_range(Advice::HugePage, 0, bytes);
+            if self
+                .map
+                .advise_range(Advice::PopulateRead, 0, bytes)
+                .is_ok()
+            {
+                return;
+            }
+        }
+        // Before Linux 5.14, and elsewhere.
+        let firsts = self.map[..bytes].iter().step_by(page_bytes());
+        black_box(firsts.fold(0, |sum, byte| sum ^ byte));
     }
 
     /// Asks the system to read the bytes soon, without waiting for them.
@@ -150,8 +173,11 @@ mod tests {
         let mapping = mapped(&bytes);
         mapping.expect_random_reads();
         mapping.read_soon(page_bytes() + 5, 2 * page_bytes());
+        mapping.bring_in(page_bytes() + 5);
+        mapping.bring_in(usize::MAX);
         assert_eq!(mapping.bytes(), bytes);
         assert_eq!(mapping.pages(), 4);
+        mapped(&[]).bring_in(1);
         assert!(mapped(&[]).bytes().is_empty());
     }
 

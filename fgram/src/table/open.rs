@@ -22,14 +22,14 @@ const WARM_ROWS: usize = 1024;
 /// How to open a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableOptions {
-    /// Memory for the rows kept in the hot set, in bytes, with
-    /// [`HOT_ROW_OVERHEAD`](super::HOT_ROW_OVERHEAD) for each. 0 keeps none. Default 64 MiB.
+    /// Memory for the rows asked for most, in bytes. Default 64 MiB. With sled the hot set has
+    /// them, with [`HOT_ROW_OVERHEAD`](super::HOT_ROW_OVERHEAD) for each row, and 0 keeps none. The
+    /// page cache is the hot set of a mapped table: so many bytes of rows are read into it at start.
     pub hot_bytes: u64,
-    /// Keep a hot set for a mapped table too. Default false: its rows lie ready to be copied in
-    /// the page cache, and a second copy of them makes look-ups no faster.
+    /// Keep a hot set for a mapped table too. Default false: a second copy of rows that lie ready
+    /// in the page cache makes look-ups no faster.
     pub hot_set_on_mapped: bool,
-    /// Fill the hot set at start with the rows most often served in training, as many as fit.
-    /// Default true.
+    /// Begin with the rows most often served in training in memory, as many as fit. Default true.
     pub warm: bool,
     /// Read and check every row before the first look-up. Default false.
     pub verify: bool,
@@ -100,6 +100,7 @@ impl Table {
         let manifest = Manifest::read(dir)?;
         let keys = Arc::new(KeyFile::open(dir, &manifest)?);
         let index = KeyIndex::open(dir, &manifest, Arc::clone(&keys))?;
+        index.bring_in();
         let store = Store::open(dir, &manifest, options, keys)?;
         let hot_bytes = match store {
             Store::Mapped(_) if !options.hot_set_on_mapped => 0,
@@ -217,7 +218,11 @@ impl Store {
                 let cache = options.store_cache_bytes;
                 Store::Sled(SledStore::open(dir, manifest, cache, keys)?)
             }
-            StoreKind::Mapped => Store::Mapped(MappedStore::open(dir, manifest, keys)?),
+            StoreKind::Mapped => {
+                let warm = options.warm && !options.hot_set_on_mapped;
+                let warm_bytes = if warm { options.hot_bytes } else { 0 };
+                Store::Mapped(MappedStore::open(dir, manifest, keys, warm_bytes)?)
+            }
         })
     }
 }

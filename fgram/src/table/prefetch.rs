@@ -8,21 +8,25 @@
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
 
-/// Starts to read the cache lines that begin in `bytes`, from its first byte on. Pages that are not
-/// in memory are left alone. Does nothing on processors other than x86-64.
+/// Starts to read the cache line of `byte`. Leaves a page that is not in memory alone; does nothing
+/// on processors other than x86-64.
 #[inline]
-pub(super) fn prefetch(bytes: &[u8]) {
-    for line in bytes.chunks(LINE_BYTES) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a hint about an address inside `line`; it reads nothing that the program can see
-        // and cannot fail, whatever the address is.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = line;
+pub(super) fn prefetch(byte: &u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint about the address of a byte; it reads nothing that the program can see and
+    // cannot fail, whatever the address is.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(byte).cast());
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = byte;
+}
+
+/// The same for all of `bytes`, line by line from the first byte on.
+#[inline]
+pub(super) fn prefetch_all(bytes: &[u8]) {
+    bytes.iter().step_by(LINE_BYTES).for_each(prefetch);
 }
 
 #[cfg(test)]
@@ -31,10 +35,10 @@ mod tests {
 
     #[test]
     fn any_bytes_may_be_asked_for() {
-        prefetch(&[]);
+        prefetch_all(&[]);
         let bytes = vec![1; 1000];
-        prefetch(&bytes);
-        prefetch(&bytes[999..]);
+        prefetch_all(&bytes);
+        prefetch(&bytes[999]);
         assert_eq!(bytes, vec![1; 1000]);
     }
 }
