@@ -18,7 +18,7 @@ use scone_benchmarks::{disk, fgrams, rows, tables};
 use scone_fgram::StoreKind;
 
 /// Windows of one look-up.
-const BATCHES: [usize; 4] = [1, 8, 32, 128];
+const BATCHES: [u32; 4] = [1, 8, 32, 128];
 
 /// Measures embed-service beside an echo server and Redis.
 #[derive(Parser)]
@@ -37,6 +37,10 @@ struct Args {
     /// Streams at once, each with a connection of its own; again for more [default: 1 4].
     #[arg(long, value_name = "N")]
     streams: Vec<usize>,
+
+    /// Windows of a look-up; again for more [default: 1 8 32 128].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: Vec<u32>,
 
     /// How long each case of each round takes, in milliseconds.
     #[arg(long, default_value_t = 1000, value_name = "MS")]
@@ -76,6 +80,9 @@ fn main() -> Result<()> {
     if args.streams.is_empty() {
         args.streams = vec![1, 4];
     }
+    if args.batch.is_empty() {
+        args.batch = BATCHES.to_vec();
+    }
     args.milliseconds = args.common.size(args.milliseconds, 20);
     for shape in &args.shape {
         measure(&args, &report, *shape)?;
@@ -89,7 +96,7 @@ fn measure(args: &Args, report: &Report, shape: Shape) -> Result<()> {
     let servers = Servers::start(args, report, &served, shape)?;
     servers.touch_all_rows(&served)?;
     for &streams in &args.streams {
-        for batch in BATCHES {
+        for batch in args.batch.iter().map(|&batch| batch as usize) {
             // As many rows as the table has: a hot set must not hold all that is ever asked for.
             let drawn = served.draw(args.skew, batch, shape.rows, batch as u64);
             let case = format!(

@@ -141,7 +141,6 @@ fn build(args: &Args, report: &Report, folder: &Path, set: &FgramSet, shape: Sha
         let disk = disk::disk_bytes(&built.dir)? as f64 / shape.rows as f64;
         report.line(&shape.to_string(), name, "build", built.seconds, "s")?;
         report.line(&shape.to_string(), name, "disk", disk, "bytes/row")?;
-        disk::read_pages(&built.dir)?;
     }
     Ok(())
 }
@@ -194,8 +193,7 @@ impl Figures {
         Ok(())
     }
 
-    /// Times each case on a store just opened whose pages are not in memory. A hot set reads its rows
-    /// when it is opened, so there is no cold figure with one.
+    /// Times each case on a store just opened whose pages are not in memory, and leaves them so.
     fn cold_round(
         &mut self,
         folder: &Path,
@@ -206,10 +204,11 @@ impl Figures {
         let Some(name) = self.subject.folder() else {
             return Ok(());
         };
-        if self.subject == Subject::SledHot {
-            return Ok(());
-        }
         let dir = folder.join(name);
+        if !self.subject.is_measured_cold() {
+            // So that the next subject with these files does not find them in its pages.
+            return disk::drop_pages(&dir);
+        }
         for (batches, times) in batches.iter().zip(&mut self.cold_us) {
             disk::drop_pages(&dir)?;
             let mut store = self.subject.open(&dir, served, shape)?;
@@ -218,15 +217,19 @@ impl Figures {
                 Ok(())
             })?);
         }
-        disk::read_pages(&dir)
+        disk::drop_pages(&dir)
     }
 
     fn open(&mut self, folder: &Path, served: &Served<'_>, shape: Shape) -> Result<Box<dyn Store>> {
         let dir = folder.join(self.subject.folder().unwrap_or_default());
+        if self.subject.folder().is_none() {
+            return self.subject.open(&dir, served, shape);
+        }
+        self.subject.read_pages(&dir)?;
         let start = Instant::now();
-        let store = self.subject.open(&dir, served, shape)?;
+        drop(self.subject.open(&dir, served, shape)?);
         self.open_ms.push(start.elapsed().as_secs_f64() * 1e3);
-        Ok(store)
+        self.subject.open_warm(&dir, served, shape)
     }
 
     fn print(&self, report: &Report, shape: Shape, cases: &[Case]) -> Result<()> {

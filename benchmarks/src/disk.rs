@@ -1,12 +1,20 @@
 //! Files: what they take, and whether their pages are in memory.
 
 use std::fs::File;
+use std::hint::black_box;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use memmap2::{Advice, Mmap};
+use rand::SeedableRng as _;
+use rand::seq::SliceRandom as _;
+use rand_chacha::ChaCha8Rng;
+
+/// Bytes of a page of memory, on the systems that have these benchmarks.
+const PAGE_BYTES: usize = 4096;
 
 /// Every file below `dir`.
 ///
@@ -73,6 +81,37 @@ pub fn read_pages(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Reads all files below `dir` page by page in an order of no meaning, as random look-ups do: the
+/// system then keeps each page by itself, where [`read_pages`] leaves it large runs of them that cost
+/// the processor fewer page tables. Pages that are in memory already stay as they are.
+///
+/// # Errors
+/// When a file cannot be mapped.
+#[expect(unsafe_code, reason = "a file cannot be mapped safely")]
+pub fn read_scattered(dir: &Path) -> Result<()> {
+    for path in files(dir)? {
+        let file = File::open(path)?;
+        let pages = usize::try_from(file.metadata()?.len())?.div_ceil(PAGE_BYTES);
+        if pages == 0 {
+            continue;
+        }
+        // SAFETY: nobody has the files of a benchmark open for writing while it runs.
+        let map = unsafe { Mmap::map(&file)? };
+        let mut order: Vec<usize> = (0..pages).collect();
+        order.shuffle(&mut ChaCha8Rng::seed_from_u64(pages as u64));
+        for at in order.iter().map(|page| page * PAGE_BYTES) {
+            map.advise_range(Advice::WillNeed, at, PAGE_BYTES.min(map.len() - at))?;
+        }
+        // Waits for the last ones.
+        black_box(
+            map.iter()
+                .step_by(PAGE_BYTES)
+                .fold(0, |sum, byte| sum ^ byte),
+        );
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +126,8 @@ mod tests {
         assert_eq!(files(dir.path()).expect("a list").len(), 2);
         drop_pages(dir.path()).expect("dropped");
         read_pages(dir.path()).expect("read");
+        drop_pages(dir.path()).expect("dropped");
+        read_scattered(dir.path()).expect("read");
         assert!(disk_bytes(dir.path()).expect("a size") >= 10_000);
     }
 }

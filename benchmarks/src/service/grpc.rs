@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use bytes::{Buf as _, BufMut as _, Bytes};
+use scone_service::grpc::{CONNECTION_WINDOW_BYTES, MAX_FRAME_BYTES, STREAM_WINDOW_BYTES};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -66,7 +67,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Connects, with the windows that the decoder uses, and opens the stream.
+    /// Connects, with the windows and frames that the decoder uses, and opens the stream.
     ///
     /// # Errors
     /// When nobody listens at `address`, or the rpc does not exist.
@@ -78,8 +79,9 @@ impl Stream {
         let answers = runtime.block_on(async {
             let endpoint = Endpoint::from_shared(format!("http://{address}"))?
                 .tcp_nodelay(true)
-                .initial_stream_window_size(8 << 20)
-                .initial_connection_window_size(16 << 20);
+                .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                .max_frame_size(MAX_FRAME_BYTES);
             let mut client = tonic::client::Grpc::new(endpoint.connect().await?)
                 .max_decoding_message_size(MAX_ANSWER_BYTES);
             client.ready().await?;

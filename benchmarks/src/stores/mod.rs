@@ -15,7 +15,7 @@ use scone_fgram::{FgramSet, StoreKind};
 
 use crate::args::Shape;
 use crate::batches::{Batch, Served};
-use crate::{rows, tables};
+use crate::{disk, rows, tables};
 
 /// Rows written between two commits of a peer.
 const COMMIT_ROWS: usize = 10_000;
@@ -45,26 +45,32 @@ pub trait Store {
 pub enum Subject {
     /// The limit: the same bytes copied out of one buffer in memory, places known.
     Memcpy,
-    /// A table of immutable files.
+    /// A table of immutable files, all of it read when it is opened (`--hot-bytes`).
     Mapped,
+    /// The same, its rows brought into memory one by one.
+    MappedScattered,
     /// A table in sled, without a hot set.
     Sled,
     /// The same with a hot set for a fifth of its rows.
     SledHot,
-    /// LMDB through heed.
+    /// LMDB through heed, its file read from end to end first.
     Lmdb,
+    /// The same, its pages brought into memory one by one, as random reads do.
+    LmdbScattered,
     /// redb.
     Redb,
 }
 
 impl Subject {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Memcpy,
         Self::Mapped,
+        Self::MappedScattered,
         Self::Sled,
         Self::SledHot,
         Self::Lmdb,
+        Self::LmdbScattered,
         Self::Redb,
     ];
 
@@ -73,9 +79,11 @@ impl Subject {
         match self {
             Self::Memcpy => "memcpy",
             Self::Mapped => "mapped",
+            Self::MappedScattered => "mapped, scattered",
             Self::Sled => "sled",
             Self::SledHot => "sled + hot set",
             Self::Lmdb => "lmdb",
+            Self::LmdbScattered => "lmdb, scattered",
             Self::Redb => "redb",
         }
     }
@@ -84,9 +92,9 @@ impl Subject {
     pub fn folder(self) -> Option<&'static str> {
         match self {
             Self::Memcpy => None,
-            Self::Mapped => Some("mapped"),
+            Self::Mapped | Self::MappedScattered => Some("mapped"),
             Self::Sled | Self::SledHot => Some("sled"),
-            Self::Lmdb => Some("lmdb"),
+            Self::Lmdb | Self::LmdbScattered => Some("lmdb"),
             Self::Redb => Some("redb"),
         }
     }
@@ -98,23 +106,62 @@ impl Subject {
     pub fn build(self, dir: &Path, set: &FgramSet, row_bytes: usize) -> Result<()> {
         match self {
             Self::Memcpy => Ok(()),
-            Self::Mapped => tables::build(dir, set, StoreKind::Mapped, row_bytes),
+            Self::Mapped | Self::MappedScattered => {
+                tables::build(dir, set, StoreKind::Mapped, row_bytes)
+            }
             Self::Sled | Self::SledHot => tables::build(dir, set, StoreKind::Sled, row_bytes),
-            Self::Lmdb => lmdb::build(dir, set, row_bytes),
+            Self::Lmdb | Self::LmdbScattered => lmdb::build(dir, set, row_bytes),
             Self::Redb => redb::build(dir, set, row_bytes),
         }
     }
 
-    /// Opens it; `dir` is the folder that `build` filled.
+    /// Brings the pages of its files into memory, before it is opened for a warm measurement.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn read_pages(self, dir: &Path) -> Result<()> {
+        disk::drop_pages(dir)?;
+        match self {
+            // Reads them itself.
+            Self::Mapped => Ok(()),
+            Self::MappedScattered | Self::LmdbScattered => disk::read_scattered(dir),
+            _ => disk::read_pages(dir),
+        }
+    }
+
+    /// Whether it is measured cold: those are that differ from the others then.
+    pub fn is_measured_cold(self) -> bool {
+        matches!(self, Self::Mapped | Self::Sled | Self::Lmdb | Self::Redb)
+    }
+
+    /// Opens it to be measured warm; `dir` is the folder that `build` filled.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open_warm(
+        self,
+        dir: &Path,
+        served: &Served<'_>,
+        shape: Shape,
+    ) -> Result<Box<dyn Store>> {
+        match self {
+            Self::Mapped => Ok(Box::new(ours::Ours::open(dir, shape.rows)?)),
+            _ => self.open(dir, served, shape),
+        }
+    }
+
+    /// Opens it so that it reads no more than it must; `dir` is the folder that `build` filled.
     ///
     /// # Errors
     /// When it cannot be opened.
     pub fn open(self, dir: &Path, served: &Served<'_>, shape: Shape) -> Result<Box<dyn Store>> {
         Ok(match self {
             Self::Memcpy => Box::new(flat::Flat::new(served, shape.row_bytes)),
-            Self::Mapped | Self::Sled => Box::new(ours::Ours::open(dir, 0)?),
+            Self::Mapped | Self::MappedScattered | Self::Sled => {
+                Box::new(ours::Ours::open(dir, 0)?)
+            }
             Self::SledHot => Box::new(ours::Ours::open(dir, shape.rows / 5)?),
-            Self::Lmdb => Box::new(lmdb::Lmdb::open(dir)?),
+            Self::Lmdb | Self::LmdbScattered => Box::new(lmdb::Lmdb::open(dir)?),
             Self::Redb => Box::new(redb::Redb::open(dir)?),
         })
     }
