@@ -120,8 +120,11 @@ fn measure(args: &Args, report: &Report, set: &FgramSet, prompts: &Prompts) -> R
         let built = tables::once(&folder, &name, |dir| {
             tables::build(dir, set, store, row_bytes)
         })?;
-        // A fifth of the rows, for sled; a mapped table has no hot set.
-        let hot_rows = set.len() / 5;
+        // A fifth of the rows in the hot set of sled; none of a mapped table that is to be cold.
+        let hot_rows = match store {
+            StoreKind::Sled => set.len() / 5,
+            StoreKind::Mapped => 0,
+        };
         let open = |dir: &Path| -> Result<Box<dyn Answers>> { embedded(dir, hot_rows, row_bytes) };
         let start = |dir: &Path| -> Result<Box<dyn Answers>> { remote(dir, hot_rows) };
         let mut figures = [Figures::default(), Figures::default()];

@@ -225,10 +225,12 @@ impl Figures {
         if self.subject.folder().is_none() {
             return self.subject.open(&dir, served, shape);
         }
-        self.subject.read_pages(&dir)?;
+        disk::read_pages(&dir)?;
         let start = Instant::now();
-        drop(self.subject.open(&dir, served, shape)?);
+        let store = self.subject.open(&dir, served, shape)?;
         self.open_ms.push(start.elapsed().as_secs_f64() * 1e3);
+        drop(store);
+        self.subject.read_pages(&dir)?;
         self.subject.open_warm(&dir, served, shape)
     }
 

@@ -48,9 +48,9 @@ pub struct ServeArgs {
     )]
     pub listen: SocketAddr,
 
-    /// Memory for the rows used most, with a unit (KiB, MiB, GiB, kB, MB, GB). A sled table holds
-    /// them in its hot set, 0 holds none; each open table has its own. Of a mapped table so much is
-    /// read into the page cache at start.
+    /// Memory for the rows used most, with a unit (KiB, MiB, GiB, kB, MB, GB); 0 for none. A sled
+    /// table holds them in its hot set; of a mapped table so much is read into the page cache when
+    /// it is opened. For each table: twice as much while two are open.
     #[arg(
         long,
         env = "SCONE_EMBED_HOT_BYTES",

@@ -5,7 +5,7 @@ use std::{io::Write, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use scone_fgram::table::{HOT_ROW_OVERHEAD, Manifest, TableKeys};
+use scone_fgram::table::{HOT_ROW_OVERHEAD, Manifest, StoreKind, TableKeys};
 use scone_service::args::parse_bytes;
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ pub struct InspectArgs {
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub head: usize,
 
-    /// Tell how many rows a hot set of this size holds, with a unit.
+    /// Tell how many rows `serve` begins with in memory for this size, with a unit.
     #[arg(
         long,
         env = "SCONE_EMBED_HOT_BYTES",
@@ -55,7 +55,11 @@ fn facts(manifest: &Manifest, keys: &TableKeys, args: &InspectArgs) -> Value {
     let row_bytes = manifest.row_bytes() as u64;
     let by_length = keys.count_by_length();
     let lengths = (2..=usize::from(manifest.max_n)).map(|n| (n.to_string(), json!(by_length[n])));
-    let hot_rows = (args.hot_bytes / (row_bytes + HOT_ROW_OVERHEAD)).min(manifest.rows);
+    let overhead = match manifest.store {
+        StoreKind::Sled => HOT_ROW_OVERHEAD,
+        StoreKind::Mapped => 0,
+    };
+    let hot_rows = (args.hot_bytes / (row_bytes + overhead)).min(manifest.rows);
     let files = manifest.files.iter();
     json!({
         "table_id": manifest.table_id,

@@ -447,3 +447,24 @@ fn check_answers(dir: &Path, set: &FgramSet, manifest: &Manifest) {
         assert_eq!(out.rows, row);
     }
 }
+
+/// A table begins with the rows served most in memory, and does not begin with a damaged one.
+#[test]
+fn a_damaged_row_refuses_the_table_when_it_is_read_at_start() {
+    let (dir, set) = (tempfile::tempdir().unwrap(), small_set());
+    build(dir.path(), &set, &in_store(StoreKind::Mapped, DIM)).unwrap();
+    let path = dir.path().join("rows.bin");
+    let mut bytes = fs::read(&path).unwrap();
+    // The first row begins there (docs/formats.md).
+    bytes[4096] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let open = |options: TableOptions| Table::open(dir.path(), &options).map(|_| ());
+    let error = open(TableOptions::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DataLoss, "{error}");
+    open(cold()).unwrap();
+    open(TableOptions {
+        warm: false,
+        ..TableOptions::default()
+    })
+    .unwrap();
+}

@@ -361,6 +361,18 @@ fn rows_that_are_not_in_memory_are_fetched_once_and_then_are() {
     assert_eq!(out.rows, row);
     assert_eq!(table.lookup_in_memory(ids, &spans, &mut out).unwrap(), None);
     assert_eq!(out.rows, row);
+    drop(table);
+    let again = std::process::Command::new("dd")
+        .args([&rows, "iflag=nocache", "count=0", "status=none"])
+        .status();
+    println!("pushed out: {again:?}");
+    let all = TableOptions {
+        hot_bytes: u64::MAX,
+        ..TableOptions::default()
+    };
+    let table = Table::open(dir.path(), &all).unwrap();
+    assert_eq!(table.lookup_in_memory(ids, &spans, &mut out).unwrap(), None);
+    assert_eq!(out.rows, row);
 }
 
 #[test]

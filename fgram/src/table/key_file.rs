@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::manifest::Manifest;
-use super::prefetch::prefetch;
+use super::prefetch::prefetch_all;
 use super::table_file::{FileKind, HEADER_BYTES, TableFile};
 use crate::error::Result;
 use crate::keys::KeyList;
@@ -98,8 +98,11 @@ impl KeyFile {
     }
 
     /// Reads all keys into memory: every look-up compares one, so they must never be waited for.
-    pub(super) fn bring_in(&self) {
-        self.file.map().bring_in(self.file.bytes().len());
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(super) fn bring_in(&self) -> Result<()> {
+        self.file.bring_in(self.file.bytes().len())
     }
 
     /// Number of keys.
@@ -116,8 +119,14 @@ impl KeyFile {
     /// Starts to read the key of `row`, if there is one, for a comparison soon.
     #[inline]
     pub(super) fn prefetch(&self, row: u32) {
-        let start = HEADER_BYTES + record_bytes(self.max_n) * row as usize;
-        self.file.bytes().get(start).map(prefetch);
+        let width = record_bytes(self.max_n);
+        let start = HEADER_BYTES + width * row as usize;
+        prefetch_all(
+            self.file
+                .bytes()
+                .get(start..start + width)
+                .unwrap_or_default(),
+        );
     }
 
     /// Whether the f-gram of `row` is exactly `ids`.

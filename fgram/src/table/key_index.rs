@@ -136,9 +136,12 @@ impl KeyIndex {
     }
 
     /// Reads index and keys into memory. Every look-up reads them; only rows are allowed to be cold.
-    pub(super) fn bring_in(&self) {
-        self.file.map().bring_in(self.file.bytes().len());
-        self.keys.bring_in();
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub(super) fn bring_in(&self) -> Result<()> {
+        self.file.bring_in(self.file.bytes().len())?;
+        self.keys.bring_in()
     }
 
     /// The longest f-gram that ends at the last of `ids`, looking only inside `ids`. Makes at
@@ -212,7 +215,10 @@ impl KeyIndex {
             }
             count = kept;
         }
-        for lane in &lanes[..heads.len()] {
+        for lane in lanes[..heads.len()]
+            .iter()
+            .filter(|lane| lane.found.len > 0)
+        {
             self.keys.prefetch(lane.found.row);
         }
         out.extend(heads.iter().zip(&lanes).map(|(ids, lane)| {

@@ -3,8 +3,6 @@
 //! It has two parts, so that an async service may do the first on a worker of its runtime and
 //! send only the second, when there is one, to a thread that may block.
 
-use std::time::Instant;
-
 use super::open::Table;
 use super::prefetch::prefetch_all;
 use super::store::RowRequest;
@@ -189,7 +187,7 @@ impl Table {
     fn copy_from_memory(&self, rows: &[u32], out: &mut Vec<u8>) -> Vec<RowRequest> {
         let row_bytes = self.store().row_bytes();
         let mut stored = Vec::with_capacity(rows.len());
-        self.store().in_memory(rows, Instant::now(), &mut stored);
+        self.store().in_memory(rows, &mut stored);
         let mut cold = Vec::new();
         for row in stored.iter().take(COPY_AHEAD).flatten() {
             prefetch_all(row);

@@ -43,13 +43,7 @@ pub(super) struct MappedStore {
 }
 
 impl MappedStore {
-    /// Reads the first rows into memory, those served most, as many as fit into `warm_bytes`.
-    pub(super) fn open(
-        dir: &Path,
-        manifest: &Manifest,
-        keys: Arc<KeyFile>,
-        warm_bytes: u64,
-    ) -> Result<Self> {
+    pub(super) fn open(dir: &Path, manifest: &Manifest, keys: Arc<KeyFile>) -> Result<Self> {
         let file = TableFile::open(dir, manifest, &KIND)?;
         if file.facts() != facts(manifest) {
             return Err(file.wrong("its rows have another width than those of table.json"));
@@ -60,7 +54,8 @@ impl MappedStore {
             let (length, rows) = (file.bytes().len(), manifest.rows);
             return Err(file.wrong(format!("{length} bytes, but {rows} rows take {expected}")));
         }
-        let store = Self {
+        file.map().expect_random_reads();
+        Ok(Self {
             residency: Residency::new(file.map().pages()),
             file,
             keys,
@@ -68,18 +63,20 @@ impl MappedStore {
             row_bytes,
             page_shift: page_bytes().trailing_zeros(),
             sum: RowSum::new(&manifest.checksum_seed),
-        };
-        store.warm((warm_bytes / row_bytes as u64).min(manifest.rows) as u32)?;
-        store.file.map().expect_random_reads();
-        Ok(store)
+        })
     }
 
-    /// Reads the first `rows` into memory, and checks them as those that are read later.
-    fn warm(&self, rows: u32) -> Result<()> {
+    /// Reads the first rows into memory, those served most, as many as fit into `bytes`, and checks
+    /// them as any row that comes from the disk.
+    ///
+    /// # Errors
+    /// When one is damaged, or the file cannot be read.
+    pub(super) fn warm(&self, bytes: u64) -> Result<()> {
+        let rows = (bytes / self.row_bytes as u64).min(u64::from(self.keys.rows())) as u32;
         if rows > 0 {
-            self.file.map().bring_in(self.place(rows - 1).end);
+            self.file.bring_in(self.place(rows - 1).end)?;
         }
-        (0..rows).try_for_each(|row| self.sound(row).map(|_| ()))
+        (0..rows).try_for_each(|row| self.check(row, self.stored(row)?))
     }
 
     /// Compares the checksum of the whole file with `table.json`.
@@ -93,16 +90,19 @@ impl MappedStore {
         start..start + self.row_bytes
     }
 
-    /// The row, after its checksum was compared.
-    fn sound(&self, row: u32) -> Result<&[u8]> {
-        let key = self.keys.get(row)?;
+    fn stored(&self, row: u32) -> Result<&[u8]> {
         let stored = self.file.bytes().get(self.place(row));
-        let stored = stored.ok_or_else(|| self.file.wrong("cut short"))?;
-        if self.sum.of(key.as_slice(), stored) != self.keys.sum(row) {
-            let problem = format!("the row of {:?} is damaged", key.as_slice());
-            return Err(Error::data_loss(&self.dir, problem));
+        stored.ok_or_else(|| self.file.wrong("cut short"))
+    }
+
+    /// Compares the checksum of a row with that of `bytes`.
+    fn check(&self, row: u32, bytes: &[u8]) -> Result<()> {
+        let key = self.keys.get(row)?;
+        if self.sum.of(key.as_slice(), bytes) == self.keys.sum(row) {
+            return Ok(());
         }
-        Ok(stored)
+        let problem = format!("the row of {:?} is damaged", key.as_slice());
+        Err(Error::data_loss(&self.dir, problem))
     }
 
     fn pages(&self, place: &Range<usize>) -> RangeInclusive<usize> {
@@ -119,8 +119,8 @@ impl RowStore for MappedStore {
         Ok(((self.file.bytes().len() - ROWS_AT) / self.row_bytes) as u64)
     }
 
-    fn in_memory<'a>(&'a self, rows: &[u32], now: Instant, found: &mut Vec<Option<&'a [u8]>>) {
-        let tick = self.residency.tick(now);
+    fn in_memory<'a>(&'a self, rows: &[u32], found: &mut Vec<Option<&'a [u8]>>) {
+        let tick = self.residency.tick(Instant::now());
         found.extend(rows.iter().map(|&row| {
             let place = self.place(row);
             let pages = self.pages(&place);
@@ -136,9 +136,11 @@ impl RowStore for MappedStore {
             self.file.map().read_soon(place.start, place.len());
         }
         for request in rows {
-            let row = self.sound(request.row)?;
             let start = request.place as usize * self.row_bytes;
-            out[start..start + self.row_bytes].copy_from_slice(row);
+            let out = &mut out[start..start + self.row_bytes];
+            out.copy_from_slice(self.stored(request.row)?);
+            // What is sent is checked, not what it was copied from.
+            self.check(request.row, out)?;
             let tick = self.residency.tick(Instant::now());
             self.residency
                 .note(self.pages(&self.place(request.row)), tick);
@@ -175,17 +177,13 @@ mod tests {
     }
 
     fn open(bytes: &[u8], sums: &[u32]) -> Result<MappedStore> {
-        open_warm(bytes, sums, 0)
-    }
-
-    fn open_warm(bytes: &[u8], sums: &[u32], warm_bytes: u64) -> Result<MappedStore> {
         let mut manifest = samples::manifest(3, 3);
         let mut list = KeyList::default();
         KEYS.iter().for_each(|key| list.push(key).unwrap());
         let keys = key_file::encode(&list, sums, &manifest);
         let keys = samples::open_with(&key_file::KIND, &keys, &mut manifest, KeyFile::open)?;
         samples::open_with(&KIND, bytes, &mut manifest, |dir, manifest| {
-            MappedStore::open(dir, manifest, Arc::new(keys), warm_bytes)
+            MappedStore::open(dir, manifest, Arc::new(keys))
         })
     }
 
@@ -203,7 +201,7 @@ mod tests {
         let store = open(&bytes, &sums).unwrap();
         assert_eq!(read(&store, &[2, 0]).unwrap(), [[2; 8], [0; 8]].concat());
         let mut found = Vec::new();
-        store.in_memory(&[1, 1 << 30], Instant::now(), &mut found);
+        store.in_memory(&[1, 1 << 30], &mut found);
         assert_eq!(found, [Some(&[1; 8][..]), None]);
         assert_eq!(store.count_rows().unwrap(), 3);
     }
@@ -228,11 +226,11 @@ mod tests {
     fn rows_read_at_start_are_checked_and_no_others() {
         let (mut bytes, sums) = files();
         bytes[ROWS_AT + 8] ^= 4;
+        let store = open(&bytes, &sums).unwrap();
         // A row has 8 bytes.
-        assert!(open_warm(&bytes, &sums, 15).is_ok());
+        assert!(store.warm(15).is_ok());
         for enough in [16, 1000, u64::MAX] {
-            let refused = open_warm(&bytes, &sums, enough).map(|_| ());
-            let text = refused.unwrap_err().to_string();
+            let text = store.warm(enough).unwrap_err().to_string();
             assert!(text.contains("the row of [1, 2, 3] is damaged"), "{text}");
         }
     }

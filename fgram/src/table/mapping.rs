@@ -56,21 +56,37 @@ impl Mapping {
     /// Reads the first `bytes` into memory and waits for them, in the largest pages that the system
     /// and the file system have (2 MiB on x86-64 with ext4 or xfs on a recent Linux): random reads
     /// then seldom miss the processor's page tables. Pages that are in memory stay as they are.
-    pub(super) fn bring_in(&self, bytes: usize) {
+    ///
+    /// # Errors
+    /// When they cannot be read, or the file was cut short.
+    pub(super) fn bring_in(&self, bytes: usize) -> io::Result<()> {
         let bytes = bytes.min(self.map.len());
         // Hints; what is refused costs speed alone.
+        let advise = |advice| drop(self.map.advise_range(advice, 0, bytes));
+        advise(Advice::Sequential);
         #[cfg(target_os = "linux")]
-        {
-            let _ = self.map.advise_range(Advice::HugePage, 0, bytes);
-            if self
-                .map
-                .advise_range(Advice::PopulateRead, 0, bytes)
-                .is_ok()
-            {
-                return;
+        let read = {
+            advise(Advice::HugePage);
+            let read = self.map.advise_range(Advice::PopulateRead, 0, bytes);
+            // A page that is pushed out later must not bring its whole neighbourhood back.
+            advise(Advice::NoHugePage);
+            read
+        };
+        #[cfg(not(target_os = "linux"))]
+        let read = Err(io::Error::from_raw_os_error(libc::EINVAL));
+        if let Err(error) = read {
+            // Before Linux 5.14, and elsewhere.
+            if error.raw_os_error() != Some(libc::EINVAL) {
+                return Err(error);
             }
+            self.touch(bytes);
         }
-        // Before Linux 5.14, and elsewhere.
+        advise(Advice::Random);
+        Ok(())
+    }
+
+    /// Reads a byte of each page of the first `bytes`.
+    fn touch(&self, bytes: usize) {
         let firsts = self.map[..bytes].iter().step_by(page_bytes());
         black_box(firsts.fold(0, |sum, byte| sum ^ byte));
     }
@@ -173,11 +189,12 @@ mod tests {
         let mapping = mapped(&bytes);
         mapping.expect_random_reads();
         mapping.read_soon(page_bytes() + 5, 2 * page_bytes());
-        mapping.bring_in(page_bytes() + 5);
-        mapping.bring_in(usize::MAX);
+        mapping.bring_in(page_bytes() + 5).unwrap();
+        mapping.bring_in(usize::MAX).unwrap();
+        mapping.touch(2 * page_bytes());
         assert_eq!(mapping.bytes(), bytes);
         assert_eq!(mapping.pages(), 4);
-        mapped(&[]).bring_in(1);
+        mapped(&[]).bring_in(1).unwrap();
         assert!(mapped(&[]).bytes().is_empty());
     }
 
@@ -195,6 +212,37 @@ mod tests {
         assert_eq!(resident, [0; 5]);
         mapping.resident(usize::MAX, &mut resident);
         assert_eq!(resident, [0; 5]);
+    }
+
+    #[test]
+    fn what_is_brought_in_is_in_memory() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), vec![1; 100 * page_bytes()]).unwrap();
+        file.as_file().sync_all().unwrap();
+        // Where the file system can: the pages leave memory.
+        let input = format!("if={}", file.path().display());
+        let mut push_out = std::process::Command::new("dd");
+        push_out.args([&input, "iflag=nocache", "count=0", "status=none"]);
+        println!("pushed out: {:?}", push_out.status());
+        let mapping = Mapping::open(file.path()).unwrap();
+        mapping.bring_in(99 * page_bytes() + 1).unwrap();
+        let mut resident = [0; 100];
+        mapping.resident(0, &mut resident);
+        let expected = u8::from(mapping.may_ask());
+        assert!(resident.iter().all(|page| page & 1 == expected));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_that_was_cut_short_is_an_error_and_not_the_end() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(4 * page_bytes() as u64).unwrap();
+        let mapping = Mapping::open(file.path()).unwrap();
+        file.as_file().set_len(page_bytes() as u64).unwrap();
+        mapping.bring_in(page_bytes()).unwrap();
+        let read = mapping.bring_in(usize::MAX);
+        // Before Linux 5.14 the system has no such call, and reading the pages would be the end.
+        assert!(read.is_err());
     }
 
     #[test]

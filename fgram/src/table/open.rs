@@ -26,8 +26,8 @@ pub struct TableOptions {
     /// them, with [`HOT_ROW_OVERHEAD`](super::HOT_ROW_OVERHEAD) for each row, and 0 keeps none. The
     /// page cache is the hot set of a mapped table: so many bytes of rows are read into it at start.
     pub hot_bytes: u64,
-    /// Keep a hot set for a mapped table too. Default false: a second copy of rows that lie ready
-    /// in the page cache makes look-ups no faster.
+    /// Give a mapped table a hot set of `hot_bytes` instead. Default false: a second copy of rows
+    /// that lie ready in the page cache makes look-ups no faster.
     pub hot_set_on_mapped: bool,
     /// Begin with the rows most often served in training in memory, as many as fit. Default true.
     pub warm: bool,
@@ -89,8 +89,8 @@ impl Counters {
 }
 
 impl Table {
-    /// Opens the table in `dir`: reads the manifest and the headers of the files, opens the store,
-    /// and warms the hot set. Nothing is done for each key or row unless `options` say so.
+    /// Opens the table in `dir`: reads the manifest, index and keys, opens the store, and brings the
+    /// rows served most into memory. Rows are left alone beyond what `options` say.
     ///
     /// # Errors
     /// [`NoTable`](crate::Error::NoTable) when there is no complete table,
@@ -100,7 +100,6 @@ impl Table {
         let manifest = Manifest::read(dir)?;
         let keys = Arc::new(KeyFile::open(dir, &manifest)?);
         let index = KeyIndex::open(dir, &manifest, Arc::clone(&keys))?;
-        index.bring_in();
         let store = Store::open(dir, &manifest, options, keys)?;
         let hot_bytes = match store {
             Store::Mapped(_) if !options.hot_set_on_mapped => 0,
@@ -116,11 +115,14 @@ impl Table {
             flights: Flights::default(),
             counters: Counters::default(),
         };
+        table.index.bring_in()?;
         if options.verify {
             table.verify(|_, _| {})?;
         }
-        if options.warm {
-            table.warm()?;
+        match table.mapped() {
+            _ if !options.warm => {}
+            Some(mapped) if !options.hot_set_on_mapped => mapped.warm(options.hot_bytes)?,
+            _ => table.warm_hot_set()?,
         }
         Ok(table)
     }
@@ -181,7 +183,7 @@ impl Table {
     }
 
     /// Reads in the order of the store, which touches each of its pages once.
-    fn warm(&self) -> Result<()> {
+    fn warm_hot_set(&self) -> Result<()> {
         let row_bytes = self.store().row_bytes();
         let fit = self.hot_set.capacity().min(self.index.len()) as u32;
         let keys = self.index.keys();
@@ -218,11 +220,7 @@ impl Store {
                 let cache = options.store_cache_bytes;
                 Store::Sled(SledStore::open(dir, manifest, cache, keys)?)
             }
-            StoreKind::Mapped => {
-                let warm = options.warm && !options.hot_set_on_mapped;
-                let warm_bytes = if warm { options.hot_bytes } else { 0 };
-                Store::Mapped(MappedStore::open(dir, manifest, keys, warm_bytes)?)
-            }
+            StoreKind::Mapped => Store::Mapped(MappedStore::open(dir, manifest, keys)?),
         })
     }
 }

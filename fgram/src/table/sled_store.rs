@@ -193,7 +193,7 @@ impl RowStore for SledStore {
     }
 
     /// sled does not tell what its cache holds.
-    fn in_memory<'a>(&'a self, rows: &[u32], _now: Instant, found: &mut Vec<Option<&'a [u8]>>) {
+    fn in_memory<'a>(&'a self, rows: &[u32], found: &mut Vec<Option<&'a [u8]>>) {
         found.extend(rows.iter().map(|_| None));
     }
 

@@ -1,7 +1,5 @@
 //! The border between a table and whatever holds its rows.
 
-use std::time::Instant;
-
 use crate::error::Result;
 
 /// Which row to read, and where to put it.
@@ -27,8 +25,7 @@ pub trait RowStore: Send + Sync {
 
     /// Appends each row to `found`, or `None` when reading it may wait for a disk, as far as the
     /// store can tell. The checksum of a row was compared when it came from the disk, if ever.
-    /// `now` is the time of the call.
-    fn in_memory<'a>(&'a self, rows: &[u32], now: Instant, found: &mut Vec<Option<&'a [u8]>>);
+    fn in_memory<'a>(&'a self, rows: &[u32], found: &mut Vec<Option<&'a [u8]>>);
 
     /// Copies each row to its place in `out`, which is `row_bytes` times the number of places.
     /// Checks each row; may block on the disk.

@@ -138,6 +138,15 @@ impl TableFile {
         &self.map
     }
 
+    /// Reads the first `bytes` of the file into memory.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(super) fn bring_in(&self, bytes: usize) -> Result<()> {
+        let read = self.map.bring_in(bytes);
+        read.map_err(files::io_error("read", &self.path))
+    }
+
     /// An error about this file.
     pub(super) fn wrong(&self, problem: impl Into<String>) -> Error {
         Error::format(self.path.display().to_string(), problem)
