@@ -185,7 +185,11 @@ def main():
 
     pb, services = messages_and_service()
     fgrams = FgramSet(args.fgrams)
-    options = [("grpc.max_receive_message_length", MAX_ANSWER_BYTES)]
+    options = [
+        ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
+        # One frame for a step of rows: with the default of 16 KiB the server writes many.
+        ("grpc.http2.max_frame_size", 1 << 20),
+    ]
     with grpc.insecure_channel(args.addr, options=options) as channel:
         stub = services.EmbedServiceStub(channel)
         info = stub.GetTableInfo(pb.GetTableInfoRequest(), timeout=10)
