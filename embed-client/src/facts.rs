@@ -154,6 +154,27 @@ impl TableFacts {
     }
 }
 
+/// For the tests of this crate.
+#[cfg(test)]
+pub(crate) mod samples {
+    use super::*;
+
+    /// A version of a small table of `shard_count` shards.
+    pub(crate) fn facts(table_id: &str, shard_count: u32) -> TableFacts {
+        TableFacts {
+            table_id: table_id.to_owned(),
+            model_hash: String::new(),
+            tokenizer_hash: String::new(),
+            fgram_set_hash: String::new(),
+            vocab_size: 100,
+            max_n: 3,
+            dim: 2,
+            dtype: RowDtype::F32,
+            shard_count,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]

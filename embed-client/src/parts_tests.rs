@@ -1,26 +1,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use super::*;
-use scone_fgram::RowDtype;
+use crate::facts::samples;
 
 const LIMITS: Limits = Limits {
     ids: 64,
     spans: 8,
     answers: 16,
 };
-
-fn facts(shard_count: u32) -> TableFacts {
-    TableFacts {
-        table_id: "t".into(),
-        model_hash: String::new(),
-        tokenizer_hash: String::new(),
-        fgram_set_hash: String::new(),
-        vocab_size: 100,
-        max_n: 3,
-        dim: 2,
-        dtype: RowDtype::F32,
-        shard_count,
-    }
-}
 
 fn batch(spans: &[(&[u32], usize)]) -> LookupBatch {
     let mut batch = LookupBatch::default();
@@ -81,7 +67,7 @@ fn a_long_prompt_is_cut_with_context_and_every_position_is_answered_once() {
     let ids: Vec<u32> = (0..100).map(|i| i * 7 % 100).collect();
     for shards in [1, 2, 5] {
         let batch = batch(&[(&ids, 0), (&ids[..30], 4), (&ids[..2], 1)]);
-        let facts = facts(shards);
+        let facts = samples::facts("t", shards);
         let mut out = Answers::default();
         out.reset(batch.positions(), 2);
         for part in split(&batch, 3, shards, LIMITS) {
@@ -121,7 +107,7 @@ fn rows_sent_once_are_used_by_index() {
         .flat_map(|v| v.to_le_bytes())
         .collect::<Vec<_>>()
         .into();
-    let facts = facts(1);
+    let facts = samples::facts("t", 1);
     let mut out = Answers::default();
     out.reset(3, 2);
     check(&part, &rows, &facts).unwrap();
@@ -133,7 +119,7 @@ fn rows_sent_once_are_used_by_index() {
 fn bad_answers_are_refused() {
     let ids: Vec<u32> = (0..10).collect();
     let parts = split(&batch(&[(&ids, 0)]), 3, 2, LIMITS);
-    let facts = facts(2);
+    let facts = samples::facts("t", 2);
     let part = &parts[0];
     let good = answer(part, 2);
     check(part, &good, &facts).unwrap();

@@ -164,21 +164,11 @@ fn choose(before: Option<&Arc<TableFacts>>, reports: &[&Report]) -> Option<Arc<T
 #[cfg(test)]
 mod tests {
     use super::*;
-    use scone_fgram::RowDtype;
+    use crate::facts::samples;
 
     fn table(id: &str, shard_count: u32) -> Served {
         Served {
-            facts: Arc::new(TableFacts {
-                table_id: id.into(),
-                model_hash: String::new(),
-                tokenizer_hash: String::new(),
-                fgram_set_hash: String::new(),
-                vocab_size: 100,
-                max_n: 3,
-                dim: 2,
-                dtype: RowDtype::F32,
-                shard_count,
-            }),
+            facts: Arc::new(samples::facts(id, shard_count)),
             limits: Limits {
                 ids: 64,
                 spans: 8,

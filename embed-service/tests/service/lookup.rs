@@ -6,7 +6,10 @@ use scone_fgram::{StoreKind, Table, TableOptions};
 use scone_proto::embed::v1::{GetTableInfoRequest, RowDtype as WireDtype, lookup_response};
 
 use tempfile::TempDir;
-use tokio::{runtime::Builder, task::spawn_blocking};
+use tokio::{
+    runtime::{Builder, Runtime},
+    task::spawn_blocking,
+};
 use tonic::Code;
 
 use crate::support::{DIM, FIRST, Oracle, TestServer, VOCAB, document, fgram_set, request};
@@ -117,16 +120,17 @@ async fn table_info_states_facts_and_limits() {
     assert_eq!(stream.rows(wanted).await.table_id, info.table_id);
 }
 
+/// A runtime with one thread that may wait for the disk.
+fn one_disk_thread() -> Runtime {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(2).max_blocking_threads(1);
+    builder.enable_all().build().unwrap()
+}
+
 /// Two requests that wait for the disk, and one after them that does not.
 #[test]
 fn a_request_that_waits_for_the_disk_lets_others_pass() {
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    one_disk_thread().block_on(async {
         let server = TestServer::start_with(|config| config.table_options.hot_bytes = 0).await;
         let (oracle, ids) = (Oracle::new(), document(11, 50));
         let mut stream = server.stream().await;
@@ -160,13 +164,7 @@ fn a_request_that_waits_for_the_disk_lets_others_pass() {
 /// answers all the same.
 #[test]
 fn rows_in_memory_need_no_other_thread() {
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    one_disk_thread().block_on(async {
         let server =
             TestServer::start_with(|config| config.table_options.hot_bytes = 1 << 20).await;
         let (disk_is_free, wait) = mpsc::channel::<()>();
