@@ -46,10 +46,6 @@ where
         self.inner.current()
     }
 
-    fn mode(&self) -> &'static str {
-        "wrapped"
-    }
-
     fn lookup(&mut self, table: &TableFacts, batch: &LookupBatch, out: &mut Answers) {
         out.reset(batch.positions(), table.dim as usize);
         let inner = &mut self.inner;

@@ -50,7 +50,7 @@ pub struct ServeArgs {
 
     /// Memory for the rows used most, with a unit (KiB, MiB, GiB, kB, MB, GB); 0 for none. A sled
     /// table holds them in its hot set; of a mapped table so much is read into the page cache when
-    /// it is opened. For each table: twice as much while two are open.
+    /// it is opened. For each open table: two after a switch, three while the next one is opened.
     #[arg(
         long,
         env = "SCONE_EMBED_HOT_BYTES",

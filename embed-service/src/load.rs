@@ -322,7 +322,7 @@ fn outcome(response: &LookupResponse) -> Code {
     }
 }
 
-/// A request for spans of (ids, how many of them are context).
+/// A request for `spans`, which cover `ids`.
 fn request(id: u64, ids: &[u32], spans: Vec<Span>) -> LookupRequest {
     LookupRequest {
         id,

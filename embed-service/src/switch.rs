@@ -149,8 +149,10 @@ fn find(config: &Config, tables: &Tables) -> Result<Found, TableError> {
             Found::Other(Arc::clone(known))
         });
     }
+    // Before anything large is read, and again of what was opened.
+    versions.current.check_successor(&manifest)?;
     let table = ServedTable::open(dir, config)?;
-    versions.current.check_successor(&table)?;
+    versions.current.check_successor(table.table.manifest())?;
     Ok(Found::Other(Arc::new(table)))
 }
 

@@ -62,17 +62,19 @@ impl ServedTable {
     ///
     /// # Errors
     /// [`TableError::NotASuccessor`] names the first difference.
-    pub(crate) fn check_successor(&self, next: &Self) -> Result<(), TableError> {
-        let facts = |table: &Self| {
-            let info = &table.info;
-            let shard = format!("{}/{}", info.shard_index, info.shard_count);
+    pub(crate) fn check_successor(&self, next: &Manifest) -> Result<(), TableError> {
+        let facts = |table: &Manifest| {
             [
-                ("shard", shard),
-                ("vocab_size", info.vocab_size.to_string()),
-                ("tokenizer_hash", info.tokenizer_hash.clone()),
+                (
+                    "shard",
+                    format!("{}/{}", table.shard_index, table.shard_count),
+                ),
+                ("vocab_size", table.vocab_size.to_string()),
+                ("tokenizer_hash", table.tokenizer_hash.clone()),
             ]
         };
-        for ((field, served), (_, found)) in facts(self).into_iter().zip(facts(next)) {
+        let served = facts(self.table.manifest());
+        for ((field, served), (_, found)) in served.into_iter().zip(facts(next)) {
             if served != found {
                 return Err(TableError::NotASuccessor {
                     field,

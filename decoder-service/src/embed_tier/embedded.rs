@@ -65,10 +65,6 @@ impl EmbedTier for Embedded {
         self.facts.clone()
     }
 
-    fn mode(&self) -> &'static str {
-        "embedded"
-    }
-
     fn lookup(&mut self, _only: &TableFacts, batch: &LookupBatch, out: &mut Answers) {
         out.reset(batch.positions(), self.facts.dim as usize);
         if let Err(error) = self.read(batch, out) {

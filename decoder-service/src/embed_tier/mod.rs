@@ -17,9 +17,6 @@ pub trait EmbedTier: Send {
     /// The table version that sequences which start now use to their end.
     fn current(&self) -> Arc<TableFacts>;
 
-    /// "embedded" or "remote".
-    fn mode(&self) -> &'static str;
-
     /// Answers all positions of a batch from one table version into `out`: resets it, writes the
     /// rows of matched positions, and marks the positions that nobody answered for. Blocks; a
     /// wrong row is never written.

@@ -45,10 +45,6 @@ impl EmbedTier for Remote {
         self.client.current()
     }
 
-    fn mode(&self) -> &'static str {
-        "remote"
-    }
-
     fn lookup(&mut self, table: &TableFacts, batch: &LookupBatch, out: &mut Answers) {
         self.runtime.block_on(self.client.lookup(table, batch, out));
     }
