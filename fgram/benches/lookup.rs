@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use scone_fgram::table::{BuildOptions, LookupResult, Span, build_table};
+use scone_fgram::table::{BuildOptions, HOT_ROW_OVERHEAD, LookupResult, Span, build_table};
 use scone_fgram::{Error, FgramSet, NGram, RowDtype, SetHeader, StoreKind, Table, TableOptions};
 
 const VOCAB: u32 = 4096;
@@ -178,7 +178,7 @@ fn table(set: &FgramSet, ids: &[u32], store: StoreKind, dim: usize) {
     let disk = disk_bytes(dir.path()) as f64 / raw;
     report("table", &case, subject, "disk", disk, "x the raw rows");
     for share in [0u64, 20, 100] {
-        let all = manifest.rows * (manifest.row_bytes() as u64 + 72);
+        let all = manifest.rows * (manifest.row_bytes() as u64 + HOT_ROW_OVERHEAD);
         let open = TableOptions {
             hot_bytes: all * share / 100,
             hot_set_on_mapped: share > 0,

@@ -85,7 +85,7 @@ fn a_table_gives_the_row_of_the_longest_match() {
         };
         let manifest = build(dir.path(), &set, &options).unwrap();
         assert_eq!(manifest.rows, set.len() as u64);
-        for hot_bytes in [0, 20 * (DIM as u64 + 72), 1 << 20] {
+        for hot_bytes in [0, 20 * (DIM as u64 + HOT_ROW_OVERHEAD), 1 << 20] {
             let options = TableOptions {
                 hot_bytes,
                 hot_set_on_mapped: true,
