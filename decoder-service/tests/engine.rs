@@ -123,9 +123,9 @@ fn tokens_are_those_of_the_input_rule_computed_from_scratch() {
             }
         }
         let input = Tensor::from_vec(input, (1, ids.len(), 32), &Device::Cpu).unwrap();
-        let hidden = decoder.forward(&input).unwrap();
-        let logits = decoder.logits(&hidden).unwrap().to_vec3::<f32>().unwrap();
-        let row = &logits[0][ids.len() - 1];
+        let hidden = decoder.forward(&input).unwrap().squeeze(0).unwrap();
+        let logits = decoder.logits(&hidden).unwrap().to_vec2::<f32>().unwrap();
+        let row = &logits[ids.len() - 1];
         let best = (0..row.len())
             .max_by(|&a, &b| row[a].total_cmp(&row[b]))
             .unwrap();

@@ -2,9 +2,11 @@
 
 use crate::config::{Family, ModelConfig, Shape};
 use crate::error::{Error, Result};
-use crate::layers::{Block, Blocks, Linear, Norm, Positions, Weights};
-use crate::loss;
-use crate::ops::{self, WeightLayout};
+use crate::kv_cache::KvCache;
+use crate::layers::{Linear, Norm, Weights};
+use crate::layout::WeightLayout;
+use crate::path::{Blocks, Path};
+use crate::positions::Positions;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
@@ -14,11 +16,12 @@ use candle_nn::VarBuilder;
 /// added in here: what comes in replaces the token embedding only.
 #[derive(Clone, Debug)]
 pub struct Decoder {
+    pub(crate) path: Path,
     shape: Shape,
     token_embedding: Tensor,
-    position_embedding: Option<Tensor>,
-    blocks: Blocks,
-    norm: Norm,
+    pub(crate) position_embedding: Option<Tensor>,
+    pub(crate) blocks: Blocks,
+    pub(crate) norm: Norm,
     /// Output layer, `(V, D)`; the token embedding when tied.
     output: Linear,
 }
@@ -59,8 +62,10 @@ impl Decoder {
         } else {
             root.get(&table, "lm_head.weight")?
         };
-        let blocks = Blocks::load(&shape, &body.below(layers))?;
+        let path = Path::of(&token_embedding);
+        let blocks = Blocks::load(path, &shape, &body.below(layers))?;
         Ok(Self {
+            path,
             norm: Norm::load(&shape, &body.below(norm))?,
             shape,
             token_embedding,
@@ -84,20 +89,17 @@ impl Decoder {
         &self.token_embedding
     }
 
-    pub(crate) fn position_embedding(&self) -> Option<&Tensor> {
-        self.position_embedding.as_ref()
+    /// The same model on the tensor path, wherever its weights are.
+    #[cfg(test)]
+    pub(crate) fn on_the_tensor_path(mut self) -> Self {
+        self.path = Path::Tensor;
+        self.blocks.on_the_tensor_path();
+        self
     }
 
-    pub(crate) fn blocks(&self) -> &[Block] {
-        self.blocks.as_slice()
-    }
-
-    pub(crate) fn norm(&self) -> &Norm {
-        &self.norm
-    }
-
-    pub(crate) fn output(&self) -> &Linear {
-        &self.output
+    /// An empty cache for a sequence of this model.
+    pub fn new_cache(&self) -> KvCache {
+        self.path.new_cache(&self.shape)
     }
 
     /// Hidden states after the final norm, `(B, T, D)` to `(B, T, D)`, positions 0 to T-1.
@@ -122,31 +124,39 @@ impl Decoder {
         let positions = Positions::Sequences { batch, len };
         let x = embeds.reshape((batch * len, width))?;
         let x = self.blocks.forward(&x, &positions)?;
-        Ok(self.norm.forward(&x)?.reshape((batch, len, width))?)
+        Ok(self
+            .path
+            .norm(&self.norm, &x)?
+            .reshape((batch, len, width))?)
     }
 
-    /// Logits of hidden states: `(.., D)` to `(.., V)`.
+    /// Logits of `hidden (N, D)`, `(N, V)`, without gradients. A row does not depend on the others,
+    /// bit for bit (on the CPU path).
     ///
     /// # Errors
     /// A width other than the model's.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let mut dims = hidden.dims().to_vec();
-        let logits = self.output.forward(&hidden.flatten_to(dims.len() - 2)?)?;
-        if let Some(last) = dims.last_mut() {
-            *last = self.shape.vocab_size;
+        let width = hidden.dims2()?.1;
+        if width != self.shape.hidden_size {
+            return Err(Error::Argument(format!(
+                "hidden states of width {width}, the model has {}",
+                self.shape.hidden_size
+            )));
         }
-        Ok(logits.reshape(dims)?)
+        self.path.serve_linear(&self.output, hidden)
     }
 
     /// Mean cross-entropy in nats of hidden states `(.., D)` against next token ids, one for each
-    /// state. Equal to [`loss::cross_entropy`] of [`logits`](Self::logits), but the logits of all
-    /// positions never exist at once, forward or backward: several times faster in training.
+    /// state. The logits of all positions never exist at once on the CPU path, forward or backward:
+    /// several times faster in training.
     ///
     /// # Errors
     /// A number of targets that differs from the number of states, or an id out of vocabulary.
     pub fn loss(&self, hidden: &Tensor, targets: &[u32]) -> Result<Tensor> {
         let hidden = hidden.flatten_to(hidden.rank() - 2)?;
-        loss::linear_cross_entropy(&hidden, &self.output.weight, targets)
+        check_targets(targets, hidden.dim(0)?, self.shape.vocab_size)?;
+        let weight = &self.output.weight;
+        self.path.linear_cross_entropy(&hidden, weight, targets)
     }
 
     /// Cross-entropy in nats of each hidden state `(.., D)` against its next token id, without
@@ -156,7 +166,9 @@ impl Decoder {
     /// As [`loss`](Self::loss).
     pub fn token_losses(&self, hidden: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
         let hidden = hidden.flatten_to(hidden.rank() - 2)?;
-        loss::token_losses(&hidden, &self.output.weight, targets)
+        check_targets(targets, hidden.dim(0)?, self.shape.vocab_size)?;
+        let weight = &self.output.weight;
+        self.path.token_losses(&hidden, weight, targets)
     }
 
     /// Input embeddings of positions: row `index[i]` of T, or row `index[i] - V` of `rows` (f-gram
@@ -165,6 +177,21 @@ impl Decoder {
     /// # Errors
     /// An index beyond T and `rows`.
     pub fn input_embeddings(&self, rows: Option<&Tensor>, index: &[u32]) -> Result<Tensor> {
-        ops::select_rows(&self.token_embedding, rows, index)
+        self.path.select_rows(&self.token_embedding, rows, index)
+    }
+}
+
+fn check_targets(targets: &[u32], rows: usize, vocab: usize) -> Result<()> {
+    if targets.len() != rows || rows == 0 {
+        return Err(Error::Argument(format!(
+            "{} targets for {rows} hidden states",
+            targets.len()
+        )));
+    }
+    match targets.iter().find(|&&id| id as usize >= vocab) {
+        Some(id) => Err(Error::Argument(format!(
+            "target {id} is not below the vocabulary size, {vocab}"
+        ))),
+        None => Ok(()),
     }
 }

@@ -5,35 +5,40 @@
 //! [`FgramModel`] turns an f-gram's token embeddings into such a row, in training and when the
 //! table is built.
 //!
-//! There are two ways through the same weights:
-//! - training and evaluation: [`Decoder::forward`], [`Decoder::logits`], [`FgramModel::forward`],
-//!   with a gradient for every parameter (candle's own fused operations drop gradients, so
-//!   [`ops`] has fused ones with a backward pass);
-//! - serving: [`Decoder::step`] and [`FgramModel::rows`], whose results do not depend on what
-//!   else is computed in the same call, bit for bit, on a CPU.
+//! There are two paths through the same weights, chosen once by device and type:
+//! - the *tensor path* of candle's operations: every device and type, with gradients;
+//! - the *CPU path* of our own kernels, f32: fused training, and serving whose results do not
+//!   depend on what else is computed in the same call, bit for bit.
+//!
+//! Both train and evaluate ([`Decoder::forward`], [`Decoder::loss`], [`FgramModel::forward_tree`])
+//! and serve ([`Decoder::step`], [`FgramModel::rows`]).
 //!
 //! Weights and configs have the layout of Hugging Face `transformers`, llama and gpt2 families.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 pub mod checkpoint;
 pub mod config;
+mod cpu;
 mod decoder;
 mod error;
 mod fgram_model;
-mod infer;
 mod init;
-mod kernels;
 mod kv_cache;
 mod layers;
-pub mod loss;
-pub mod ops;
+mod layout;
+mod path;
+mod positions;
+mod prefix_tree;
 pub mod sampling;
 mod step;
-mod train;
+mod storage;
+mod tensor;
 
 pub use config::{FgramModelConfig, ModelConfig, SconeConfig};
 pub use decoder::Decoder;
 pub use error::{Error, Result};
-pub use fgram_model::{FgramModel, PrefixTree};
+pub use fgram_model::FgramModel;
 pub use init::{Parameters, init_fgram_parameters, init_parameters, var_builder};
-pub use kv_cache::{KvCache, Segment};
+pub use kv_cache::KvCache;
+pub use prefix_tree::PrefixTree;
+pub use step::Segment;

@@ -64,7 +64,7 @@ impl Compute {
     }
 
     pub(super) fn new_cache(&self) -> KvCache {
-        KvCache::new(self.decoder.shape())
+        self.decoder.new_cache()
     }
 
     pub(super) fn step(&mut self, lives: Vec<(Planned, &mut Live)>) -> Outcomes {
@@ -178,7 +178,7 @@ impl Compute {
         let count = last_rows.len();
         let last_rows = Tensor::from_vec(last_rows, count, &Device::Cpu).map_err(candle)?;
         let hidden = hidden.index_select(&last_rows, 0).map_err(candle)?;
-        let logits = self.decoder.step_logits(&hidden)?;
+        let logits = self.decoder.logits(&hidden)?;
         logits.to_vec2::<f32>().map_err(candle)
     }
 

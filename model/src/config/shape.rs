@@ -1,6 +1,7 @@
 //! The sizes both families share, and their limits.
 
 use crate::error::{Error, Result};
+use crate::layout::Heads;
 
 /// Which family's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,15 @@ pub struct Shape {
 const MAX_ELEMENTS: usize = 1 << 36;
 
 impl Shape {
+    /// How the rows of queries, keys and values are cut into heads.
+    pub(crate) fn heads(&self) -> Heads {
+        Heads {
+            num_heads: self.num_heads,
+            num_kv_heads: self.num_kv_heads,
+            head_dim: self.head_dim,
+        }
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         let gpt2 = self.family == Family::Gpt2;
         let name = |llama, other| if gpt2 { other } else { llama };

@@ -1,11 +1,11 @@
 //! One transformer block, pre-norm in both families.
 
-use super::attention::{Attention, Positions};
+use super::attention::Attention;
 use super::mlp::Mlp;
-use super::{Norm, Weights};
+use super::norm::Norm;
+use super::weights::Weights;
 use crate::config::{Family, Shape};
 use crate::error::Result;
-use candle_core::Tensor;
 
 /// `x + attention(norm(x))`, then `x + mlp(norm(x))`.
 #[derive(Clone, Debug)]
@@ -29,15 +29,5 @@ impl Block {
             mlp_norm: Norm::load(shape, &w.below(names[2]))?,
             mlp: Mlp::load(shape, &w.below("mlp"))?,
         })
-    }
-
-    /// `(N, D)` to `(N, D)`.
-    pub(crate) fn forward(&self, x: &Tensor, positions: &Positions) -> Result<Tensor> {
-        let mixed = self
-            .attention
-            .forward(&self.attention_norm.forward(x)?, positions)?;
-        let x = (x + mixed)?;
-        let y = self.mlp.forward(&self.mlp_norm.forward(&x)?)?;
-        Ok((x + y)?)
     }
 }

@@ -1,8 +1,8 @@
 //! A matrix product with an optional bias, in either weight layout.
 
-use super::Weights;
+use super::weights::Weights;
 use crate::error::Result;
-use crate::ops::{self, WeightLayout};
+use crate::layout::WeightLayout;
 use candle_core::Tensor;
 
 /// `y = x W (+ b)`.
@@ -30,27 +30,5 @@ impl Linear {
             bias: Some(w.get(&[outputs], "bias")?),
             layout: WeightLayout::InOut,
         })
-    }
-
-    /// Outputs `start..start + len` of this layer as a layer of their own; the gradient reaches
-    /// the whole weight. Only for the `(in, out)` layout, where it is a view.
-    pub(crate) fn narrow(&self, start: usize, len: usize) -> Result<Self> {
-        Ok(Self {
-            weight: self.weight.narrow(1, start, len)?,
-            bias: match &self.bias {
-                Some(bias) => Some(bias.narrow(0, start, len)?),
-                None => None,
-            },
-            layout: self.layout,
-        })
-    }
-
-    /// `(N, in)` to `(N, out)`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = ops::linear(x, &self.weight, self.layout)?;
-        match &self.bias {
-            Some(bias) => ops::composed::add_bias(&y, bias),
-            None => Ok(y),
-        }
     }
 }

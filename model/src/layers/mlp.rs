@@ -1,10 +1,9 @@
 //! The feed-forward half of a block.
 
-use super::{Linear, Weights};
+use super::linear::Linear;
+use super::weights::Weights;
 use crate::config::{Family, Shape};
 use crate::error::Result;
-use crate::ops;
-use candle_core::Tensor;
 
 /// SwiGLU (llama) or GELU (gpt2).
 #[derive(Clone, Debug)]
@@ -34,16 +33,5 @@ impl Mlp {
                 proj: Linear::load_conv1d(f, d, &w.below("c_proj"))?,
             },
         })
-    }
-
-    /// `(N, D)` to `(N, D)`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Swiglu { gate, up, down } => {
-                let act = ops::composed::swiglu(&gate.forward(x)?, &up.forward(x)?)?;
-                down.forward(&act)
-            }
-            Self::Gelu { fc, proj } => proj.forward(&ops::composed::gelu(&fc.forward(x)?)?),
-        }
     }
 }

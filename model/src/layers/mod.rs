@@ -1,19 +1,15 @@
-//! The pieces of a transformer block, in both families' weight layouts.
-//!
-//! Activations are `(N, D)`: all positions of all sequences of a call, end to end. Only attention
-//! needs to know which positions belong together; [`Positions`] tells it.
+//! The parameters of a transformer's parts, in both families' weight layouts. What is computed
+//! with them stands in [`tensor`](crate::tensor) and [`cpu`](crate::cpu).
 
 mod attention;
 mod block;
-mod blocks;
 mod linear;
 mod mlp;
 mod norm;
 mod weights;
 
-pub(crate) use attention::{Attention, Input as AttentionInput, Positions};
+pub(crate) use attention::{Attention, Input as AttentionInput};
 pub(crate) use block::Block;
-pub(crate) use blocks::Blocks;
 pub(crate) use linear::Linear;
 pub(crate) use mlp::Mlp;
 pub(crate) use norm::Norm;

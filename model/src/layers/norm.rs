@@ -1,9 +1,8 @@
 //! The norm of each family.
 
-use super::Weights;
+use super::weights::Weights;
 use crate::config::{Family, Shape};
 use crate::error::Result;
-use crate::ops;
 use candle_core::Tensor;
 
 /// RMSNorm (llama) or LayerNorm (gpt2) over the width.
@@ -33,13 +32,5 @@ impl Norm {
                 eps,
             },
         })
-    }
-
-    /// `(N, D)` to `(N, D)`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Rms { weight, eps } => ops::rms_norm(x, weight, *eps),
-            Self::Layer { weight, bias, eps } => ops::layer_norm(x, weight, bias, *eps),
-        }
     }
 }

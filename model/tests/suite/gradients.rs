@@ -15,32 +15,19 @@ const FGRAMS: [&[u32]; 6] = [
     &[4, 6, 6],
 ];
 
-/// Loss of a SCONE model on a fixed batch: some positions by tokens, some by f-grams. `padded`
-/// gives A its f-grams as padded embeddings.
+/// Loss of a SCONE model on a fixed batch: some positions by tokens, some by f-grams.
 fn loss(
     config: &ModelConfig,
     fgram: &FgramModelConfig,
     main: &Parameters,
     a: &Parameters,
-    padded: bool,
 ) -> Tensor {
     let decoder = decoder(config, main);
     let model = fgram_model(fgram, config, a);
-    let rows = if padded {
-        let lens: Vec<u32> = FGRAMS.iter().map(|f| f.len() as u32).collect();
-        let ids: Vec<u32> = FGRAMS
-            .iter()
-            .flat_map(|f| (0..5).map(|i| f.get(i).copied().unwrap_or(22)))
-            .collect();
-        let embeds = decoder.input_embeddings(None, &ids).unwrap();
-        let embeds = embeds.reshape((FGRAMS.len(), 5, ())).unwrap();
-        model.forward(&embeds, &lens).unwrap()
-    } else {
-        let tree = Arc::new(PrefixTree::new(&FGRAMS).unwrap());
-        model
-            .forward_tree(decoder.token_embedding(), &tree)
-            .unwrap()
-    };
+    let tree = Arc::new(PrefixTree::new(&FGRAMS).unwrap());
+    let rows = model
+        .forward_tree(decoder.token_embedding(), &tree)
+        .unwrap();
     let index: Vec<u32> = (0..18)
         .map(|i| if i % 3 == 0 { i } else { 23 + i % 6 })
         .collect();
@@ -60,23 +47,22 @@ fn scalar(x: &Tensor) -> f64 {
 fn every_parameter_has_the_right_gradient() {
     for config in crate::common::families() {
         let fgram = fgram_config(true);
-        let reference = compare(&config, &fgram, false);
+        let reference = compare(&config, &fgram);
         finite_differences(&config, &fgram, &reference);
-        compare(&config, &fgram_config(false), false);
-        compare(&config, &fgram, true);
+        compare(&config, &fgram_config(false));
     }
 }
 
 /// Gradients of the fused operations in f32 against those of the composed ones in f64; returns
 /// parameters and gradients of the latter.
-fn compare(config: &ModelConfig, fgram: &FgramModelConfig, padded: bool) -> Gradients {
+fn compare(config: &ModelConfig, fgram: &FgramModelConfig) -> Gradients {
     let main = parameters(config);
     let a = fgram_parameters(fgram, config);
     let (fused_loss, fused) = gradients(&main, &a, DType::F32, |main, a| {
-        loss(config, fgram, main, a, padded)
+        loss(config, fgram, main, a)
     });
     let (reference_loss, reference) = gradients(&main, &a, DType::F64, |main, a| {
-        loss(config, fgram, main, a, padded)
+        loss(config, fgram, main, a)
     });
     assert!((fused_loss - reference_loss).abs() < 1e-5);
     assert_same(&fused, &reference);
@@ -202,7 +188,7 @@ fn finite_differences(config: &ModelConfig, fgram: &FgramModelConfig, gradients:
                     &mut a
                 };
                 all.insert(name.clone(), moved);
-                scalar(&loss(config, fgram, &main, &a, false))
+                scalar(&loss(config, fgram, &main, &a))
             };
             let slope = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
             let error = (slope - gradient[i]).abs();
@@ -227,7 +213,7 @@ fn the_gradient_does_not_depend_on_the_number_of_threads() {
             .unwrap();
         pool.install(|| {
             let (main, a) = (variables(&main, DType::F32), variables(&a, DType::F32));
-            let grads = loss(&config, &fgram, &main, &a, false).backward().unwrap();
+            let grads = loss(&config, &fgram, &main, &a).backward().unwrap();
             main.values()
                 .chain(a.values())
                 .map(|x| crate::common::values(grads.get(x).unwrap()))

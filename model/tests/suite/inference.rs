@@ -9,7 +9,7 @@ use scone_model::{Decoder, KvCache, ModelConfig, Segment, init_fgram_parameters}
 
 /// Runs one sequence in chunks of the given lengths.
 fn in_chunks(decoder: &Decoder, embeds: &Tensor, chunks: &[usize]) -> Vec<f32> {
-    let mut cache = KvCache::new(decoder.shape());
+    let mut cache = decoder.new_cache();
     let mut out = Vec::new();
     let mut start = 0;
     for &len in chunks {
@@ -35,9 +35,6 @@ fn steps_equal_the_forward_pass_and_do_not_depend_on_chunks() {
         assert_close("step", &whole, &values(&forward), 1e-5);
         assert_eq!(whole, in_chunks(&decoder, &embeds, &[1; 33]));
         assert_eq!(whole, in_chunks(&decoder, &embeds, &[5, 1, 20, 7]));
-        let logits = decoder.step_logits(&forward.i(0).unwrap()).unwrap();
-        let expected = decoder.logits(&forward).unwrap();
-        assert_close("logits", &values(&logits), &values(&expected), 1e-5);
     }
 }
 
@@ -52,7 +49,7 @@ fn a_row_of_a_ragged_batch_is_the_row_alone() {
             .iter()
             .map(|x| in_chunks(&decoder, x, &[x.dim(0).unwrap()]))
             .collect();
-        let mut caches: Vec<KvCache> = (0..5).map(|_| KvCache::new(decoder.shape())).collect();
+        let mut caches: Vec<KvCache> = (0..5).map(|_| decoder.new_cache()).collect();
         let mut got: Vec<Vec<f32>> = vec![Vec::new(); 5];
         let mut round = 0;
         while sequences
@@ -90,11 +87,9 @@ fn logits_of_a_row_do_not_depend_on_the_batch() {
     let config = crate::common::llama(false);
     let decoder = decoder(&config, &parameters(&config));
     let hidden = embeddings(&[9, 16], 0.7);
-    let all = decoder.step_logits(&hidden).unwrap();
+    let all = decoder.logits(&hidden).unwrap();
     for i in 0..9 {
-        let alone = decoder
-            .step_logits(&hidden.narrow(0, i, 1).unwrap())
-            .unwrap();
+        let alone = decoder.logits(&hidden.narrow(0, i, 1).unwrap()).unwrap();
         assert_eq!(values(&all.i(i).unwrap()), values(&alone));
     }
 }
@@ -183,30 +178,10 @@ fn the_same_logits_as_the_llama_of_candle_transformers() {
 }
 
 #[test]
-fn a_cache_can_be_cut_back_and_used_again() {
-    let config = crate::common::llama(true);
-    let decoder = decoder(&config, &parameters(&config));
-    let embeds = embeddings(&[20, 16], 2.0);
-    let whole = in_chunks(&decoder, &embeds, &[20]);
-    let mut cache = KvCache::new(decoder.shape());
-    let step = |cache: &mut KvCache, start: usize, len: usize| {
-        let rows = embeds.narrow(0, start, len).unwrap();
-        values(&decoder.step(&rows, &mut [Segment { cache, len }]).unwrap())
-    };
-    step(&mut cache, 3, 15);
-    cache.clear();
-    step(&mut cache, 0, 15);
-    cache.truncate(12);
-    assert_eq!(cache.len(), 12);
-    assert_eq!(step(&mut cache, 12, 8), whole[12 * 16..]);
-    assert!(cache.memory_bytes() >= 2 * 2 * 20 * 8 * 4);
-}
-
-#[test]
 fn what_does_not_fit_is_an_error_and_leaves_the_cache_alone() {
     let config = crate::common::llama(true);
     let main = decoder(&config, &parameters(&config));
-    let mut cache = KvCache::new(main.shape());
+    let mut cache = main.new_cache();
     let mut step = |rows: usize, width: usize, len: usize| {
         let cache = &mut cache;
         main.step(
@@ -227,7 +202,7 @@ fn what_does_not_fit_is_an_error_and_leaves_the_cache_alone() {
         c.num_hidden_layers = 1;
     }
     let other = decoder(&config, &parameters(&config));
-    let mut cache = KvCache::new(other.shape());
+    let mut cache = other.new_cache();
     let mut segments = [Segment {
         cache: &mut cache,
         len: 1,

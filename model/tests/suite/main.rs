@@ -5,4 +5,3 @@ mod checkpoint;
 mod common;
 mod gradients;
 mod inference;
-mod ops;

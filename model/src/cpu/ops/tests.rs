@@ -1,7 +1,9 @@
-//! The fused operations against their composed forms in f64: results and gradients.
+//! The fused operations against those of the tensor path in f64: results and gradients.
+
+use crate::cpu::ops;
+use crate::layers::Norm;
+use crate::tensor;
 use candle_core::{DType, Device, Tensor, Var};
-use scone_model::loss;
-use scone_model::ops::{self, WeightLayout, composed};
 
 fn numbers(dims: &[usize], seed: f64) -> Tensor {
     let n: usize = dims.iter().product();
@@ -62,30 +64,19 @@ fn compare(inputs: &[Tensor], fused: Op<'_>, reference: Op<'_>) {
     }
 }
 
-#[test]
-fn linear_in_both_layouts() {
-    for (layout, dims) in [
-        (WeightLayout::OutIn, [11, 7]),
-        (WeightLayout::InOut, [7, 11]),
-    ] {
-        let op = |x: &[Tensor]| ops::linear(&x[0], &x[1], layout).unwrap();
-        let reference = |x: &[Tensor]| composed::linear(&x[0], &x[1], layout).unwrap();
-        compare(
-            &[numbers(&[9, 7], 0.1), numbers(&dims, 0.2)],
-            &op,
-            &reference,
-        );
+fn rms(weight: &Tensor) -> Norm {
+    Norm::Rms {
+        weight: weight.clone(),
+        eps: 1e-5,
     }
 }
 
-#[test]
-fn linear_with_a_cut_weight() {
-    let op = |x: &[Tensor]| {
-        let weight = x[1].narrow(1, 3, 4).unwrap();
-        ops::linear(&x[0], &weight, WeightLayout::InOut).unwrap()
-    };
-    let inputs = [numbers(&[5, 6], 0.1), numbers(&[6, 12], 0.2)];
-    compare(&inputs, &op, &op);
+fn layer(weight: &Tensor, bias: &Tensor) -> Norm {
+    Norm::Layer {
+        weight: weight.clone(),
+        bias: bias.clone(),
+        eps: 1e-5,
+    }
 }
 
 #[test]
@@ -94,13 +85,13 @@ fn norms() {
     let (w, b) = (numbers(&[37], 0.5), numbers(&[37], 0.6));
     compare(
         &[x.clone(), w.clone()],
-        &|x| ops::rms_norm(&x[0], &x[1], 1e-5).unwrap(),
-        &|x| composed::rms_norm(&x[0], &x[1], 1e-5).unwrap(),
+        &|x| ops::norm(&rms(&x[1]), &x[0]).unwrap(),
+        &|x| tensor::norm(&rms(&x[1]), &x[0]).unwrap(),
     );
     compare(
         &[x, w, b],
-        &|x| ops::layer_norm(&x[0], &x[1], &x[2], 1e-5).unwrap(),
-        &|x| composed::layer_norm(&x[0], &x[1], &x[2], 1e-5).unwrap(),
+        &|x| ops::norm(&layer(&x[1], &x[2]), &x[0]).unwrap(),
+        &|x| tensor::norm(&layer(&x[1], &x[2]), &x[0]).unwrap(),
     );
 }
 
@@ -111,43 +102,34 @@ fn rows_of_one_table_and_of_two() {
     compare(
         &[first.clone(), second.clone()],
         &|x| ops::select_rows(&x[0], Some(&x[1]), &index).unwrap(),
-        &|x| composed::select_rows(&x[0], Some(&x[1]), &index).unwrap(),
+        &|x| tensor::select_rows(&x[0], Some(&x[1]), &index).unwrap(),
     );
     compare(
         std::slice::from_ref(&first),
         &|x| ops::select_rows(&x[0], None, &index[..4]).unwrap(),
-        &|x| composed::select_rows(&x[0], None, &index[..4]).unwrap(),
+        &|x| tensor::select_rows(&x[0], None, &index[..4]).unwrap(),
     );
     assert!(ops::select_rows(&first, None, &index).is_err());
     assert!(ops::select_rows(&first, Some(&second), &[10]).is_err());
 }
 
 #[test]
-fn cross_entropy_of_logits_and_of_hidden_states() {
+fn cross_entropy_of_hidden_states() {
     let targets: Vec<u32> = (0..75).map(|i| i * 5 % 33).collect();
-    let tensor = Tensor::new(targets.as_slice(), &Device::Cpu).unwrap();
-    let reference = |x: &Tensor| candle_nn::loss::cross_entropy(x, &tensor).unwrap();
-    compare(
-        &[numbers(&[75, 33], 0.2)],
-        &|x| loss::cross_entropy(&x[0], &tensor).unwrap(),
-        &|x| reference(&x[0]),
-    );
     let inputs = [numbers(&[75, 12], 0.2), numbers(&[33, 12], 0.3)];
-    let logits = |x: &[Tensor]| x[0].matmul(&x[1].t().unwrap()).unwrap();
     compare(
         &inputs,
-        &|x| loss::linear_cross_entropy(&x[0], &x[1], &targets).unwrap(),
-        &|x| reference(&logits(x)),
+        &|x| ops::linear_cross_entropy(&x[0], &x[1], &targets).unwrap(),
+        &|x| tensor::linear_cross_entropy(&x[0], &x[1], &targets).unwrap(),
     );
     let f32s: Vec<Tensor> = inputs
         .iter()
         .map(|x| x.to_dtype(DType::F32).unwrap())
         .collect();
-    let each = loss::token_losses(&f32s[0], &f32s[1], &targets).unwrap();
-    let mean = each.iter().map(|&x| f64::from(x)).sum::<f64>() / 75.0;
-    let expected = values(&reference(&logits(&inputs)))[0];
-    assert!((mean - expected).abs() < 1e-5);
-    for bad in [&targets[..74], &[33; 75]] {
-        assert!(loss::linear_cross_entropy(&f32s[0], &f32s[1], bad).is_err());
+    let each = ops::token_losses(&f32s[0], &f32s[1], &targets).unwrap();
+    let expected = tensor::token_losses(&f32s[0], &f32s[1], &targets).unwrap();
+    for (a, b) in each.iter().zip(expected) {
+        assert!((a - b).abs() < 1e-5, "{a} {b}");
     }
+    assert!(ops::linear_cross_entropy(&f32s[0], &f32s[1], &targets[..74]).is_err());
 }

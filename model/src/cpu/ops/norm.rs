@@ -1,14 +1,15 @@
 //! RMSNorm and LayerNorm.
 
-use super::storage::{gradient, result, slice, with_slice};
-use crate::kernels::{gradients, rows, simd};
+use super::sums::add_parts;
+use crate::cpu::kernels::{gradients, rows, simd};
+use crate::storage::{gradient, result, slice, with_slice};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 /// Rows one task takes; the parts of a weight's gradient are sums over such groups.
 const GROUP: usize = 64;
 
-/// See [`super::rms_norm`].
+/// `x / sqrt(mean(x²) + eps) · weight` over the last axis.
 pub(super) struct RmsNorm {
     pub(super) eps: f32,
 }
@@ -84,7 +85,7 @@ impl CustomOp2 for RmsNorm {
                         .zip(dx.par_chunks_mut(width * GROUP))
                         .map(group)
                         .collect();
-                    Ok(super::add_parts(parts, width))
+                    Ok(add_parts(parts, width))
                 })
             })
         })?;
@@ -92,7 +93,7 @@ impl CustomOp2 for RmsNorm {
     }
 }
 
-/// See [`super::layer_norm`].
+/// `(x - mean) / sqrt(variance + eps) · weight + bias` over the last axis.
 pub(super) struct LayerNorm {
     pub(super) eps: f32,
 }
@@ -172,7 +173,7 @@ impl CustomOp3 for LayerNorm {
                         .zip(dx.par_chunks_mut(width * GROUP))
                         .map(group)
                         .collect();
-                    Ok(super::add_parts(parts, 2 * width))
+                    Ok(add_parts(parts, 2 * width))
                 })
             })
         })?;

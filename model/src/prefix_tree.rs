@@ -55,21 +55,6 @@ impl PrefixTree {
         Ok(tree)
     }
 
-    /// One chain for each length, nothing shared; the tokens are all 0.
-    pub(crate) fn chains(lens: &[u32]) -> Result<Self> {
-        let mut tree = Self::empty(lens.iter().map(|&len| len as usize))?;
-        let mut path = Vec::new();
-        for &len in lens {
-            path.clear();
-            for _ in 0..len {
-                tree.push(0, &mut path);
-            }
-            tree.outputs.push(tree.tokens.len() as u32 - 1);
-        }
-        tree.roots.push(tree.tokens.len() as u32);
-        Ok(tree)
-    }
-
     fn empty(lens: impl Iterator<Item = usize>) -> Result<Self> {
         let mut stride = 1;
         for len in lens {

@@ -1,6 +1,6 @@
 //! Rows of one or two tables by index.
 
-use super::storage::{gradient, result, slice, with_slice};
+use crate::storage::{gradient, result, slice, with_slice};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
 /// Row `index[i]` of the first table, or of the second from the first's end on. The index is

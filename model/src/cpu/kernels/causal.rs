@@ -11,6 +11,7 @@
 use super::LANES;
 use super::math::exp;
 use super::rows::rotate;
+use crate::layout::Heads;
 use pulp::{Arch, Simd, WithSimd};
 
 /// Keys, or columns, that share one read of the lanes.
@@ -18,47 +19,6 @@ const PANEL: usize = 8;
 
 /// One number for each of sixteen queries.
 type Lanes = [f32; LANES];
-
-/// How a row of queries, keys and values side by side is cut into heads.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Joint {
-    pub(crate) num_heads: usize,
-    pub(crate) num_kv_heads: usize,
-    pub(crate) head_dim: usize,
-}
-
-impl Joint {
-    /// Numbers of a row.
-    pub(crate) fn width(&self) -> usize {
-        (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
-    }
-
-    /// Numbers of a row of attention's result.
-    pub(crate) fn out_width(&self) -> usize {
-        self.num_heads * self.head_dim
-    }
-
-    pub(crate) fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
-    }
-
-    /// Key-value head of a query head.
-    pub(crate) fn kv_head(&self, head: usize) -> usize {
-        head / (self.num_heads / self.num_kv_heads)
-    }
-
-    pub(crate) fn query(&self, head: usize) -> usize {
-        head * self.head_dim
-    }
-
-    pub(crate) fn key(&self, kv_head: usize) -> usize {
-        (self.num_heads + kv_head) * self.head_dim
-    }
-
-    pub(crate) fn value(&self, kv_head: usize) -> usize {
-        (self.num_heads + self.num_kv_heads + kv_head) * self.head_dim
-    }
-}
 
 /// One head inside rows.
 #[derive(Clone, Copy)]
@@ -160,17 +120,17 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Attention of one sequence of joint rows; `out` gets `out_width` numbers a row.
+    /// Attention of one sequence of joint rows; `out` gets `q_width` numbers a row.
     pub(crate) fn forward(
         &mut self,
-        joint: Joint,
+        heads: Heads,
         rows: &[f32],
         angles: Option<&[f32]>,
         out: &mut [f32],
     ) {
         Arch::new().dispatch(Forward {
             scratch: self,
-            joint,
+            heads,
             rows,
             angles,
             out,
@@ -180,7 +140,7 @@ impl Scratch {
     /// Gradient of [`forward`](Self::forward): `drows` gets that of the joint rows.
     pub(crate) fn backward(
         &mut self,
-        joint: Joint,
+        heads: Heads,
         rows: &[f32],
         angles: Option<&[f32]>,
         dout: &[f32],
@@ -188,7 +148,7 @@ impl Scratch {
     ) {
         Arch::new().dispatch(Backward {
             scratch: self,
-            joint,
+            heads,
             rows,
             angles,
             dout,
@@ -237,7 +197,7 @@ impl Scratch {
 
 struct Forward<'a> {
     scratch: &'a mut Scratch,
-    joint: Joint,
+    heads: Heads,
     rows: &'a [f32],
     angles: Option<&'a [f32]>,
     out: &'a mut [f32],
@@ -248,17 +208,17 @@ impl WithSimd for Forward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let (joint, rows, s) = (self.joint, self.rows, self.scratch);
-        for kv in 0..joint.num_kv_heads {
-            let (key, value) = (joint.key(kv), joint.value(kv));
-            s.k.pack(rows, view(joint, rows, key), self.angles);
-            s.v.pack(rows, view(joint, rows, value), None);
-            s.k.make_panels(view(joint, rows, key));
-            for head in (0..joint.num_heads).filter(|&h| joint.kv_head(h) == kv) {
-                let query = view(joint, rows, joint.query(head));
+        let (heads, rows, s) = (self.heads, self.rows, self.scratch);
+        for kv in 0..heads.num_kv_heads {
+            let (key, value) = (heads.key(kv), heads.value(kv));
+            s.k.pack(rows, view(heads, rows, key), self.angles);
+            s.v.pack(rows, view(heads, rows, value), None);
+            s.k.make_panels(view(heads, rows, key));
+            for head in (0..heads.num_heads).filter(|&h| heads.kv_head(h) == kv) {
+                let query = view(heads, rows, heads.query(head));
                 s.q.pack(rows, query, self.angles);
-                s.head_forward(simd, query, joint.scale());
-                s.out.unpack(self.out, out_view(joint, query, head), None);
+                s.head_forward(simd, query, heads.scale());
+                s.out.unpack(self.out, out_view(heads, query, head), None);
             }
         }
     }
@@ -266,7 +226,7 @@ impl WithSimd for Forward<'_> {
 
 struct Backward<'a> {
     scratch: &'a mut Scratch,
-    joint: Joint,
+    heads: Heads,
     rows: &'a [f32],
     angles: Option<&'a [f32]>,
     dout: &'a [f32],
@@ -278,21 +238,21 @@ impl WithSimd for Backward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let (joint, rows, s) = (self.joint, self.rows, self.scratch);
-        for kv in 0..joint.num_kv_heads {
-            let key = view(joint, rows, joint.key(kv));
-            let value = view(joint, rows, joint.value(kv));
+        let (heads, rows, s) = (self.heads, self.rows, self.scratch);
+        for kv in 0..heads.num_kv_heads {
+            let key = view(heads, rows, heads.key(kv));
+            let value = view(heads, rows, heads.value(kv));
             s.k.pack(rows, key, self.angles);
             s.k.make_panels(key);
             s.v.pack(rows, value, None);
             s.v.make_panels(value);
             s.dk.clear(key);
             s.dv.clear(value);
-            for head in (0..joint.num_heads).filter(|&h| joint.kv_head(h) == kv) {
-                let query = view(joint, rows, joint.query(head));
+            for head in (0..heads.num_heads).filter(|&h| heads.kv_head(h) == kv) {
+                let query = view(heads, rows, heads.query(head));
                 s.q.pack(rows, query, self.angles);
-                s.dout.pack(self.dout, out_view(joint, query, head), None);
-                s.head_backward(simd, query, joint.scale());
+                s.dout.pack(self.dout, out_view(heads, query, head), None);
+                s.head_backward(simd, query, heads.scale());
                 s.out.unpack(self.drows, query, self.angles);
             }
             s.dk.unpack(self.drows, key, self.angles);
@@ -301,20 +261,20 @@ impl WithSimd for Backward<'_> {
     }
 }
 
-fn view(joint: Joint, rows: &[f32], offset: usize) -> View {
+fn view(heads: Heads, rows: &[f32], offset: usize) -> View {
     View {
-        len: rows.len() / joint.width(),
-        dim: joint.head_dim,
-        stride: joint.width(),
+        len: rows.len() / heads.width(),
+        dim: heads.head_dim,
+        stride: heads.width(),
         offset,
     }
 }
 
 /// The head in attention's result.
-fn out_view(joint: Joint, query: View, head: usize) -> View {
+fn out_view(heads: Heads, query: View, head: usize) -> View {
     View {
-        stride: joint.out_width(),
-        offset: head * joint.head_dim,
+        stride: heads.q_width(),
+        offset: head * heads.head_dim,
         ..query
     }
 }
@@ -502,27 +462,24 @@ mod tests {
     /// Two sequences' worth of odd sizes, by this machine's vectors and without any.
     #[test]
     fn vectors_and_scalars_agree() {
-        let joint = Joint {
+        let heads = Heads {
             num_heads: 4,
             num_kv_heads: 2,
             head_dim: 10,
         };
         let len = 37;
         let numbers = |n: usize| (0..n).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<_>>();
-        let (rows, dout) = (
-            numbers(len * joint.width()),
-            numbers(len * joint.out_width()),
-        );
-        let angles = numbers(len * joint.head_dim);
+        let (rows, dout) = (numbers(len * heads.width()), numbers(len * heads.q_width()));
+        let angles = numbers(len * heads.head_dim);
         let mut out = [vec![0.0f32; dout.len()], vec![0.0f32; dout.len()]];
         let mut drows = [vec![0.0f32; rows.len()], vec![0.0f32; rows.len()]];
         let mut scratch = Scratch::default();
         let angles = Some(angles.as_slice());
-        scratch.forward(joint, &rows, angles, &mut out[0]);
-        scratch.backward(joint, &rows, angles, &dout, &mut drows[0]);
+        scratch.forward(heads, &rows, angles, &mut out[0]);
+        scratch.backward(heads, &rows, angles, &dout, &mut drows[0]);
         let forward = Forward {
             scratch: &mut scratch,
-            joint,
+            heads,
             rows: &rows,
             angles,
             out: &mut out[1],
@@ -530,7 +487,7 @@ mod tests {
         forward.with_simd(pulp::Scalar);
         let backward = Backward {
             scratch: &mut scratch,
-            joint,
+            heads,
             rows: &rows,
             angles,
             dout: &dout,

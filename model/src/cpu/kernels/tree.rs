@@ -1,9 +1,9 @@
 //! Softmax attention along the paths of a [`PrefixTree`], forward and backward, for training.
 
 use super::attention::{View, attend};
-use super::causal::Joint;
 use super::math::{axpy, dot, exp, max, sum};
-use crate::fgram_model::PrefixTree;
+use crate::layout::Heads;
+use crate::prefix_tree::PrefixTree;
 use std::ops::Range;
 
 /// Scratch of one thread.
@@ -18,25 +18,25 @@ impl Scratch {
     #[inline(always)]
     pub(crate) fn forward(
         &mut self,
-        joint: Joint,
+        heads: Heads,
         tree: &PrefixTree,
         nodes: &Range<usize>,
         rows: &[f32],
         out: &mut [f32],
     ) {
-        let dim = joint.head_dim;
-        let with_rows = nodes.clone().zip(rows.chunks(joint.width()));
-        for ((node, row), out) in with_rows.zip(out.chunks_mut(joint.out_width())) {
+        let dim = heads.head_dim;
+        let with_rows = nodes.clone().zip(rows.chunks(heads.width()));
+        for ((node, row), out) in with_rows.zip(out.chunks_mut(heads.q_width())) {
             let path = tree.path(node).iter().map(|&n| n as usize - nodes.start);
             for (head, out) in out.chunks_mut(dim).enumerate() {
                 let view = View {
-                    keys: &rows[joint.key(joint.kv_head(head))..],
-                    values: &rows[joint.value(joint.kv_head(head))..],
-                    stride: joint.width(),
+                    keys: &rows[heads.key(heads.kv_head(head))..],
+                    values: &rows[heads.value(heads.kv_head(head))..],
+                    stride: heads.width(),
                     offset: 0,
-                    scale: joint.scale(),
+                    scale: heads.scale(),
                 };
-                let at = joint.query(head);
+                let at = heads.query(head);
                 attend(
                     &row[at..at + dim],
                     path.clone(),
@@ -52,24 +52,24 @@ impl Scratch {
     #[inline(always)]
     pub(crate) fn backward(
         &mut self,
-        joint: Joint,
+        heads: Heads,
         tree: &PrefixTree,
         nodes: &Range<usize>,
         (rows, dout): (&[f32], &[f32]),
         drows: &mut [f32],
     ) {
-        let (width, dim, scale) = (joint.width(), joint.head_dim, joint.scale());
+        let (width, dim, scale) = (heads.width(), heads.head_dim, heads.scale());
         let (p, dp) = (&mut self.scores, &mut self.slopes);
-        for (i, dout) in dout.chunks(joint.out_width()).enumerate() {
+        for (i, dout) in dout.chunks(heads.q_width()).enumerate() {
             let path = tree.path(nodes.start + i);
             for (head, dout) in dout.chunks(dim).enumerate() {
                 let at = |node: u32, offset: usize| {
                     let start = (node as usize - nodes.start) * width + offset;
                     start..start + dim
                 };
-                let kv = joint.kv_head(head);
-                let (key, value) = (joint.key(kv), joint.value(kv));
-                let query = i * width + joint.query(head)..i * width + joint.query(head) + dim;
+                let kv = heads.kv_head(head);
+                let (key, value) = (heads.key(kv), heads.value(kv));
+                let query = i * width + heads.query(head)..i * width + heads.query(head) + dim;
                 let q = &rows[query.clone()];
                 p.clear();
                 p.extend(path.iter().map(|&n| dot(q, &rows[at(n, key)]) * scale));

@@ -2,28 +2,25 @@
 //!
 //! Same block and width as the main model, own depth, no token embedding of its own, learned
 //! absolute positions (K of them) and no rotary ones; the vector is the output at the last token
-//! (SCONE, section 3; what the paper leaves open follows `SCONE.md`: right padding, final norm by
-//! config).
+//! (SCONE, section 3; what the paper leaves open is decided in `docs/method.md`).
 //!
 //! A is causal, so two f-grams with a common beginning share its states, and the set of f-grams is
-//! closed under prefix: A computes the distinct *prefixes* of a batch, see [`PrefixTree`]. The
-//! padded form of [`FgramModel::forward`] is there for those who have embeddings only.
-
-mod rows;
-mod tree;
+//! closed under prefix: A computes the distinct *prefixes* of a batch, see [`PrefixTree`].
 
 use crate::config::{FgramModelConfig, ModelConfig, Shape};
 use crate::error::{Error, Result};
-use crate::layers::{Blocks, Norm, Positions, Weights};
-use crate::ops;
-use candle_core::Tensor;
+use crate::layers::{Norm, Weights};
+use crate::path::{Blocks, Path};
+use crate::positions::Positions;
+use crate::prefix_tree::PrefixTree;
+use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use std::sync::Arc;
-pub use tree::PrefixTree;
 
 /// The f-gram model. Cloning is cheap and shares the weights.
 #[derive(Clone, Debug)]
 pub struct FgramModel {
+    path: Path,
     shape: Shape,
     position_embedding: Tensor,
     blocks: Blocks,
@@ -40,13 +37,16 @@ impl FgramModel {
         let shape = config.shape(main)?;
         let root = Weights::new(vb);
         let positions = [shape.max_positions, shape.hidden_size];
-        let blocks = Blocks::load(&shape, &root.below("layers"))?;
+        let position_embedding = root.get(&positions, "position_embedding.weight")?;
+        let path = Path::of(&position_embedding);
+        let blocks = Blocks::load(path, &shape, &root.below("layers"))?;
         let norm = match config.final_norm {
             true => Some(Norm::load(&shape, &root.below("norm"))?),
             false => None,
         };
         Ok(Self {
-            position_embedding: root.get(&positions, "position_embedding.weight")?,
+            path,
+            position_embedding,
             shape,
             blocks,
             norm,
@@ -64,61 +64,36 @@ impl FgramModel {
     /// # Errors
     /// A token id out of vocabulary, or an f-gram longer than K.
     pub fn forward_tree(&self, token_embedding: &Tensor, tree: &Arc<PrefixTree>) -> Result<Tensor> {
-        let embeds = ops::select_rows(token_embedding, None, tree.tokens())?;
-        self.forward_nodes(&embeds, tree)
-    }
-
-    /// Vectors `(N, D)` of f-grams given as embeddings `(N, L, D)`, right-padded, `lens[i]` tokens
-    /// each. Gradients reach the embeddings and every weight.
-    ///
-    /// # Errors
-    /// Lengths that are zero, above L or above K.
-    pub fn forward(&self, token_embeds: &Tensor, lens: &[u32]) -> Result<Tensor> {
-        let (n, padded, width) = token_embeds.dims3()?;
-        if lens.len() != n || lens.iter().any(|&len| len as usize > padded) {
-            return Err(Error::Argument(format!(
-                "{} lengths, of at most {:?}, for {n} f-grams of {padded} tokens",
-                lens.len(),
-                lens.iter().max()
-            )));
-        }
-        let index: Vec<u32> = (0u32..)
-            .zip(lens)
-            .flat_map(|(i, &len)| (0..len).map(move |p| i * padded as u32 + p))
-            .collect();
-        let tree = Arc::new(PrefixTree::chains(lens)?);
-        let flat = token_embeds.reshape((n * padded, width))?;
-        self.forward_nodes(&ops::select_rows(&flat, None, &index)?, &tree)
-    }
-
-    fn forward_nodes(&self, embeds: &Tensor, tree: &Arc<PrefixTree>) -> Result<Tensor> {
-        self.check_len(tree)?;
-        let positions = ops::select_rows(&self.position_embedding, None, tree.depths())?;
-        let x = (embeds + positions)?;
+        let x = self.inputs(token_embedding, tree)?;
         let x = self.blocks.forward(&x, &Positions::Tree(tree.clone()))?;
-        let last = ops::select_rows(&x, None, tree.outputs())?;
+        let last = self.path.select_rows(&x, None, tree.outputs())?;
         match &self.norm {
-            Some(norm) => norm.forward(&last),
+            Some(norm) => self.path.norm(norm, &last),
             None => Ok(last),
         }
     }
 
     /// Vectors of f-grams as plain numbers, N times D, for the table. The vector of an f-gram is
-    /// bit for bit the same in whatever company it is computed (on a CPU).
+    /// bit for bit the same in whatever company it is computed (on the CPU path).
     ///
     /// # Errors
     /// An empty f-gram, one longer than K, or a token id out of vocabulary.
     pub fn rows(&self, token_embedding: &Tensor, fgrams: &[&[u32]]) -> Result<Vec<f32>> {
-        let tree = PrefixTree::new(fgrams)?;
-        self.check_len(&tree)?;
-        if !token_embedding.device().is_cpu() {
-            let rows = self.forward_tree(token_embedding, &Arc::new(tree))?;
-            return Ok(rows.flatten_all()?.to_vec1()?);
+        let tree = Arc::new(PrefixTree::new(fgrams)?);
+        if tree.is_empty() {
+            return Ok(Vec::new());
         }
-        rows::rows(self, token_embedding, &tree)
+        let x = self.inputs(token_embedding, &tree)?;
+        let x = self.blocks.rows(&x, &Positions::Tree(tree.clone()))?;
+        let mut last = self.path.select_rows(&x, None, tree.outputs())?;
+        if let Some(norm) = &self.norm {
+            last = self.path.serve_norm(norm, &last)?;
+        }
+        Ok(last.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
-    fn check_len(&self, tree: &PrefixTree) -> Result<()> {
+    /// Token embedding plus position of every node, `(N, D)`.
+    fn inputs(&self, token_embedding: &Tensor, tree: &PrefixTree) -> Result<Tensor> {
         if tree.max_len() > self.shape.max_positions {
             return Err(Error::Argument(format!(
                 "an f-gram of {} tokens, this model takes at most {}",
@@ -126,6 +101,8 @@ impl FgramModel {
                 self.shape.max_positions
             )));
         }
-        Ok(())
+        let select = |table, index| self.path.select_rows(table, None, index);
+        let embeds = select(token_embedding, tree.tokens())?;
+        Ok((embeds + select(&self.position_embedding, tree.depths())?)?)
     }
 }

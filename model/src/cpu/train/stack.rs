@@ -1,14 +1,18 @@
 //! The operation: blocks from input to output, and back.
 
-use super::Buffers;
-use super::block::{Attend, Grads, Saved, Scratch};
+use super::backward::Grads;
+use super::buffers::Buffers;
 use super::flat::{FlatBlock, FlatLinear, flatten};
+use super::pass::{Attending, Scratch, Training};
+use crate::config::Shape as ModelShape;
+use crate::cpu::block::{Activations, forward};
+use crate::cpu::kernels::gemm::{Matrix, add_gemm};
+use crate::cpu::kernels::rows::{rotary_angles, rotary_frequencies};
 use crate::error::Result;
-use crate::kernels::gemm::{Matrix, add_gemm};
-use crate::kernels::rows::{rotary_angles, rotary_frequencies};
-use crate::layers::{Block, Positions};
-use crate::ops::WeightLayout;
-use crate::ops::storage::{gradient, result, slice, with_slice};
+use crate::layers::Block;
+use crate::layout::WeightLayout;
+use crate::positions::Positions;
+use crate::storage::{gradient, result, slice, with_slice};
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -18,6 +22,24 @@ use std::sync::Mutex;
 const TREE_GROUP: usize = 256;
 /// Rows of a weight whose gradient one task sums.
 const WEIGHT_ROWS: usize = 64;
+
+/// What training a model's blocks needs besides their weights.
+#[derive(Clone, Debug)]
+pub(crate) struct Workspace {
+    flat: FlatBlock,
+    rope_theta: Option<f64>,
+    buffers: Buffers,
+}
+
+impl Workspace {
+    pub(crate) fn new(shape: &ModelShape) -> Self {
+        Self {
+            flat: FlatBlock::new(shape),
+            rope_theta: shape.rope_theta,
+            buffers: Buffers::default(),
+        }
+    }
+}
 
 /// Some blocks as one operation.
 pub(crate) struct Stack {
@@ -35,20 +57,18 @@ pub(crate) struct Stack {
 impl Stack {
     /// `x (N, D)` through the blocks.
     pub(crate) fn apply(
-        flat: &FlatBlock,
-        rope_theta: Option<f64>,
+        workspace: &Workspace,
         blocks: &[Block],
-        buffers: &Buffers,
         x: &Tensor,
         positions: &Positions,
     ) -> Result<Tensor> {
         let weights = flatten(blocks)?;
         let stack = Self {
-            flat: flat.clone(),
+            flat: workspace.flat.clone(),
             layers: blocks.len(),
-            rope_theta,
+            rope_theta: workspace.rope_theta,
             positions: positions.clone(),
-            buffers: buffers.clone(),
+            buffers: workspace.buffers.clone(),
             tracked: x.track_op() || weights.track_op(),
             saved: Mutex::default(),
         };
@@ -70,7 +90,7 @@ impl Stack {
         let Positions::Sequences { len, .. } = &self.positions else {
             return None;
         };
-        let dim = self.flat.joint.head_dim;
+        let dim = self.flat.sizes.heads.head_dim;
         let frequencies = rotary_frequencies(self.rope_theta?, dim);
         let mut angles = vec![0.0f32; len * dim];
         for (t, out) in angles.chunks_mut(dim).enumerate() {
@@ -79,12 +99,16 @@ impl Stack {
         Some(angles)
     }
 
-    fn attend<'a>(&'a self, nodes: &'a Range<usize>, angles: &'a Option<Vec<f32>>) -> Attend<'a> {
+    fn attend<'a>(
+        &'a self,
+        nodes: &'a Range<usize>,
+        angles: &'a Option<Vec<f32>>,
+    ) -> Attending<'a> {
         match &self.positions {
-            Positions::Sequences { .. } => Attend::Sequence {
+            Positions::Sequences { .. } => Attending::Sequence {
                 angles: angles.as_deref(),
             },
-            Positions::Tree(tree) => Attend::Tree { tree, nodes },
+            Positions::Tree(tree) => Attending::Tree { tree, nodes },
         }
     }
 
@@ -96,12 +120,13 @@ impl Stack {
     fn forward_group(
         &self,
         weights: &[f32],
-        attend: Attend<'_>,
+        attend: Attending<'_>,
         x: &[f32],
         scratch: &mut Scratch,
         out: &mut [f32],
     ) -> Vec<Vec<f32>> {
-        let n = x.len() / self.flat.width;
+        let sizes = &self.flat.sizes;
+        let n = x.len() / sizes.width;
         let mut kept: Vec<Vec<f32>> = Vec::with_capacity(self.layers);
         out.copy_from_slice(x);
         for layer in 0..self.layers {
@@ -109,13 +134,18 @@ impl Stack {
                 Some(last) if !self.tracked => last,
                 last => {
                     kept.extend(last);
-                    self.buffers.take(self.flat.saved_len(n))
+                    self.buffers.take(sizes.activations_len(n))
                 }
             };
-            let saved = self.flat.saved_mut(&mut buffer, n);
-            saved.x.copy_from_slice(out);
-            let weights = self.layer_weights(weights, layer);
-            self.flat.forward(weights, attend, saved, scratch, out);
+            let activations = Activations::cut_mut(sizes, n, &mut buffer);
+            activations.x.copy_from_slice(out);
+            let mut pass = Training {
+                flat: &self.flat,
+                weights: self.layer_weights(weights, layer),
+                attend,
+                scratch,
+            };
+            forward(sizes, &mut pass, activations, out);
             kept.push(buffer);
         }
         kept
@@ -139,14 +169,14 @@ impl Stack {
             let weights = self.layer_weights(weights, layer);
             groups
                 .par_iter()
-                .zip(cut(&mut dx, &groups, flat.width))
+                .zip(cut(&mut dx, &groups, flat.sizes.width))
                 .zip(&mut grads)
                 .zip(saved)
                 .for_each_init(
                     Scratch::default,
                     |scratch, (((group, dx), grads), saved)| {
                         let n = group.len();
-                        let saved = flat.saved(&saved[layer], n);
+                        let saved = Activations::cut(&flat.sizes, n, &saved[layer]);
                         let grads = flat.grads_mut(grads, n);
                         grads.out.copy_from_slice(dx);
                         let mut spare = self.buffers.take(flat.spare_len(n));
@@ -161,7 +191,7 @@ impl Stack {
                 .zip(saved)
                 .map(|((group, grads), saved)| Part {
                     rows: group.len(),
-                    saved: flat.saved(&saved[layer], group.len()),
+                    saved: Activations::cut(&flat.sizes, group.len(), &saved[layer]),
                     grads: flat.grads(grads, group.len()),
                 })
                 .collect();
@@ -203,7 +233,7 @@ impl CustomOp2 for Stack {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (x, weights) = (slice(x, x_layout)?, slice(weights, weights_layout)?);
         let (groups, angles) = (self.groups(), self.angles());
-        let width = self.flat.width;
+        let width = self.flat.sizes.width;
         let mut out = vec![0.0f32; x.len()];
         let saved: Vec<Vec<Vec<f32>>> = groups
             .par_iter()
@@ -250,7 +280,7 @@ impl CustomOp2 for Stack {
 /// A group's share in the gradients of a layer's weights.
 struct Part<'a> {
     rows: usize,
-    saved: Saved<&'a [f32]>,
+    saved: Activations<&'a [f32]>,
     grads: Grads<&'a [f32]>,
 }
 

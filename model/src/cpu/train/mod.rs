@@ -7,11 +7,10 @@
 //! that thread's cache; only the gradients of the weights bring them together, summed over the
 //! sequences in order. Results do not depend on the number of threads.
 
-mod block;
+mod backward;
 mod buffers;
 mod flat;
+mod pass;
 mod stack;
 
-pub(crate) use buffers::Buffers;
-pub(crate) use flat::FlatBlock;
-pub(crate) use stack::Stack;
+pub(crate) use stack::{Stack, Workspace};

@@ -1,10 +1,10 @@
 //! The weights of a block as one stretch of numbers.
 
 use crate::config::{Family, Shape};
+use crate::cpu::block::Sizes;
 use crate::error::Result;
-use crate::kernels::causal::Joint;
 use crate::layers::{AttentionInput, Block, Linear, Mlp, Norm};
-use crate::ops::WeightLayout;
+use crate::layout::WeightLayout;
 use candle_core::Tensor;
 use std::ops::Range;
 
@@ -28,11 +28,8 @@ pub(crate) struct FlatNorm {
 /// Where everything is, relative to the block's first number.
 #[derive(Clone, Debug)]
 pub(crate) struct FlatBlock {
-    pub(crate) family: Family,
-    pub(crate) width: usize,
-    pub(crate) intermediate: usize,
+    pub(crate) sizes: Sizes,
     pub(crate) eps: f32,
-    pub(crate) joint: Joint,
     pub(crate) layout: WeightLayout,
     pub(crate) attention_norm: FlatNorm,
     pub(crate) qkv: FlatLinear,
@@ -47,37 +44,25 @@ pub(crate) struct FlatBlock {
 impl FlatBlock {
     pub(crate) fn new(shape: &Shape) -> Self {
         let gpt2 = shape.family == Family::Gpt2;
-        let (d, f) = (shape.hidden_size, shape.intermediate_size);
-        let joint = Joint {
-            num_heads: shape.num_heads,
-            num_kv_heads: shape.num_kv_heads,
-            head_dim: shape.head_dim,
-        };
+        let sizes = Sizes::of(shape);
+        let (d, f, heads) = (sizes.width, sizes.intermediate, sizes.heads);
         let mut at = Cursor { next: 0, gpt2 };
         Self {
-            family: shape.family,
-            width: d,
-            intermediate: f,
+            sizes,
             eps: shape.norm_eps as f32,
-            joint,
             layout: if gpt2 {
                 WeightLayout::InOut
             } else {
                 WeightLayout::OutIn
             },
             attention_norm: at.norm(d),
-            qkv: at.linear(d, joint.width()),
-            output: at.linear(joint.out_width(), d),
+            qkv: at.linear(d, heads.width()),
+            output: at.linear(heads.q_width(), d),
             mlp_norm: at.norm(d),
-            inner: at.linear(d, if gpt2 { f } else { 2 * f }),
+            inner: at.linear(d, sizes.inner_width()),
             down: at.linear(f, d),
             len: at.next,
         }
-    }
-
-    /// Width of the layer before the activation.
-    pub(crate) fn inner_width(&self) -> usize {
-        self.inner.outputs
     }
 }
 

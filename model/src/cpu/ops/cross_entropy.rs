@@ -1,10 +1,10 @@
 //! Cross-entropy of logits, and of a hidden state through the output layer.
 
-use super::storage::{gradient, result, slice, with_slice};
-use crate::kernels::gemm::{Matrix, Threads, gemm};
-use crate::kernels::math::{exp, max, sum};
-use crate::kernels::simd;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use crate::cpu::kernels::gemm::{Matrix, Threads, gemm};
+use crate::cpu::kernels::math::{exp, max, sum};
+use crate::cpu::kernels::simd;
+use crate::storage::{gradient, result, slice, with_slice};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Mutex;
 
@@ -27,60 +27,9 @@ fn softmax_row(row: &mut [f32], target: u32) -> f32 {
     total.ln() - (logit - largest)
 }
 
-/// Loss of a row without touching it.
-#[inline(always)]
-fn row_loss(row: &[f32], target: u32, scratch: &mut Vec<f32>) -> f32 {
-    scratch.clear();
-    scratch.extend_from_slice(row);
-    softmax_row(scratch, target)
-}
-
 fn mean(losses: &[f32]) -> f32 {
     let total: f64 = losses.iter().map(|&l| f64::from(l)).sum();
     (total / losses.len() as f64) as f32
-}
-
-/// Mean over the rows of logits `(N, V)`.
-pub(super) struct CrossEntropy {
-    pub(super) targets: Vec<u32>,
-}
-
-impl CustomOp1 for CrossEntropy {
-    fn name(&self) -> &'static str {
-        "cross-entropy"
-    }
-
-    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let vocab = layout.shape().dims2()?.1;
-        let logits = slice(logits, layout)?;
-        let losses: Vec<f32> = logits
-            .par_chunks(vocab)
-            .zip(&self.targets)
-            .map_init(Vec::new, |scratch, (row, &target)| {
-                simd(
-                    #[inline(always)]
-                    || row_loss(row, target, scratch),
-                )
-            })
-            .collect();
-        result(vec![mean(&losses)], ())
-    }
-
-    fn bwd(&self, logits: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let vocab = logits.dim(1)?;
-        let scale = grad.to_scalar::<f32>()? / self.targets.len() as f32;
-        let mut values = with_slice(logits, |logits| Ok(logits.to_vec()))?;
-        values
-            .par_chunks_mut(vocab)
-            .zip(&self.targets)
-            .for_each(|(row, &target)| {
-                simd(
-                    #[inline(always)]
-                    || logits_gradient(row, target, scale),
-                );
-            });
-        gradient(values, logits)
-    }
 }
 
 /// Turns a row of logits into the gradient of `scale` times its loss, and returns the loss.

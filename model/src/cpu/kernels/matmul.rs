@@ -2,7 +2,7 @@
 
 use super::LANES;
 use super::math::sum_lanes;
-use crate::ops::WeightLayout;
+use crate::layout::WeightLayout;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -22,11 +22,45 @@ pub(crate) struct Weight<'a> {
     pub(crate) outputs: usize,
 }
 
-/// `x (N, in)` times the weight, plus the bias: `(N, out)`.
-pub(crate) fn matmul(x: &[f32], weight: Weight<'_>, bias: Option<&[f32]>) -> Vec<f32> {
-    let rows = x.len() / weight.inputs.max(1);
+/// Where a product goes: some columns of rows that have others besides.
+pub(crate) struct Columns<'a> {
+    pub(crate) rows: &'a mut [f32],
+    /// Numbers of a row.
+    pub(crate) width: usize,
+    /// First column written.
+    pub(crate) first: usize,
+}
+
+/// `x (N, in)` times the weight, plus the bias, into `out` columns of N rows. `scratch` is memory
+/// to be used again.
+pub(crate) fn matmul(
+    x: &[f32],
+    weight: Weight<'_>,
+    bias: Option<&[f32]>,
+    out: Columns<'_>,
+    scratch: &mut Vec<f32>,
+) {
+    let (rows, outputs) = (x.len() / weight.inputs.max(1), weight.outputs);
+    if rows == 1 {
+        let row = &mut out.rows[out.first..out.first + outputs];
+        blocks(x, 1, weight, row);
+        add_bias(row, bias);
+        return;
+    }
     // Output-major, so that each task owns one stretch of it.
-    let mut transposed = vec![0.0f32; rows * weight.outputs];
+    scratch.resize(rows * outputs, 0.0);
+    blocks(x, rows, weight, scratch);
+    for (row, to) in out.rows.chunks_mut(out.width).enumerate() {
+        let to = &mut to[out.first..out.first + outputs];
+        for (to, column) in to.iter_mut().zip(scratch.chunks(rows)) {
+            *to = column[row];
+        }
+        add_bias(to, bias);
+    }
+}
+
+/// All outputs, output-major, shared out over the threads when that pays.
+fn blocks(x: &[f32], rows: usize, weight: Weight<'_>, out: &mut [f32]) {
     let task = |(i, out): (usize, &mut [f32])| {
         Arch::new().dispatch(Block {
             x,
@@ -36,35 +70,18 @@ pub(crate) fn matmul(x: &[f32], weight: Weight<'_>, bias: Option<&[f32]>) -> Vec
             out,
         });
     };
-    let blocks = transposed.len().min(BLOCK * rows).max(1);
+    let size = out.len().min(BLOCK * rows).max(1);
     if x.len() * weight.outputs >= PARALLEL {
-        transposed.par_chunks_mut(blocks).enumerate().for_each(task);
+        out.par_chunks_mut(size).enumerate().for_each(task);
     } else {
-        transposed.chunks_mut(blocks).enumerate().for_each(task);
+        out.chunks_mut(size).enumerate().for_each(task);
     }
-    let mut out = if rows == 1 {
-        transposed
-    } else {
-        transpose(&transposed, weight.outputs, rows)
-    };
-    if let Some(bias) = bias {
-        for row in out.chunks_mut(weight.outputs) {
-            for (y, b) in row.iter_mut().zip(bias) {
-                *y += b;
-            }
-        }
-    }
-    out
 }
 
-fn transpose(values: &[f32], columns: usize, rows: usize) -> Vec<f32> {
-    let mut out = vec![0.0f32; values.len()];
-    for (row, out) in out.chunks_mut(columns).enumerate() {
-        for (out, column) in out.iter_mut().zip(values.chunks(rows)) {
-            *out = column[row];
-        }
+fn add_bias(row: &mut [f32], bias: Option<&[f32]>) {
+    for (y, b) in row.iter_mut().zip(bias.into_iter().flatten()) {
+        *y += b;
     }
-    out
 }
 
 /// Outputs from `first` on, as many as `out` has columns of `rows` numbers.
@@ -241,9 +258,25 @@ mod tests {
                     inputs,
                     outputs,
                 };
-                let all = matmul(&x, weight, Some(&bias));
+                let product = |x: &[f32]| {
+                    let width = outputs + 3;
+                    let mut rows = vec![9.0; x.len() / inputs * width];
+                    let out = Columns {
+                        rows: &mut rows,
+                        width,
+                        first: 2,
+                    };
+                    matmul(x, weight, Some(&bias), out, &mut Vec::new());
+                    let mut product = Vec::new();
+                    for row in rows.chunks(width) {
+                        assert_eq!([row[0], row[1], row[width - 1]], [9.0; 3]);
+                        product.extend_from_slice(&row[2..width - 1]);
+                    }
+                    product
+                };
+                let all = product(&x);
                 for (row, x) in x.chunks(inputs).enumerate() {
-                    let alone = matmul(x, weight, Some(&bias));
+                    let alone = product(x);
                     assert_eq!(alone, all[row * outputs..(row + 1) * outputs]);
                     for (o, got) in alone.iter().enumerate() {
                         let w = |i: usize| match layout {

@@ -1,0 +1,100 @@
+//! The numbers of layers, borrowed from their tensors for one call.
+
+use crate::cpu::kernels::matmul::{Columns, Weight, matmul};
+use crate::cpu::kernels::{rows, simd};
+use crate::error::Result;
+use crate::layers::{Linear, Norm};
+use crate::layout::WeightLayout;
+use crate::storage::Numbers;
+
+/// A linear layer.
+pub(crate) struct LinearNumbers<'a> {
+    weight: Numbers<'a>,
+    bias: Option<Numbers<'a>>,
+    layout: WeightLayout,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl<'a> LinearNumbers<'a> {
+    pub(crate) fn of(linear: &'a Linear) -> Result<Self> {
+        let (a, b) = linear.weight.dims2()?;
+        let (inputs, outputs) = match linear.layout {
+            WeightLayout::OutIn => (b, a),
+            WeightLayout::InOut => (a, b),
+        };
+        Ok(Self {
+            weight: Numbers::of(&linear.weight)?,
+            bias: linear.bias.as_ref().map(Numbers::of).transpose()?,
+            layout: linear.layout,
+            inputs,
+            outputs,
+        })
+    }
+
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// `x (N, in)` times the weight, plus the bias, into some columns of N rows; a row's result
+    /// does not depend on the others.
+    pub(crate) fn apply(&self, x: &[f32], out: Columns<'_>, scratch: &mut Vec<f32>) {
+        let weight = Weight {
+            values: self.weight.values(),
+            layout: self.layout,
+            inputs: self.inputs,
+            outputs: self.outputs,
+        };
+        let bias = self.bias.as_ref().map(Numbers::values);
+        matmul(x, weight, bias, out, scratch);
+    }
+}
+
+/// A norm.
+pub(crate) struct NormNumbers<'a> {
+    weight: Numbers<'a>,
+    bias: Option<Numbers<'a>>,
+    eps: f32,
+}
+
+impl<'a> NormNumbers<'a> {
+    pub(crate) fn of(norm: &'a Norm) -> Result<Self> {
+        let (weight, bias, eps) = match norm {
+            Norm::Rms { weight, eps } => (weight, None, *eps),
+            Norm::Layer { weight, bias, eps } => (weight, Some(bias), *eps),
+        };
+        Ok(Self {
+            weight: Numbers::of(weight)?,
+            bias: bias.map(Numbers::of).transpose()?,
+            eps,
+        })
+    }
+
+    /// The norm of every row of `x`.
+    pub(crate) fn apply(&self, x: &[f32], out: &mut [f32]) {
+        let bias = self.bias.as_ref().map(Numbers::values);
+        norm_rows(x, self.weight.values(), bias, self.eps, out);
+    }
+}
+
+/// RMSNorm of every row, or LayerNorm where there is a bias.
+pub(crate) fn norm_rows(
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    eps: f32,
+    out: &mut [f32],
+) {
+    let width = weight.len();
+    simd(
+        #[inline(always)]
+        || {
+            for (x, out) in x.chunks(width).zip(out.chunks_mut(width)) {
+                match bias {
+                    None => rows::rms_norm(x, weight, eps, out),
+                    Some(bias) => rows::layer_norm(x, weight, bias, eps, out),
+                }
+            }
+        },
+    );
+}

@@ -1,0 +1,197 @@
+//! Softmax attention, with or without rotary positions.
+
+use super::block::Attend;
+use crate::error::Result;
+use crate::layout::Heads;
+use crate::positions::Positions;
+use crate::prefix_tree::PrefixTree;
+use candle_core::{D, Device, Tensor};
+
+/// Rotary angles of the rows of a call: cosines and sines, `(N, 1, Dh/2)`.
+pub(crate) struct Rotary {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Rotary {
+    /// For rows at these positions; element i of a head turns with element `i + Dh/2` by
+    /// `position · theta^(-2i/Dh)`.
+    pub(crate) fn new(
+        positions: impl ExactSizeIterator<Item = usize>,
+        theta: f64,
+        head_dim: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        let half = head_dim / 2;
+        let dims = (positions.len(), 1, half);
+        let frequencies: Vec<f32> = (0..half)
+            .map(|i| theta.powf(-(i as f64) / half as f64) as f32)
+            .collect();
+        let angles: Vec<f32> = positions
+            .flat_map(|position| frequencies.iter().map(move |f| position as f32 * f))
+            .collect();
+        let angles = Tensor::from_vec(angles, dims, device)?;
+        Ok(Self {
+            cos: angles.cos()?,
+            sin: angles.sin()?,
+        })
+    }
+
+    /// Turns the heads of rows `(N, h·Dh)`.
+    pub(crate) fn turn(&self, x: &Tensor, heads: &Heads) -> Result<Tensor> {
+        let (cos, sin) = (self.cos.to_dtype(x.dtype())?, self.sin.to_dtype(x.dtype())?);
+        let half = heads.head_dim / 2;
+        let split = x.reshape((x.dim(0)?, (), heads.head_dim))?;
+        let (a, b) = (
+            split.narrow(D::Minus1, 0, half)?,
+            split.narrow(D::Minus1, half, half)?,
+        );
+        let low = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let high = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+        Ok(Tensor::cat(&[low, high], D::Minus1)?.reshape(x.dims())?)
+    }
+}
+
+/// Whole sequences or f-gram trees: nothing came before.
+pub(crate) struct Whole<'a> {
+    positions: &'a Positions,
+    heads: Heads,
+    rotary: Option<Rotary>,
+}
+
+impl<'a> Whole<'a> {
+    /// Trees have no rotary positions, whatever `rope_theta` is.
+    pub(crate) fn new(
+        positions: &'a Positions,
+        heads: Heads,
+        rope_theta: Option<f64>,
+        device: &Device,
+    ) -> Result<Self> {
+        let rotary = match (positions, rope_theta) {
+            (Positions::Sequences { batch, len }, Some(theta)) => {
+                let rows = (0..batch * len).map(|row| row % len);
+                Some(Rotary::new(rows, theta, heads.head_dim, device)?)
+            }
+            _ => None,
+        };
+        Ok(Self {
+            positions,
+            heads,
+            rotary,
+        })
+    }
+}
+
+impl Attend for Whole<'_> {
+    fn attend(&mut self, _: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let heads = &self.heads;
+        let (q, k) = match &self.rotary {
+            Some(rotary) => (rotary.turn(q, heads)?, rotary.turn(k, heads)?),
+            None => (q.clone(), k.clone()),
+        };
+        match self.positions {
+            Positions::Sequences { batch, len } => causal(&q, &k, v, heads, *batch, *len),
+            Positions::Tree(tree) => along_paths(&q, &k, v, heads, tree),
+        }
+    }
+}
+
+/// Each of `batch` sequences of `len` positions sees its own past.
+fn causal(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: &Heads,
+    batch: usize,
+    len: usize,
+) -> Result<Tensor> {
+    // (B·T, h·Dh) to (B, h, T, Dh)
+    let split = |x: &Tensor| -> Result<Tensor> {
+        let x = x.reshape((batch, len, (), heads.head_dim))?;
+        Ok(x.transpose(1, 2)?.contiguous()?)
+    };
+    let mixed = attend(&split(q)?, &split(k)?, &split(v)?, heads)?;
+    Ok(mixed.transpose(1, 2)?.reshape(q.dims())?)
+}
+
+/// The last positions of one sequence, `q (T, H·Dh)`, attend to all of it: keys and values
+/// `(total, Hkv·Dh)`.
+pub(crate) fn cached(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
+    // (T, h·Dh) to (1, h, T, Dh)
+    let split = |x: &Tensor| -> Result<Tensor> {
+        let x = x.reshape((1, x.dim(0)?, (), heads.head_dim))?;
+        Ok(x.transpose(1, 2)?.contiguous()?)
+    };
+    let mixed = attend(&split(q)?, &split(k)?, &split(v)?, heads)?;
+    Ok(mixed.transpose(1, 2)?.reshape(q.dims())?)
+}
+
+/// `q (B, H, Tq, Dh)` are the last positions of `k`, `v (B, Hkv, Tk, Dh)`.
+fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
+    let (k, v) = (repeat_heads(k, heads)?, repeat_heads(v, heads)?);
+    let mut scores = (q.matmul(&k.t()?)? * f64::from(heads.scale()))?;
+    let (rows, columns) = (q.dim(2)?, k.dim(2)?);
+    // A single position is the last one and sees everything.
+    if rows > 1 {
+        let hidden = |i: usize| i % columns > i / columns + (columns - rows);
+        let mask: Vec<f32> = (0..rows * columns)
+            .map(|i| if hidden(i) { f32::NEG_INFINITY } else { 0.0 })
+            .collect();
+        let mask = Tensor::from_vec(mask, (rows, columns), q.device())?.to_dtype(q.dtype())?;
+        scores = scores.broadcast_add(&mask)?;
+    }
+    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
+    Ok(weights.matmul(&v)?)
+}
+
+/// `(B, Hkv, T, Dh)` to `(B, H, T, Dh)`, each key head for its group of query heads.
+fn repeat_heads(x: &Tensor, heads: &Heads) -> Result<Tensor> {
+    let group = heads.num_heads / heads.num_kv_heads;
+    if group == 1 {
+        return Ok(x.clone());
+    }
+    let (batch, kv_heads, len, dim) = x.dims4()?;
+    Ok(x.unsqueeze(2)?
+        .expand((batch, kv_heads, group, len, dim))?
+        .reshape((batch, kv_heads * group, len, dim))?)
+}
+
+/// Each node of a tree sees its path.
+fn along_paths(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: &Heads,
+    tree: &PrefixTree,
+) -> Result<Tensor> {
+    let (n, steps) = (tree.len(), tree.max_len());
+    let mut index = Vec::with_capacity(n * steps);
+    let mut mask = Vec::with_capacity(n * steps);
+    for node in 0..n {
+        let path = tree.path(node);
+        for step in 0..steps {
+            index.push(path.get(step).copied().unwrap_or(0));
+            mask.push(if step < path.len() {
+                0.0
+            } else {
+                f32::NEG_INFINITY
+            });
+        }
+    }
+    let index = Tensor::from_vec(index, n * steps, q.device())?;
+    let mask = Tensor::from_vec(mask, (n, 1, 1, steps), q.device())?.to_dtype(q.dtype())?;
+    // (N, Hkv·Dh) to (N, H, L, Dh)
+    let gather = |x: &Tensor| -> Result<Tensor> {
+        let x = x
+            .index_select(&index, 0)?
+            .reshape((n, steps, heads.num_kv_heads, heads.head_dim))?
+            .transpose(1, 2)?
+            .contiguous()?;
+        repeat_heads(&x, heads)
+    };
+    let (k, v) = (gather(k)?, gather(v)?);
+    let q = q.reshape((n, heads.num_heads, 1, heads.head_dim))?;
+    let scores = (q.matmul(&k.t()?)? * f64::from(heads.scale()))?;
+    let weights = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
+    Ok(weights.matmul(&v)?.reshape((n, heads.q_width()))?)
+}

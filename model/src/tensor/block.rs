@@ -1,0 +1,44 @@
+//! One block's forward pass, and all blocks one after the other.
+
+use super::ops::{linear, mlp, norm};
+use crate::error::Result;
+use crate::layers::{Attention, AttentionInput, Block};
+use candle_core::Tensor;
+
+/// How the rows of a call attend to each other, and to what came before.
+pub(crate) trait Attend {
+    /// Queries `(N, H·Dh)`, keys and values `(N, Hkv·Dh)` of one layer, without rotary positions:
+    /// the mixed values `(N, H·Dh)`.
+    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor>;
+}
+
+/// `(N, D)` through all blocks.
+pub(crate) fn blocks(blocks: &[Block], x: &Tensor, attend: &mut impl Attend) -> Result<Tensor> {
+    let mut x = x.clone();
+    for (layer, one) in blocks.iter().enumerate() {
+        x = block(one, layer, &x, attend)?;
+    }
+    Ok(x)
+}
+
+/// `x + attention(norm(x))`, then `x + mlp(norm(x))`.
+fn block(block: &Block, layer: usize, x: &Tensor, attend: &mut impl Attend) -> Result<Tensor> {
+    let (q, k, v) = project(&block.attention, &norm(&block.attention_norm, x)?)?;
+    let mixed = attend.attend(layer, &q, &k, &v)?;
+    let x = (x + linear(&block.attention.output, &mixed)?)?;
+    let y = mlp(&block.mlp, &norm(&block.mlp_norm, &x)?)?;
+    Ok((x + y)?)
+}
+
+/// Queries `(N, H·Dh)`, keys and values `(N, Hkv·Dh)`.
+fn project(attention: &Attention, x: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+    match &attention.input {
+        AttentionInput::Split { q, k, v } => Ok((linear(q, x)?, linear(k, x)?, linear(v, x)?)),
+        AttentionInput::Joint(joint) => {
+            let (q, kv) = (attention.heads.q_width(), attention.heads.kv_width());
+            let joint = linear(joint, x)?;
+            let part = |start, len| joint.narrow(1, start, len)?.contiguous();
+            Ok((part(0, q)?, part(q, kv)?, part(q + kv, kv)?))
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The tensor path: the forward pass in candle's operations. Right on every device and in every
+//! float type, with gradients; whole sequences, f-gram trees, or on top of a KV cache.
+//!
+//! candle's fused norms, softmax and rotary operations drop gradients silently, so none is used
+//! here.
+
+mod attention;
+mod block;
+mod cache;
+mod ops;
+mod step;
+
+pub(crate) use attention::Whole;
+pub(crate) use block::blocks;
+pub(crate) use cache::Cache;
+pub(crate) use ops::{linear, linear_cross_entropy, norm, select_rows, token_losses};
+pub(crate) use step::{Part, step};

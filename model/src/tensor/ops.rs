@@ -1,0 +1,106 @@
+//! The operations around attention.
+
+use crate::error::{Error, Result};
+use crate::layers::{Linear, Mlp, Norm};
+use crate::layout::WeightLayout;
+use candle_core::{D, DType, Tensor};
+
+/// `x (N, in)` through a linear layer: `(N, out)`.
+pub(crate) fn linear(linear: &Linear, x: &Tensor) -> Result<Tensor> {
+    let y = match linear.layout {
+        WeightLayout::OutIn => x.matmul(&linear.weight.t()?)?,
+        WeightLayout::InOut => x.matmul(&linear.weight)?,
+    };
+    Ok(match &linear.bias {
+        Some(bias) => y.broadcast_add(bias)?,
+        None => y,
+    })
+}
+
+/// The norm over the last axis.
+pub(crate) fn norm(norm: &Norm, x: &Tensor) -> Result<Tensor> {
+    match norm {
+        Norm::Rms { weight, eps } => rms_norm(x, weight, *eps),
+        Norm::Layer { weight, bias, eps } => layer_norm(x, weight, bias, *eps),
+    }
+}
+
+/// `x / sqrt(mean(x²) + eps) · weight` over the last axis.
+pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
+    let x = x.broadcast_div(&(mean_square + f64::from(eps))?.sqrt()?)?;
+    Ok(x.broadcast_mul(weight)?)
+}
+
+/// `(x - mean) / sqrt(variance + eps) · weight + bias` over the last axis.
+pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
+    let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let variance = x.sqr()?.mean_keepdim(D::Minus1)?;
+    let x = x.broadcast_div(&(variance + f64::from(eps))?.sqrt()?)?;
+    Ok(x.broadcast_mul(weight)?.broadcast_add(bias)?)
+}
+
+/// The feed-forward half of a block, `(N, D)` to `(N, D)`.
+pub(crate) fn mlp(mlp: &Mlp, x: &Tensor) -> Result<Tensor> {
+    match mlp {
+        Mlp::Swiglu { gate, up, down } => {
+            let inner = (linear(gate, x)?.silu()? * linear(up, x)?)?;
+            linear(down, &inner)
+        }
+        Mlp::Gelu { fc, proj } => linear(proj, &linear(fc, x)?.gelu()?),
+    }
+}
+
+/// Row `index[i]` of `first (V, D)`, or row `index[i] - V` of `second (R, D)`: `(N, D)`.
+///
+/// # Errors
+/// An index beyond both.
+pub(crate) fn select_rows(
+    first: &Tensor,
+    second: Option<&Tensor>,
+    index: &[u32],
+) -> Result<Tensor> {
+    let table = match second {
+        Some(second) => Tensor::cat(&[first, second], 0)?,
+        None => first.clone(),
+    };
+    let rows = table.dim(0)?;
+    if let Some(i) = index.iter().find(|&&i| i as usize >= rows) {
+        return Err(Error::Argument(format!(
+            "row {i} of a table of {rows} rows"
+        )));
+    }
+    let index = Tensor::from_slice(index, index.len(), first.device())?;
+    Ok(table.index_select(&index, 0)?)
+}
+
+/// Mean cross-entropy of `hidden (N, D)` times `weight (V, D)` transposed.
+pub(crate) fn linear_cross_entropy(
+    hidden: &Tensor,
+    weight: &Tensor,
+    targets: &[u32],
+) -> Result<Tensor> {
+    let targets = Tensor::from_slice(targets, targets.len(), hidden.device())?;
+    let logits = at_least_f32(hidden.matmul(&weight.t()?)?)?;
+    Ok(candle_nn::loss::cross_entropy(&logits, &targets)?)
+}
+
+/// Cross-entropy of each row of `hidden (N, D)` times `weight (V, D)` transposed, without
+/// gradients.
+pub(crate) fn token_losses(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
+    let logits = hidden.detach().matmul(&weight.detach().t()?)?;
+    let log_softmax = candle_nn::ops::log_softmax(&logits.to_dtype(DType::F32)?, 1)?;
+    let targets = Tensor::from_slice(targets, (targets.len(), 1), hidden.device())?;
+    Ok(log_softmax
+        .gather(&targets, 1)?
+        .neg()?
+        .flatten_all()?
+        .to_vec1()?)
+}
+
+fn at_least_f32(x: Tensor) -> Result<Tensor> {
+    Ok(match x.dtype() {
+        DType::F16 | DType::BF16 => x.to_dtype(DType::F32)?,
+        _ => x,
+    })
+}
