@@ -1,8 +1,10 @@
 //! Complete or absent: written beside, synced, renamed.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Error, Result};
 
@@ -28,9 +30,7 @@ pub fn write_atomic_with<T>(
         path: path.to_owned(),
         source: io::Error::new(io::ErrorKind::InvalidInput, "not the path of a file"),
     })?;
-    let mut temporary = name.to_owned();
-    temporary.push(".tmp");
-    let temporary = path.with_file_name(temporary);
+    let temporary = path.with_file_name(temporary_name(name));
     let written = write_synced(&temporary, write)
         .map_err(Error::at("write", &temporary))
         .and_then(|value| publish(&temporary, path).map(|()| value));
@@ -39,6 +39,15 @@ pub fn write_atomic_with<T>(
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// A name that no other writer of the same file has, in this process or another.
+fn temporary_name(name: &OsStr) -> OsString {
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    let write = WRITES.fetch_add(1, Ordering::Relaxed);
+    let mut temporary = name.to_owned();
+    temporary.push(format!(".{}-{write}.tmp", std::process::id()));
+    temporary
 }
 
 fn write_synced<T>(
@@ -103,6 +112,25 @@ mod tests {
         assert!(error.to_string().contains("cannot write"), "{error}");
         assert_eq!(error.source.to_string(), "no more");
         assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn writers_of_one_file_do_not_disturb_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.bin");
+        std::thread::scope(|scope| {
+            for i in 0..4u8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        write_atomic(path, &[i; 5000]).unwrap();
+                        let read = fs::read(path).unwrap();
+                        assert!(read.len() == 5000 && read.iter().all(|b| *b == read[0]));
+                    }
+                });
+            }
+        });
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

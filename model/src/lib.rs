@@ -20,6 +20,7 @@ pub mod checkpoint;
 pub mod config;
 mod cpu;
 mod decoder;
+mod device;
 mod error;
 mod fgram_model;
 mod init;
@@ -36,6 +37,7 @@ mod tensor;
 
 pub use config::{FgramModelConfig, ModelConfig, SconeConfig};
 pub use decoder::Decoder;
+pub use device::{COMPILED_DEVICES, DeviceChoice, Dtype};
 pub use error::{Error, Result};
 pub use fgram_model::FgramModel;
 pub use init::{Parameters, init_fgram_parameters, init_parameters, var_builder};

@@ -1,0 +1,149 @@
+//! Where a model computes, and in which type: chosen once, at the edge, and handed down.
+
+use crate::error::{Error, Result};
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// The devices that this build can open.
+pub const COMPILED_DEVICES: &str = if cfg!(feature = "cuda") {
+    "cpu and cuda"
+} else {
+    "cpu only; build with --features cuda for cuda:N"
+};
+
+/// What can be asked for as a device: `cpu`, `cuda:N`, or `cuda` for the first GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceChoice {
+    /// The processors of this machine.
+    #[default]
+    Cpu,
+    /// A GPU of NVIDIA's, counted from 0.
+    Cuda(usize),
+}
+
+impl DeviceChoice {
+    /// Makes the device ready.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when this build lacks it, saying what was compiled in, or the driver has
+    /// none.
+    pub fn open(self) -> Result<Device> {
+        let refused = |reason| Error::Device {
+            device: self.to_string(),
+            reason,
+        };
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(_) if !cfg!(feature = "cuda") => Err(refused(format!(
+                "this build computes on {COMPILED_DEVICES}"
+            ))),
+            // One stream beside the default one: only such a stream can be captured later on.
+            Self::Cuda(number) => {
+                Device::new_cuda_with_stream(number).map_err(|error| refused(error.to_string()))
+            }
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let number = match text {
+            "cpu" => return Ok(Self::Cpu),
+            "cuda" => Some(0),
+            other => other.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
+        };
+        number.map(Self::Cuda).ok_or_else(|| Error::Device {
+            device: text.to_owned(),
+            reason: format!("expected cpu or cuda:N; this build computes on {COMPILED_DEVICES}"),
+        })
+    }
+}
+
+impl TryFrom<String> for DeviceChoice {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<DeviceChoice> for String {
+    fn from(device: DeviceChoice) -> Self {
+        device.to_string()
+    }
+}
+
+/// The type of the elements that a model computes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dtype {
+    /// Single precision.
+    #[default]
+    F32,
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("f32")
+    }
+}
+
+impl FromStr for Dtype {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "f32" => Ok(Self::F32),
+            other => Err(Error::Dtype {
+                dtype: other.to_owned(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_devices() {
+        for (text, device) in [
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda", DeviceChoice::Cuda(0)),
+            ("cuda:3", DeviceChoice::Cuda(3)),
+        ] {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap(), device);
+            assert_eq!(device.to_string().parse::<DeviceChoice>().unwrap(), device);
+        }
+        for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:x"] {
+            let error = text.parse::<DeviceChoice>().unwrap_err().to_string();
+            assert!(error.contains("expected cpu or cuda:N"), "{error}");
+        }
+        let error = "bf16".parse::<Dtype>().unwrap_err().to_string();
+        assert!(error.contains("f32"), "{error}");
+    }
+
+    #[test]
+    #[cfg(not(feature = "cuda"))]
+    fn what_is_not_compiled_in_is_refused_with_what_is() {
+        let error = DeviceChoice::Cuda(1).open().unwrap_err().to_string();
+        assert!(
+            error.contains("cuda:1") && error.contains("cpu only"),
+            "{error}"
+        );
+        assert!(DeviceChoice::Cpu.open().is_ok());
+    }
+}
