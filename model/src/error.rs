@@ -67,6 +67,20 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A device that is not there, or not in this build.
+    #[error("device {device}: {reason}")]
+    Device {
+        /// What was asked for.
+        device: String,
+        /// Why it cannot be had.
+        reason: String,
+    },
+    /// An element type that models do not compute in.
+    #[error("dtype {dtype:?}: this program computes in f32 only")]
+    Dtype {
+        /// What was asked for.
+        dtype: String,
+    },
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
