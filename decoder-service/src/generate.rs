@@ -1,9 +1,6 @@
 //! `decoder-service generate`: one generation in the terminal, by the same engine as `serve`.
 
-use std::{
-    io::{self, Write},
-    time::Duration,
-};
+use std::{io::Write, time::Duration};
 
 use clap::Args;
 use serde_json::json;
@@ -173,11 +170,7 @@ pub async fn run(
 
 fn write(out: &mut (dyn Write + Send), text: &str) -> Result<(), Error> {
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|source: io::Error| Error::File {
-        action: "write to",
-        path: "the output".to_owned(),
-        source: source.into(),
-    })
+    written.map_err(Error::Output)
 }
 
 /// Figures of a generation that both summaries show.

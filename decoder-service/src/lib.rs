@@ -91,11 +91,7 @@ pub async fn run(
     let (parts, tier) = prepared;
     let info = parts.info.clone();
     let (engine, mut engine_ended) = engine::start(config.engine, parts)?;
-    let address = listener.local_addr().map_err(|source| Error::File {
-        action: "read the address of",
-        path: "the gRPC listener".into(),
-        source: source.into(),
-    })?;
+    let address = listener.local_addr().map_err(Error::Address)?;
     // First new requests are refused, later the port and the connections close.
     let (draining, closing) = (CancellationToken::new(), CancellationToken::new());
     let service = DecoderService::new(
@@ -111,7 +107,7 @@ pub async fn run(
         .add_service(DecoderServiceServer::new(service))
         .add_service(health_service);
     let router = with_reflection(router, scone_proto::FILE_DESCRIPTOR_SET, SERVICE_NAME)
-        .map_err(|error| Error::Config(format!("reflection: {error}")))?;
+        .map_err(|error| Error::Reflection(error.into()))?;
     health.set_serving().await;
     Listening {
         service: "decoder",

@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
+use candle_core::Device;
 use scone_model::sampling::SamplingParams;
 use scone_model::{Decoder, FgramModel, ModelConfig, SconeConfig, checkpoint};
 use serde::Deserialize;
@@ -100,13 +101,13 @@ impl GenerationConfig {
 }
 
 impl ServedModel {
-    /// Loads a model directory in Hugging Face layout. Blocks for as long as the weights take.
+    /// Loads a model directory in Hugging Face layout, to compute on `device`. Blocks for as long
+    /// as the weights take.
     ///
     /// # Errors
     /// Names the file that is missing or wrong.
-    pub fn load(dir: &Path) -> Result<Self, Error> {
-        let device = candle_core::Device::Cpu;
-        let loaded = checkpoint::load_model_dir(dir, &device)?;
+    pub fn load(dir: &Path, device: &Device) -> Result<Self, Error> {
+        let loaded = checkpoint::load_model_dir(dir, device)?;
         let path = dir.join("tokenizer.json");
         let tokenizer = Tokenizer::from_file(&path).map_err(|source| Error::File {
             action: "read",

@@ -106,12 +106,12 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Error> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(Error::Config(format!("loading ended early: {error}"))),
+        Err(error) => Err(Error::Interrupted(error)),
     }
 }
 
 fn load(config: &ModelConfig) -> Result<(ServedModel, Option<Embedded>), Error> {
-    let model = ServedModel::load(&config.model)?;
+    let model = ServedModel::load(&config.model, &config.device)?;
     let table = match &config.embed {
         EmbedSource::Remote(_) => None,
         EmbedSource::Table(dir) => Some(dir.clone()),
@@ -120,7 +120,7 @@ fn load(config: &ModelConfig) -> Result<(ServedModel, Option<Embedded>), Error> 
     let open = |dir: &Path| {
         let facts = table_facts(&model, "--table")?;
         let opened = open_when_free(|| Embedded::open(dir, &config.table, &facts));
-        opened.map_err(|error| in_use_hint(error, dir))
+        opened.map_err(in_use_hint)
     };
     let embedded = table.as_deref().map(open).transpose()?;
     Ok((model, embedded))
@@ -143,13 +143,9 @@ fn open_when_free(open: impl Fn() -> Result<Embedded, Error>) -> Result<Embedded
 }
 
 /// What to do when another process has the table, which the table itself cannot know.
-fn in_use_hint(error: Error, dir: &Path) -> Error {
+fn in_use_hint(error: Error) -> Error {
     match error {
-        Error::Table(error @ scone_fgram::Error::TableInUse { .. }) => Error::Config(format!(
-            "{error}; to share it, run `embed-service serve --table {}` and give each \
-             decoder-service `--embed 127.0.0.1:7300`",
-            dir.display()
-        )),
+        Error::Table(scone_fgram::Error::TableInUse { dir }) => Error::TableInUse { dir },
         other => other,
     }
 }

@@ -393,7 +393,7 @@ fn token_embedding_fallback_goes_on_and_counts() {
     // The same as a model without a table.
     drop(engine);
     wait_for_table(&fixture);
-    let model = ServedModel::load(&fixture.model).unwrap();
+    let model = ServedModel::load(&fixture.model, &Device::Cpu).unwrap();
     let plain = engine_over(model, engine_config(limits(1, 1, 64)), None);
     assert_eq!(plain.run(greedy("the fox", 10)).ids, done.ids);
 }

@@ -5,6 +5,7 @@ mod common;
 
 use std::{net::SocketAddr, time::Duration};
 
+use candle_core::Device;
 use common::{CONTEXT, Fixture, fixture, limits};
 use decoder_service::{
     Config, SERVICE_NAME,
@@ -12,6 +13,7 @@ use decoder_service::{
     engine::OnLookupFailure,
 };
 use scone_fgram::{RowDtype, TableOptions};
+use scone_model::Dtype;
 use scone_proto::decoder::v1::{
     FinishReason, GenerateRequest, GenerateResponse, GetModelInfoRequest, SamplingParameters,
     TokenIds, decoder_service_client::DecoderServiceClient, finish::StoppedBy,
@@ -62,6 +64,8 @@ impl Service {
         let config = Config {
             model: ModelConfig {
                 model: fixture.model.clone(),
+                device: Device::Cpu,
+                dtype: Dtype::F32,
                 embed,
                 table: TableOptions::default(),
                 on_lookup_failure: OnLookupFailure::Fail,

@@ -1,25 +1,13 @@
-//! From what was typed to what is checked. All mistakes are reported at once, before a model is
-//! loaded or a port bound.
+//! The flags of `serve` and `generate`, with their help. What they may be is checked elsewhere.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
-use scone_embed_client::{Address, Options};
-use scone_fgram::{RowDtype, TableOptions};
+use scone_fgram::RowDtype;
+use scone_model::{DeviceChoice, Dtype};
 use scone_service::args::{parse_bytes, parse_duration};
 
-use crate::{
-    engine::{EngineConfig, OnLookupFailure},
-    error::Error,
-    scheduler::Limits,
-};
-
-/// More often would be a load of its own.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+use crate::engine::OnLookupFailure;
 
 /// The model and where its f-gram rows come from; the same for `serve` and `generate`.
 #[derive(Args, Clone, Debug)]
@@ -29,6 +17,20 @@ pub struct ModelArgs {
     /// the source tree this program was built from.
     #[arg(long, env = "SCONE_MODEL", value_name = "DIR")]
     pub model: Option<PathBuf>,
+
+    /// Where the model computes: cpu, cuda (the first GPU) or cuda:N. A GPU needs a program built
+    /// with --features cuda.
+    #[arg(
+        long,
+        env = "SCONE_DEVICE",
+        value_name = "DEVICE",
+        default_value = "cpu"
+    )]
+    pub device: DeviceChoice,
+
+    /// Type of the numbers the model computes in: f32.
+    #[arg(long, env = "SCONE_DTYPE", value_name = "DTYPE", default_value = "f32")]
+    pub dtype: Dtype,
 
     /// Table directory, to look up rows in this process. Without --table and --embed, the table of
     /// a SCONE model is built from the model directory on first use and kept in the cache folder.
@@ -210,8 +212,8 @@ pub struct ServeArgs {
     )]
     pub max_batch: usize,
 
-    /// Most sequences that wait for a place, 1 to 65536; more are refused with
-    /// RESOURCE_EXHAUSTED at once.
+    /// Most sequences that wait for a slot in the batch, 1 to 65536; more are refused
+    /// with RESOURCE_EXHAUSTED at once.
     #[arg(
         long,
         env = "SCONE_MAX_QUEUE",
@@ -233,7 +235,7 @@ pub struct ServeArgs {
     pub max_step_tokens: usize,
 
     /// How long a client may leave its stream unread before its generation ends; until then its
-    /// place in the batch is kept. With a unit (ms, s, m).
+    /// slot in the batch is kept. With a unit (ms, s, m).
     #[arg(
         long,
         env = "SCONE_CLIENT_TIMEOUT",
@@ -243,249 +245,4 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub client_timeout: Duration,
-}
-
-/// Where rows come from.
-#[derive(Clone, Debug)]
-pub enum EmbedSource {
-    /// A table directory, opened by this process.
-    Table(PathBuf),
-    /// Embed-services.
-    Remote(Options),
-    /// The table of the model, built on first use; nothing for a plain model.
-    FromModel(CacheOptions),
-}
-
-/// Where and how tables are built on first use.
-#[derive(Clone, Debug)]
-pub struct CacheOptions {
-    /// The cache folder.
-    pub dir: PathBuf,
-    /// Stored type of the rows.
-    pub dtype: RowDtype,
-}
-
-/// The checked form of [`ModelArgs`].
-#[derive(Clone, Debug)]
-pub struct ModelConfig {
-    /// Model directory.
-    pub model: PathBuf,
-    /// Where rows come from.
-    pub embed: EmbedSource,
-    /// How to open a table in this process.
-    pub table: TableOptions,
-    /// What to do without an answer of the embed tier.
-    pub on_lookup_failure: OnLookupFailure,
-}
-
-/// The checked form of [`ServeArgs`].
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Model and table.
-    pub model: ModelConfig,
-    /// Batch, queue, steps and clients.
-    pub engine: EngineConfig,
-    /// Prometheus endpoint.
-    pub metrics_listen: Option<SocketAddr>,
-    /// How long running generations may take to end after SIGTERM.
-    pub drain_timeout: Duration,
-}
-
-impl ModelArgs {
-    /// Checks the flags.
-    ///
-    /// # Errors
-    /// Names every flag that is wrong, with its limit.
-    pub fn check(&self) -> Result<ModelConfig, Error> {
-        let mut problems = Vec::new();
-        self.collect(&mut problems);
-        let model = self.model.clone().unwrap_or_else(demo_model);
-        if !model.is_dir() {
-            problems.push(format!("--model {}: no such directory", model.display()));
-        }
-        none_or_error(&problems)?;
-        Ok(ModelConfig {
-            model,
-            embed: self.source()?,
-            table: TableOptions {
-                hot_bytes: self.hot_bytes,
-                ..TableOptions::default()
-            },
-            on_lookup_failure: self.on_lookup_failure,
-        })
-    }
-
-    fn collect(&self, problems: &mut Vec<String>) {
-        if self.lookup_timeout.is_zero() {
-            problems.push("--lookup-timeout is 0; at least 1ms is needed".to_owned());
-        }
-        if self.threads > 1024 || !(1..=64).contains(&self.io_threads) {
-            problems.push("--threads must be 0 to 1024, --io-threads 1 to 64".to_owned());
-        }
-        for (flag, interval) in [
-            ("--embed-resolve-interval", self.embed_resolve_interval),
-            ("--embed-poll-interval", self.embed_poll_interval),
-        ] {
-            if interval < SHORTEST_INTERVAL {
-                let (got, least) = (interval.as_millis(), SHORTEST_INTERVAL.as_millis());
-                problems.push(format!("{flag} is {got}ms; at least {least}ms is needed"));
-            }
-        }
-        for address in &self.embed {
-            if let Err(problem) = address.parse::<Address>() {
-                problems.push(format!("--embed {address}: {problem}"));
-            }
-        }
-    }
-
-    fn source(&self) -> Result<EmbedSource, Error> {
-        if let Some(table) = &self.table {
-            return Ok(EmbedSource::Table(table.clone()));
-        }
-        if !self.embed.is_empty() {
-            let addresses = self.embed.iter().filter_map(|a| a.parse().ok());
-            return Ok(EmbedSource::Remote(Options {
-                timeout: self.lookup_timeout,
-                start_timeout: self.embed_start_timeout,
-                resolve_interval: self.embed_resolve_interval,
-                poll_interval: self.embed_poll_interval,
-                hedge: self.embed_hedge,
-                ..Options::new(addresses.collect())
-            }));
-        }
-        let dir = self.cache_dir.clone().or_else(user_cache).ok_or_else(|| {
-            Error::Config("--cache-dir is needed: neither HOME nor XDG_CACHE_HOME is set".into())
-        })?;
-        Ok(EmbedSource::FromModel(CacheOptions {
-            dir,
-            dtype: self.table_dtype,
-        }))
-    }
-}
-
-impl ServeArgs {
-    /// Checks the flags.
-    ///
-    /// # Errors
-    /// Names the flags that are wrong, with their limits.
-    pub fn check(&self) -> Result<Config, Error> {
-        let mut problems = Vec::new();
-        if !(1..=1024).contains(&self.max_batch) {
-            problems.push(format!(
-                "--max-batch is {}; allowed is 1 to 1024",
-                self.max_batch
-            ));
-        }
-        if !(1..=65536).contains(&self.max_queue) {
-            problems.push(format!(
-                "--max-queue is {}; allowed is 1 to 65536",
-                self.max_queue
-            ));
-        }
-        if !(self.max_batch + 1..=65536).contains(&self.max_step_tokens) {
-            problems.push(format!(
-                "--max-step-tokens is {}; allowed is {} (one more than --max-batch) to 65536",
-                self.max_step_tokens,
-                self.max_batch + 1
-            ));
-        }
-        none_or_error(&problems)?;
-        Ok(Config {
-            model: self.model.check()?,
-            engine: EngineConfig {
-                limits: Limits {
-                    max_batch: self.max_batch,
-                    max_queue: self.max_queue,
-                    max_step_tokens: self.max_step_tokens,
-                },
-                on_lookup_failure: self.model.on_lookup_failure,
-                client_timeout: self.client_timeout,
-            },
-            metrics_listen: self.metrics_listen,
-            drain_timeout: self.drain_timeout,
-        })
-    }
-}
-
-fn none_or_error(problems: &[String]) -> Result<(), Error> {
-    if problems.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Config(problems.join("; ")))
-}
-
-/// `models/demo` here, else where this program was built.
-fn demo_model() -> PathBuf {
-    let here = PathBuf::from("models/demo");
-    if here.is_dir() {
-        return here;
-    }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo");
-    if source.is_dir() { source } else { here }
-}
-
-/// The user's cache folder. These two variables belong to the system, so they are no flags.
-fn user_cache() -> Option<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let cache = set("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")))?;
-    Some(cache.join("scone"))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        serve: ServeArgs,
-    }
-
-    fn check(args: &[&str]) -> Result<Config, Error> {
-        let args = ["test", "--cache-dir", "/c"].iter().chain(args);
-        Cli::try_parse_from(args).unwrap().serve.check()
-    }
-
-    #[test]
-    fn wrong_flags_are_named_together_with_their_limits() {
-        let args = ["--model", ".", "--max-batch", "0", "--max-queue", "0"];
-        let text = check(&args).unwrap_err().to_string();
-        assert!(text.contains("--max-batch is 0") && text.contains("--max-queue is 0"));
-        let args = [
-            "--model",
-            ".",
-            "--max-batch",
-            "64",
-            "--max-step-tokens",
-            "64",
-        ];
-        let text = check(&args).unwrap_err().to_string();
-        assert!(text.contains("allowed is 65"), "{text}");
-        let text = check(&["--model", "/no/such"]).unwrap_err().to_string();
-        assert!(text.contains("/no/such"), "{text}");
-        let args = [
-            "--model",
-            ".",
-            "--embed",
-            "a",
-            "--embed-poll-interval",
-            "0s",
-        ];
-        let text = check(&args).unwrap_err().to_string();
-        assert!(text.contains("--embed a") && text.contains("at least 10ms"));
-    }
-
-    #[test]
-    fn several_replicas_may_be_named() {
-        let config = check(&["--model", ".", "--embed", "http://a:1,b:2,file:/c"]).unwrap();
-        let EmbedSource::Remote(remote) = config.model.embed else {
-            panic!("not remote");
-        };
-        let addresses: Vec<String> = remote.addresses.iter().map(ToString::to_string).collect();
-        assert_eq!(addresses, ["a:1", "b:2", "file:/c"]);
-    }
 }
