@@ -8,7 +8,11 @@ use scone_model::{Decoder, FgramModel, ModelConfig, SconeConfig, checkpoint};
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
-use crate::{embed_tier::ModelFacts, error::Error, text::Decode};
+use crate::{
+    embed_tier::ModelFacts,
+    error::Error,
+    text::{Decode, load_tokenizer},
+};
 
 /// Facts of the model that requests are checked against.
 #[derive(Clone, Debug)]
@@ -109,7 +113,7 @@ impl ServedModel {
     pub fn load(dir: &Path, device: &Device) -> Result<Self, Error> {
         let loaded = checkpoint::load_model_dir(dir, device)?;
         let path = dir.join("tokenizer.json");
-        let tokenizer = Tokenizer::from_file(&path).map_err(|source| Error::File {
+        let tokenizer = load_tokenizer(&path).map_err(|source| Error::File {
             action: "read",
             path: path.display().to_string(),
             source,
