@@ -4,6 +4,7 @@ use std::{io::Write, time::Duration};
 
 use clap::Args;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::ModelArgs,
@@ -126,7 +127,8 @@ pub async fn run(
     summary: &mut (dyn Write + Send),
 ) -> Result<(), Error> {
     let config = args.model.check()?;
-    let (parts, tier) = startup::prepare(&config, Metrics::default()).await?;
+    let (parts, tier) =
+        startup::prepare(&config, Metrics::default(), CancellationToken::new()).await?;
     let seed = args
         .sampling
         .seed

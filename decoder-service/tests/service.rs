@@ -90,9 +90,18 @@ impl Service {
         }
     }
 
+    /// A connection to the service, once the model is loaded.
     async fn channel(&self) -> Channel {
         let url = format!("http://{}", self.address);
-        Channel::from_shared(url).unwrap().connect().await.unwrap()
+        let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
+        let mut health = HealthClient::new(channel.clone());
+        let mut watch = health.watch(this_service()).await.unwrap().into_inner();
+        loop {
+            let news = timeout(PATIENCE, watch.message()).await.unwrap();
+            if news.unwrap().unwrap().status() == ServingStatus::Serving {
+                return channel;
+            }
+        }
     }
 
     async fn client(&self) -> DecoderServiceClient<Channel> {
@@ -101,6 +110,12 @@ impl Service {
 
     fn stop(&mut self) {
         self.stop.take().unwrap().send(()).unwrap();
+    }
+}
+
+fn this_service() -> HealthCheckRequest {
+    HealthCheckRequest {
+        service: SERVICE_NAME.to_owned(),
     }
 }
 
@@ -189,10 +204,12 @@ async fn model_info_health_and_bad_requests() {
     assert_eq!(info.table_id.len(), 32);
 
     let mut health = HealthClient::new(service.channel().await);
-    let check = HealthCheckRequest {
-        service: SERVICE_NAME.to_owned(),
-    };
-    let status = health.check(check).await.unwrap().into_inner().status();
+    let status = health
+        .check(this_service())
+        .await
+        .unwrap()
+        .into_inner()
+        .status();
     assert_eq!(status, ServingStatus::Serving);
 
     let mut stops = request("x", 1);
