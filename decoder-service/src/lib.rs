@@ -48,6 +48,7 @@ use scone_service::{
     announce::Listening,
     grpc::{Drained, serve_until, server_builder},
     health::Health,
+    late::{LateService, SetService, late_service},
     metrics::MetricsEndpoint,
     reflection::with_reflection,
 };
@@ -59,10 +60,10 @@ use tracing::{error, info, warn};
 pub use config::Config;
 pub use error::Error;
 
-use crate::{
-    metrics::Metrics,
-    server::{DecoderService, Loaded},
-};
+use crate::{engine::EngineHandle, metrics::Metrics, server::DecoderService};
+
+/// The service as it is on the port.
+type GrpcService = DecoderServiceServer<DecoderService>;
 
 /// How long the last messages of ended generations may be on their way when the port closes.
 const LAST_MESSAGES: Duration = Duration::from_secs(1);
@@ -94,21 +95,16 @@ pub async fn run(
         address: listener.local_addr().map_err(Error::Address)?,
         metrics: endpoint.as_ref().map(MetricsEndpoint::address),
     };
-    let loaded = Arc::new(OnceLock::new());
+    let engine = Arc::new(OnceLock::new());
     // First loading ends and new requests are refused, later the port and the connections close.
     let (draining, closing) = (CancellationToken::new(), CancellationToken::new());
     let _loading_ends_with_this = draining.clone().drop_guard();
-    let service = DecoderService::new(
-        loaded.clone(),
-        config.engine,
-        metrics.clone(),
-        draining.clone(),
-    );
+    let (service, set_service) = late_service(Error::Loading.into());
     let (router, health) = router(service).await?;
     let finish = Finish {
         health: health.clone(),
         draining: draining.clone(),
-        loaded: loaded.clone(),
+        engine: engine.clone(),
         limit: config.drain_timeout,
     };
     let shutdown = finish.generations_after(shutdown);
@@ -116,7 +112,7 @@ pub async fn run(
     tokio::pin!(serving);
     let started = tokio::select! {
         _ = &mut serving => return Ok(()),
-        started = start_engine(&config, metrics, draining.clone(), loaded) => started,
+        started = start_engine(&config, metrics, &draining, engine, set_service) => started,
     };
     let mut engine_ended = match started {
         Err(Error::Stopped) => {
@@ -138,26 +134,31 @@ pub async fn run(
     Ok(())
 }
 
-/// Loads the model and starts an engine over it, which `loaded` gets. The receiver resolves when
-/// the engine's thread ends.
+/// Loads the model, starts an engine over it and sets the service. The receiver resolves when the
+/// engine's thread ends.
 async fn start_engine(
     config: &Config,
     metrics: Metrics,
-    stop: CancellationToken,
-    loaded: Arc<OnceLock<Loaded>>,
+    draining: &CancellationToken,
+    engine: Arc<OnceLock<EngineHandle>>,
+    service: SetService<GrpcService>,
 ) -> Result<oneshot::Receiver<()>, Error> {
-    let (parts, tier) = startup::prepare(&config.model, metrics, stop).await?;
+    let prepared = startup::prepare(&config.model, metrics.clone(), draining.clone());
+    let (parts, tier) = prepared.await?;
     let info = parts.info.clone();
-    let (engine, ended) = engine::start(config.engine, parts)?;
-    loaded.get_or_init(|| Loaded { info, tier, engine });
+    let (handle, ended) = engine::start(config.engine, parts)?;
+    engine.get_or_init(|| handle.clone());
+    let (config, draining) = (config.engine, draining.clone());
+    let decoder = DecoderService::new(info, tier, handle, config, metrics, draining);
+    service.set(DecoderServiceServer::new(decoder));
     Ok(ended)
 }
 
 /// The service, its health and reflection on one port.
-async fn router(service: DecoderService) -> Result<(Router, Health), Error> {
+async fn router(service: LateService<GrpcService>) -> Result<(Router, Health), Error> {
     let (health, health_service) = Health::register(&[SERVICE_NAME]).await;
     let router = server_builder()
-        .add_service(DecoderServiceServer::new(service))
+        .add_service(service)
         .add_service(health_service);
     let router = with_reflection(router, scone_proto::FILE_DESCRIPTOR_SET, SERVICE_NAME)
         .map_err(|error| Error::Reflection(error.into()))?;
@@ -168,7 +169,8 @@ async fn router(service: DecoderService) -> Result<(Router, Health), Error> {
 struct Finish {
     health: Health,
     draining: CancellationToken,
-    loaded: Arc<OnceLock<Loaded>>,
+    /// Empty while the model is loading.
+    engine: Arc<OnceLock<EngineHandle>>,
     limit: Duration,
 }
 
@@ -179,7 +181,7 @@ impl Finish {
         shutdown.await;
         self.health.set_not_serving().await;
         self.draining.cancel();
-        let Some(Loaded { engine, .. }) = self.loaded.get() else {
+        let Some(engine) = self.engine.get() else {
             info!("told to stop before the model was loaded");
             return;
         };

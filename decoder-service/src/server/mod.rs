@@ -5,7 +5,7 @@ mod convert;
 use std::{
     pin::Pin,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -34,20 +34,11 @@ use crate::{
 /// Prompts from this length in bytes are tokenised off the network threads.
 const LONG_PROMPT_BYTES: usize = 4096;
 
-/// What requests are served with, once the model is loaded.
-pub struct Loaded {
-    /// Facts of the model.
-    pub info: Arc<ModelInfo>,
-    /// Where rows come from.
-    pub tier: TierInfo,
-    /// What generates.
-    pub engine: EngineHandle,
-}
-
 /// The service. See the [module documentation](self).
 pub struct DecoderService {
-    /// Empty while the model is loading: requests are then told UNAVAILABLE.
-    loaded: Arc<OnceLock<Loaded>>,
+    info: Arc<ModelInfo>,
+    tier: TierInfo,
+    engine: EngineHandle,
     config: EngineConfig,
     metrics: Metrics,
     draining: CancellationToken,
@@ -56,15 +47,19 @@ pub struct DecoderService {
 }
 
 impl DecoderService {
-    /// A service over a running engine, which `loaded` gets when there is one.
+    /// A service over a running engine.
     pub fn new(
-        loaded: Arc<OnceLock<Loaded>>,
+        info: Arc<ModelInfo>,
+        tier: TierInfo,
+        engine: EngineHandle,
         config: EngineConfig,
         metrics: Metrics,
         draining: CancellationToken,
     ) -> Self {
         Self {
-            loaded,
+            info,
+            tier,
+            engine,
             config,
             metrics,
             draining,
@@ -72,22 +67,17 @@ impl DecoderService {
         }
     }
 
-    fn loaded(&self) -> Result<&Loaded, Error> {
-        self.loaded.get().ok_or(Error::Loading)
-    }
-
     async fn start(&self, request: Request<GenerateRequest>) -> Result<Messages, Error> {
         if self.draining.is_cancelled() {
             return Err(Error::Draining);
         }
-        let Loaded { info, engine, .. } = self.loaded()?;
         let deadline = convert::timeout(request.metadata()).map(|limit| Instant::now() + limit);
         let mut draft = convert::draft(request.into_inner());
         if draft.request_id.is_empty() {
             let number = self.next_id.fetch_add(1, Ordering::Relaxed);
             draft.request_id = format!("{}-{number}", std::process::id());
         }
-        let info = info.clone();
+        let info = self.info.clone();
         let long =
             matches!(&draft.prompt, Some(request::Prompt::Text(t)) if t.len() >= LONG_PROMPT_BYTES);
         let request = if long {
@@ -104,7 +94,7 @@ impl DecoderService {
             "request"
         );
         let completions = request.n;
-        let messages = engine.submit(request)?;
+        let messages = self.engine.submit(request)?;
         Ok(Messages {
             messages,
             completions,
@@ -133,7 +123,7 @@ impl decoder_service_server::DecoderService for DecoderService {
         &self,
         _request: Request<GetModelInfoRequest>,
     ) -> Result<Response<GetModelInfoResponse>, Status> {
-        let Loaded { info, tier, .. } = self.loaded()?;
+        let info = &self.info;
         let limits = self.config.limits;
         Ok(Response::new(GetModelInfoResponse {
             model: info.name.clone(),
@@ -143,8 +133,8 @@ impl decoder_service_server::DecoderService for DecoderService {
             context_tokens: info.context_tokens as u32,
             dim: info.dim as u32,
             max_n: info.max_n.unwrap_or(0) as u32,
-            table_id: tier.table_id(),
-            embed_mode: tier.mode().to_owned(),
+            table_id: self.tier.table_id(),
+            embed_mode: self.tier.mode().to_owned(),
             max_batch: limits.max_batch as u32,
             max_queue: limits.max_queue as u32,
         }))
