@@ -10,7 +10,7 @@
 //! - [`scheduler`] decides which sequences take part in a step: sequences join and leave between
 //!   steps, prompts go in chunks, decoding goes first.
 //! - [`engine`] is one thread that owns the model. A step makes ONE look-up for the whole batch,
-//!   puts the row of the longest f-gram in place of the token embedding where one matched, runs the
+//!   replaces the token embedding by the row of the longest f-gram where one matched, runs the
 //!   model, samples, and sends.
 //! - [`embed_tier`] gives the rows, from a table in this process or from embed-services.
 //! - [`sequence`] and [`text`] know when a text ends and what of it may be sent.

@@ -235,7 +235,7 @@ async fn model_info_health_and_bad_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_is_dropped_frees_its_place() {
+async fn a_stream_that_is_dropped_frees_its_slot() {
     let service = Service::start(1, 1).await;
     let mut client = service.client().await;
     for _ in 0..10 {
