@@ -1,6 +1,6 @@
 //! Everything that can go wrong here, and what a client is told.
 
-use std::time::Duration;
+use std::{io, path::PathBuf, time::Duration};
 
 use tonic::{Code, Status, metadata::MetadataValue};
 
@@ -31,6 +31,9 @@ pub enum Error {
         /// When to try again.
         retry_after: Duration,
     },
+    /// The model is not loaded yet.
+    #[error("the model is loading; try again later")]
+    Loading,
     /// The service is shutting down.
     #[error("the service is draining; try another replica")]
     Draining,
@@ -52,10 +55,53 @@ pub enum Error {
     /// Table and model do not belong together.
     #[error(transparent)]
     Incompatible(#[from] Incompatible),
-    /// A configuration that cannot work.
+    /// Flags that cannot work: every mistake, each naming its flag.
+    #[error("the configuration cannot work:{}", lines(.0))]
+    Flags(Vec<String>),
+    /// A model, a table and flags that cannot work together.
     #[error("{0}")]
     Config(String),
-    /// A file of the model directory, or of the table cache.
+    /// The embed tier was not there in time.
+    #[error("--embed: {0}")]
+    EmbedTier(String),
+    /// Another process holds the table; says how to share it.
+    #[error(
+        "the table {0} is open in another process, and a sled table serves one at a time; to \
+         share it, run `embed-service serve --table {0}` and give each decoder-service \
+         `--embed 127.0.0.1:7300`",
+        dir.display()
+    )]
+    TableInUse {
+        /// The table directory.
+        dir: PathBuf,
+    },
+    /// The system gives no thread.
+    #[error("cannot start the {name} thread")]
+    Thread {
+        /// Which thread.
+        name: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The thread that loaded the model panicked.
+    #[error("loading the model did not finish")]
+    Interrupted(#[source] tokio::task::JoinError),
+    /// Told to stop before the model was loaded.
+    #[error("told to stop before the model was loaded")]
+    Stopped,
+    /// The address that was bound cannot be read.
+    #[error("cannot read the listening address")]
+    Address(#[source] io::Error),
+    /// The reflection service rejected our own descriptors.
+    #[error("cannot build the reflection service")]
+    Reflection(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The text has nowhere to go.
+    #[error("cannot write the text to the output")]
+    Output(#[source] io::Error),
+    /// A file of the table cache.
+    #[error(transparent)]
+    Files(#[from] scone_files::Error),
+    /// A file of the model directory.
     #[error("cannot {action} {path}")]
     File {
         /// What was being done.
@@ -88,13 +134,24 @@ impl Error {
         match self {
             Error::InvalidField { .. } => "invalid_argument",
             Error::QueueFull { .. } => "queue_full",
+            Error::Loading => "loading",
             Error::Draining => "draining",
             Error::DeadlineExceeded { .. } => "deadline_exceeded",
             Error::Cancelled => "cancelled",
             Error::ClientStalled(_) => "client_stalled",
             Error::Lookup(_) => "lookup_failed",
             Error::Incompatible(_)
+            | Error::Flags(_)
             | Error::Config(_)
+            | Error::EmbedTier(_)
+            | Error::TableInUse { .. }
+            | Error::Thread { .. }
+            | Error::Interrupted(_)
+            | Error::Stopped
+            | Error::Address(_)
+            | Error::Reflection(_)
+            | Error::Output(_)
+            | Error::Files(_)
             | Error::File { .. }
             | Error::Model(_)
             | Error::Table(_)
@@ -113,7 +170,9 @@ impl From<Error> for Status {
             Error::QueueFull { retry_after, .. } => {
                 with_retry(Code::ResourceExhausted, text, retry_after)
             }
-            Error::Draining => with_retry(Code::Unavailable, text, Duration::from_secs(1)),
+            Error::Loading | Error::Draining => {
+                with_retry(Code::Unavailable, text, Duration::from_secs(1))
+            }
             Error::DeadlineExceeded { .. } => Status::deadline_exceeded(text),
             Error::Cancelled => Status::cancelled(text),
             Error::ClientStalled(_) => Status::aborted(text),
@@ -125,7 +184,17 @@ impl From<Error> for Status {
             }
             Error::Incompatible(_) => Status::failed_precondition(text),
             // Ours, not the client's: no paths, no details.
-            Error::Config(_)
+            Error::Flags(_)
+            | Error::Config(_)
+            | Error::EmbedTier(_)
+            | Error::TableInUse { .. }
+            | Error::Thread { .. }
+            | Error::Interrupted(_)
+            | Error::Stopped
+            | Error::Address(_)
+            | Error::Reflection(_)
+            | Error::Output(_)
+            | Error::Files(_)
             | Error::File { .. }
             | Error::Model(_)
             | Error::Table(_)
@@ -134,6 +203,12 @@ impl From<Error> for Status {
             | Error::Internal => Status::internal(Error::Internal.to_string()),
         }
     }
+}
+
+/// Each on a line of its own.
+fn lines(problems: &[String]) -> String {
+    let line = |problem: &String| format!("\n  {problem}");
+    problems.iter().map(line).collect()
 }
 
 fn with_retry(code: Code, text: String, after: Duration) -> Status {

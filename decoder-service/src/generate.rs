@@ -1,12 +1,10 @@
 //! `decoder-service generate`: one generation in the terminal, by the same engine as `serve`.
 
-use std::{
-    io::{self, Write},
-    time::Duration,
-};
+use std::{io::Write, time::Duration};
 
 use clap::Args;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::ModelArgs,
@@ -129,7 +127,8 @@ pub async fn run(
     summary: &mut (dyn Write + Send),
 ) -> Result<(), Error> {
     let config = args.model.check()?;
-    let (parts, tier) = startup::prepare(&config, Metrics::default()).await?;
+    let (parts, tier) =
+        startup::prepare(&config, Metrics::default(), CancellationToken::new()).await?;
     let seed = args
         .sampling
         .seed
@@ -173,11 +172,7 @@ pub async fn run(
 
 fn write(out: &mut (dyn Write + Send), text: &str) -> Result<(), Error> {
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|source: io::Error| Error::File {
-        action: "write to",
-        path: "the output".to_owned(),
-        source: source.into(),
-    })
+    written.map_err(Error::Output)
 }
 
 /// Figures of a generation that both summaries show.

@@ -10,7 +10,7 @@
 //! - [`scheduler`] decides which sequences take part in a step: sequences join and leave between
 //!   steps, prompts go in chunks, decoding goes first.
 //! - [`engine`] is one thread that owns the model. A step makes ONE look-up for the whole batch,
-//!   puts the row of the longest f-gram in place of the token embedding where one matched, runs the
+//!   replaces the token embedding by the row of the longest f-gram where one matched, runs the
 //!   model, samples, and sends.
 //! - [`embed_tier`] gives the rows, from a table in this process or from embed-services.
 //! - [`sequence`] and [`text`] know when a text ends and what of it may be sent.
@@ -38,24 +38,32 @@ pub mod startup;
 mod table_cache;
 pub mod text;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use scone_proto::decoder::v1::decoder_service_server::DecoderServiceServer;
 use scone_service::{
     announce::Listening,
     grpc::{Drained, serve_until, server_builder},
     health::Health,
+    late::{LateService, SetService, late_service},
     metrics::MetricsEndpoint,
     reflection::with_reflection,
 };
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Router;
 use tracing::{error, info, warn};
 
 pub use config::Config;
 pub use error::Error;
 
 use crate::{engine::EngineHandle, metrics::Metrics, server::DecoderService};
+
+/// The service as it is on the port.
+type GrpcService = DecoderServiceServer<DecoderService>;
 
 /// How long the last messages of ended generations may be on their way when the port closes.
 const LAST_MESSAGES: Duration = Duration::from_secs(1);
@@ -64,7 +72,9 @@ const LAST_MESSAGES: Duration = Duration::from_secs(1);
 pub const SERVICE_NAME: &str = "scone.decoder.v1.DecoderService";
 
 /// Loads the model, then serves until `shutdown` resolves and running generations have ended, or
-/// the drain timeout passed.
+/// the drain timeout passed. While the model is loading the port is served already: health says
+/// NOT_SERVING and requests are told UNAVAILABLE, so that a slow start is not taken for a hung
+/// process.
 ///
 /// # Errors
 /// When the model, table or embed tier cannot be used, a port cannot be bound, or the engine
@@ -80,52 +90,42 @@ pub async fn run(
         Some(address) => Some(MetricsEndpoint::start(address, metrics.registry()).await?),
         None => None,
     };
-    tokio::pin!(shutdown);
-    let prepared = tokio::select! {
-        prepared = startup::prepare(&config.model, metrics.clone()) => prepared?,
-        () = &mut shutdown => {
-            info!("told to stop before the model was loaded");
+    let listening = Listening {
+        service: "decoder",
+        address: listener.local_addr().map_err(Error::Address)?,
+        metrics: endpoint.as_ref().map(MetricsEndpoint::address),
+    };
+    let engine = Arc::new(OnceLock::new());
+    // First loading ends and new requests are refused, later the port and the connections close.
+    let (draining, closing) = (CancellationToken::new(), CancellationToken::new());
+    let _loading_ends_with_this = draining.clone().drop_guard();
+    let (service, set_service) = late_service(Error::Loading.into());
+    let (router, health) = router(service).await?;
+    let finish = Finish {
+        health: health.clone(),
+        draining: draining.clone(),
+        engine: engine.clone(),
+        limit: config.drain_timeout,
+    };
+    let shutdown = finish.generations_after(shutdown);
+    let serving = serve_until(router, listener, shutdown, &health, closing, LAST_MESSAGES);
+    tokio::pin!(serving);
+    let started = tokio::select! {
+        _ = &mut serving => return Ok(()),
+        started = start_engine(&config, metrics, &draining, engine, set_service) => started,
+    };
+    let mut engine_ended = match started {
+        Err(Error::Stopped) => {
+            serving.await;
             return Ok(());
         }
+        started => started?,
     };
-    let (parts, tier) = prepared;
-    let info = parts.info.clone();
-    let (engine, mut engine_ended) = engine::start(config.engine, parts)?;
-    let address = listener.local_addr().map_err(|source| Error::File {
-        action: "read the address of",
-        path: "the gRPC listener".into(),
-        source: source.into(),
-    })?;
-    // First new requests are refused, later the port and the connections close.
-    let (draining, closing) = (CancellationToken::new(), CancellationToken::new());
-    let service = DecoderService::new(
-        info,
-        tier,
-        engine.clone(),
-        config.engine,
-        metrics,
-        draining.clone(),
-    );
-    let (health, health_service) = Health::register(&[SERVICE_NAME]).await;
-    let router = server_builder()
-        .add_service(DecoderServiceServer::new(service))
-        .add_service(health_service);
-    let router = with_reflection(router, scone_proto::FILE_DESCRIPTOR_SET, SERVICE_NAME)
-        .map_err(|error| Error::Config(format!("reflection: {error}")))?;
-    health.set_serving().await;
-    Listening {
-        service: "decoder",
-        address,
-        metrics: endpoint.as_ref().map(MetricsEndpoint::address),
+    if !draining.is_cancelled() {
+        health.set_serving().await;
+        listening.announce();
     }
-    .announce();
-    let shutdown = async {
-        shutdown.await;
-        finish_generations(&health, &draining, &engine, config.drain_timeout).await;
-    };
-    let serving = serve_until(router, listener, shutdown, &health, closing, LAST_MESSAGES);
     let drained = served_or_engine_lost(serving, &mut engine_ended).await?;
-    drop(engine);
     if drained == Drained::Complete {
         // Nothing runs any more, so the engine closes the table now. A connection that is slow to
         // close may still hold a handle; that is no reason to wait for long.
@@ -134,20 +134,63 @@ pub async fn run(
     Ok(())
 }
 
-/// The first half of a drain: connections stay open, so that new requests are told UNAVAILABLE
-/// instead of meeting a closed port, while running and waiting generations end.
-async fn finish_generations(
-    health: &Health,
+/// Loads the model, starts an engine over it and sets the service. The receiver resolves when the
+/// engine's thread ends.
+async fn start_engine(
+    config: &Config,
+    metrics: Metrics,
     draining: &CancellationToken,
-    engine: &EngineHandle,
+    engine: Arc<OnceLock<EngineHandle>>,
+    service: SetService<GrpcService>,
+) -> Result<oneshot::Receiver<()>, Error> {
+    let prepared = startup::prepare(&config.model, metrics.clone(), draining.clone());
+    let (parts, tier) = prepared.await?;
+    let info = parts.info.clone();
+    let (handle, ended) = engine::start(config.engine, parts)?;
+    engine.get_or_init(|| handle.clone());
+    let (config, draining) = (config.engine, draining.clone());
+    let decoder = DecoderService::new(info, tier, handle, config, metrics, draining);
+    service.set(DecoderServiceServer::new(decoder));
+    Ok(ended)
+}
+
+/// The service, its health and reflection on one port.
+async fn router(service: LateService<GrpcService>) -> Result<(Router, Health), Error> {
+    let (health, health_service) = Health::register(&[SERVICE_NAME]).await;
+    let router = server_builder()
+        .add_service(service)
+        .add_service(health_service);
+    let router = with_reflection(router, scone_proto::FILE_DESCRIPTOR_SET, SERVICE_NAME)
+        .map_err(|error| Error::Reflection(error.into()))?;
+    Ok((router, health))
+}
+
+/// What the first half of a drain works on.
+struct Finish {
+    health: Health,
+    draining: CancellationToken,
+    /// Empty while the model is loading.
+    engine: Arc<OnceLock<EngineHandle>>,
     limit: Duration,
-) {
-    health.set_not_serving().await;
-    draining.cancel();
-    info!(limit_ms = limit.as_millis() as u64, "finishing generations");
-    if tokio::time::timeout(limit, engine.idle()).await.is_err() {
-        warn!("drain timeout passed, giving up on the generations still running");
-        engine.give_up();
+}
+
+impl Finish {
+    /// The first half of a drain: connections stay open, so that new requests are told UNAVAILABLE
+    /// instead of meeting a closed port, while running and waiting generations end.
+    async fn generations_after(self, shutdown: impl Future<Output = ()>) {
+        shutdown.await;
+        self.health.set_not_serving().await;
+        self.draining.cancel();
+        let Some(engine) = self.engine.get() else {
+            info!("told to stop before the model was loaded");
+            return;
+        };
+        let limit = self.limit;
+        info!(limit_ms = limit.as_millis() as u64, "finishing generations");
+        if tokio::time::timeout(limit, engine.idle()).await.is_err() {
+            warn!("drain timeout passed, giving up on the generations still running");
+            engine.give_up();
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The decoder-service program: flags, logs, threads; the rest is the library.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use clap::{
     ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, parser::ValueSource,
@@ -43,11 +45,15 @@ fn main() -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(args) => {
             let config = args.check()?;
-            threads(&args.model)?.block_on(async {
+            let runtime = threads(&args.model)?;
+            let served = runtime.block_on(async {
                 let shutdown = shutdown_signal();
                 let listener = grpc::bind(args.listen).await?;
                 decoder_service::run(config, listener, shutdown).await
-            })?;
+            });
+            // A model still being loaded must not hold the exit.
+            runtime.shutdown_timeout(Duration::from_millis(100));
+            served?;
         }
         Command::Generate(args) => {
             let (mut out, mut summary) = (std::io::stdout(), std::io::stderr());

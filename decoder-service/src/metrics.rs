@@ -31,7 +31,7 @@ pub struct Outcome {
 pub struct Metrics {
     /// Completions that ended and requests that were refused.
     pub requests: Family<Outcome, Counter>,
-    /// Sequences that wait for a place in the batch.
+    /// Sequences that wait for a slot in the batch.
     pub queue_depth: Gauge,
     /// Sequences in the batch.
     pub running: Gauge,
@@ -94,7 +94,7 @@ impl Metrics {
         );
         r.register(
             "queue_depth",
-            "Sequences that wait for a place in the batch",
+            "Sequences that wait for a slot in the batch",
             self.queue_depth.clone(),
         );
         r.register("running", "Sequences in the batch", self.running.clone());

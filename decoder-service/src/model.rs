@@ -2,12 +2,17 @@
 
 use std::{path::Path, sync::Arc};
 
+use candle_core::Device;
 use scone_model::sampling::SamplingParams;
 use scone_model::{Decoder, FgramModel, ModelConfig, SconeConfig, checkpoint};
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
-use crate::{embed_tier::ModelFacts, error::Error, text::Decode};
+use crate::{
+    embed_tier::ModelFacts,
+    error::Error,
+    text::{Decode, load_tokenizer},
+};
 
 /// Facts of the model that requests are checked against.
 #[derive(Clone, Debug)]
@@ -100,15 +105,15 @@ impl GenerationConfig {
 }
 
 impl ServedModel {
-    /// Loads a model directory in Hugging Face layout. Blocks for as long as the weights take.
+    /// Loads a model directory in Hugging Face layout, to compute on `device`. Blocks for as long
+    /// as the weights take.
     ///
     /// # Errors
     /// Names the file that is missing or wrong.
-    pub fn load(dir: &Path) -> Result<Self, Error> {
-        let device = candle_core::Device::Cpu;
-        let loaded = checkpoint::load_model_dir(dir, &device)?;
+    pub fn load(dir: &Path, device: &Device) -> Result<Self, Error> {
+        let loaded = checkpoint::load_model_dir(dir, device)?;
         let path = dir.join("tokenizer.json");
-        let tokenizer = Tokenizer::from_file(&path).map_err(|source| Error::File {
+        let tokenizer = load_tokenizer(&path).map_err(|source| Error::File {
             action: "read",
             path: path.display().to_string(),
             source,

@@ -16,7 +16,7 @@ pub struct SequenceId(pub u64);
 pub struct Limits {
     /// Most sequences in one step; each owns a KV cache.
     pub max_batch: usize,
-    /// Most sequences that wait for a place. When it is full, [`Scheduler::push`] refuses.
+    /// Most sequences that wait for a slot in the batch. When it is full, [`Scheduler::push`] refuses.
     pub max_queue: usize,
     /// Most tokens in one step. Above `max_batch`, so that prompts go on when the batch is full.
     pub max_step_tokens: usize,
@@ -33,7 +33,7 @@ pub struct Planned {
     pub samples: bool,
 }
 
-/// No place: as many sequences run and wait as may.
+/// No room: as many sequences run and wait as may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("as many sequences run and wait as may")]
 pub struct Full;
@@ -86,7 +86,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Gives free places to those that wait, in order; returns who got one.
+    /// Gives free slots of the batch to those that wait, in order; returns who got one.
     pub fn admit(&mut self) -> Vec<SequenceId> {
         let free = self.limits.max_batch.saturating_sub(self.running.len());
         let admitted: Vec<Entry> = self.waiting.drain(..free.min(self.waiting.len())).collect();
@@ -137,7 +137,7 @@ impl Scheduler {
         }
     }
 
-    /// Forgets a sequence, whether it runs or waits. Its place is free at once.
+    /// Forgets a sequence, whether it runs or waits. Its slot is free at once.
     pub fn remove(&mut self, id: SequenceId) {
         self.waiting.retain(|entry| entry.id != id);
         self.running.retain(|entry| entry.id != id);
@@ -149,7 +149,7 @@ impl Scheduler {
         !can_admit && self.running.iter().all(|entry| entry.paused)
     }
 
-    /// Sequences with a place.
+    /// Sequences with a slot in the batch.
     pub fn running(&self) -> usize {
         self.running.len()
     }
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_sequence_frees_its_place_at_once() {
+    fn a_removed_sequence_frees_its_slot_at_once() {
         let mut s = scheduler(1, 2, 8);
         s.push(A, 5).unwrap();
         s.push(B, 1).unwrap();
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_paused_sequence_blocks_nobody_and_keeps_its_place() {
+    fn a_paused_sequence_blocks_nobody_and_keeps_its_slot() {
         let mut s = scheduler(2, 1, 8);
         s.push(A, 3).unwrap();
         s.push(B, 3).unwrap();
@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(s.waiting(), 1);
         assert!(!s.is_idle());
         s.set_paused(B, true);
-        assert!(s.is_idle(), "C waits, but there is no place for it");
+        assert!(s.is_idle(), "C waits, but there is no slot for it");
         s.set_paused(B, false);
         s.set_paused(A, false);
         assert_eq!(step(&mut s), [planned(A, 1, true), planned(B, 1, true)]);

@@ -7,6 +7,7 @@ use std::{
 };
 
 use scone_embed_client::Monitor;
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
@@ -57,17 +58,19 @@ impl TierInfo {
 ///
 /// # Errors
 /// Names the file, address or fact that is wrong. A table that does not belong to the model is
-/// [`Error::Incompatible`], with both values.
+/// [`Error::Incompatible`], with both values; [`Error::Stopped`] soon after `stop` is cancelled
+/// while a table is waited for or built.
 pub async fn prepare(
     config: &ModelConfig,
     metrics: Metrics,
+    stop: CancellationToken,
 ) -> Result<(EngineParts, TierInfo), Error> {
     let config = config.clone();
     let remote = match &config.embed {
         EmbedSource::Remote(options) => Some(options.clone()),
         EmbedSource::Table(_) | EmbedSource::FromModel(_) => None,
     };
-    let (model, embedded) = blocking(move || load(&config)).await?;
+    let (model, embedded) = blocking(move || load(&config, &stop)).await?;
     let (tier, tier_info): (Option<Box<dyn EmbedTier>>, _) = match (remote, embedded) {
         (Some(mut options), _) => {
             options.model = Some(table_facts(&model, "--embed")?);
@@ -106,51 +109,50 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Error> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(Error::Config(format!("loading ended early: {error}"))),
+        Err(error) => Err(Error::Interrupted(error)),
     }
 }
 
-fn load(config: &ModelConfig) -> Result<(ServedModel, Option<Embedded>), Error> {
-    let model = ServedModel::load(&config.model)?;
-    let table = match &config.embed {
-        EmbedSource::Remote(_) => None,
-        EmbedSource::Table(dir) => Some(dir.clone()),
-        EmbedSource::FromModel(cache) => table_cache::table_of(&config.model, &model, cache)?,
-    };
+fn load(
+    config: &ModelConfig,
+    stop: &CancellationToken,
+) -> Result<(ServedModel, Option<Embedded>), Error> {
+    let model = ServedModel::load(&config.model, &config.device)?;
     let open = |dir: &Path| {
         let facts = table_facts(&model, "--table")?;
-        let opened = open_when_free(|| Embedded::open(dir, &config.table, &facts));
-        opened.map_err(|error| in_use_hint(error, dir))
+        Embedded::open(dir, &config.table, &facts)
     };
-    let embedded = table.as_deref().map(open).transpose()?;
+    let embedded = match &config.embed {
+        EmbedSource::Remote(_) => None,
+        EmbedSource::Table(dir) => Some(open_when_free(|| open(dir), stop)?),
+        EmbedSource::FromModel(cache) => {
+            table_cache::open_or_build(&config.model, &model, cache, stop, open)?
+        }
+    };
     Ok((model, embedded))
 }
 
 /// Opens a table; while another process has it, tries again for a moment: that may be a short
 /// `generate`, or a service that is just ending.
-fn open_when_free(open: impl Fn() -> Result<Embedded, Error>) -> Result<Embedded, Error> {
+fn open_when_free(
+    open: impl Fn() -> Result<Embedded, Error>,
+    stop: &CancellationToken,
+) -> Result<Embedded, Error> {
     let began = Instant::now();
     loop {
         match open() {
-            Err(Error::Table(scone_fgram::Error::TableInUse { .. }))
-                if began.elapsed() < TABLE_PATIENCE =>
-            {
+            Err(Error::Table(scone_fgram::Error::TableInUse { dir })) => {
+                if stop.is_cancelled() {
+                    return Err(Error::Stopped);
+                }
+                // What to do about it the table itself cannot know.
+                if began.elapsed() >= TABLE_PATIENCE {
+                    return Err(Error::TableInUse { dir });
+                }
                 std::thread::sleep(TABLE_PATIENCE / 20);
             }
             result => return result,
         }
-    }
-}
-
-/// What to do when another process has the table, which the table itself cannot know.
-fn in_use_hint(error: Error, dir: &Path) -> Error {
-    match error {
-        Error::Table(error @ scone_fgram::Error::TableInUse { .. }) => Error::Config(format!(
-            "{error}; to share it, run `embed-service serve --table {}` and give each \
-             decoder-service `--embed 127.0.0.1:7300`",
-            dir.display()
-        )),
-        other => other,
     }
 }
 

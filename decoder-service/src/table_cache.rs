@@ -1,125 +1,224 @@
 //! Tables built from a model directory on first use.
 //!
-//! A table is built in a folder of its own and moved into place when it is whole, so a reader never
-//! sees half of one; a lock file keeps a second process from building the same one at once. A
-//! killed build is taken up again where it stopped.
+//! They are mapped files, which any number of processes may read at once. A table is built in a
+//! folder of its own and renamed when it is whole, so a reader never sees half of one; a lock file
+//! keeps a second process from building the same one at once, and is not needed to read. A stopped
+//! build is taken up again where it was.
 
 use std::{
     fs::{self, File, TryLockError},
+    io,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use scone_fgram::{
-    FgramSet,
-    table::{BuildOptions, FORMAT_VERSION, MANIFEST_FILE, build_table},
+    ErrorKind, FgramSet, StoreKind,
+    table::{BuildOptions, FORMAT_VERSION, build_table},
 };
-use scone_model::FgramModel;
 use scone_service::progress::Progress;
-use tracing::info;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 use crate::{config::CacheOptions, error::Error, model::ServedModel};
 
-/// The table of a model, from the cache or built now. `None` for a plain model.
+/// How often a process that waits for another's build looks whether it is done.
+const LOCK_POLL: Duration = Duration::from_millis(50);
+
+/// Opens the table of a model, from the cache or built now. `None` for a plain model. A table that
+/// is there and whole takes no writing; one that `open` refuses is built again.
 ///
 /// # Errors
-/// When the model has f-grams but its directory lacks what a table is built from, or building
-/// fails.
-pub(crate) fn table_of(
+/// [`Error::Stopped`] soon after `stop` is cancelled. When the model has f-grams but its directory
+/// lacks what a table is built from, building fails, or another process keeps the table to itself.
+pub(crate) fn open_or_build<T>(
     model_dir: &Path,
     model: &ServedModel,
     options: &CacheOptions,
-) -> Result<Option<PathBuf>, Error> {
+    stop: &CancellationToken,
+    open: impl Fn(&Path) -> Result<T, Error>,
+) -> Result<Option<T>, Error> {
     if model.info.max_n.is_none() {
         return Ok(None);
     }
-    let set_path = model_dir.join("fgrams.bin");
-    let fgram = match &model.fgram {
-        Some(fgram) if set_path.is_file() => fgram,
-        _ => {
+    let cached = Cached::of(model_dir, model, options, stop)?;
+    let damage = match cached.open(&open) {
+        Opened::Whole(table) => return Ok(Some(table)),
+        Opened::Held(error) => return Err(error),
+        Opened::Absent => None,
+        Opened::Damaged(error) => Some(error),
+    };
+    if let Some(error) = damage {
+        let (table, error) = (cached.table.display(), &error as &dyn std::error::Error);
+        warn!(%table, error, "the table in the cache cannot be used; building it again");
+    }
+    let _lock = cached.lock()?;
+    // Another process may have built it while this one waited for the lock.
+    match cached.open(&open) {
+        Opened::Whole(table) => return Ok(Some(table)),
+        Opened::Held(error) => return Err(error),
+        Opened::Absent => {}
+        Opened::Damaged(_) => remove(&cached.table)?,
+    }
+    cached.build()?;
+    open(&cached.table).map(Some)
+}
+
+/// What opening a table of the cache has shown.
+enum Opened<T> {
+    Whole(T),
+    /// By another process.
+    Held(Error),
+    Absent,
+    Damaged(Error),
+}
+
+/// A table of the cache, which may not be there yet.
+struct Cached<'a> {
+    model: &'a ServedModel,
+    set: FgramSet,
+    options: &'a CacheOptions,
+    stop: &'a CancellationToken,
+    /// Its directory.
+    table: PathBuf,
+}
+
+impl<'a> Cached<'a> {
+    fn of(
+        model_dir: &Path,
+        model: &'a ServedModel,
+        options: &'a CacheOptions,
+        stop: &'a CancellationToken,
+    ) -> Result<Self, Error> {
+        let set = model_dir.join("fgrams.bin");
+        if model.fgram.is_none() || !set.is_file() {
             return Err(Error::Config(format!(
                 "{} is a SCONE model without fgrams.bin or fgram_model.safetensors, so its table \
                  cannot be built here; give --table DIR or --embed ADDRESSES",
                 model_dir.display()
             )));
         }
-    };
-    let prefix = &model.info.model_hash[..model.info.model_hash.len().min(16)];
-    let set = FgramSet::read(&set_path)?;
-    let set_prefix = &set.hash()[..8];
-    let tables = options.dir.join("tables");
-    // A table of another format version is left to the program that wrote it.
-    let dtype = options.dtype;
-    let name = format!("v{FORMAT_VERSION}-{prefix}-{set_prefix}-{dtype}");
-    let table = tables.join(name);
-    if table.join(MANIFEST_FILE).is_file() {
-        return Ok(Some(table));
+        let set = FgramSet::read(&set)?;
+        let model_prefix = &model.info.model_hash[..model.info.model_hash.len().min(16)];
+        let set_prefix = &set.hash()[..8];
+        // A table of another format version or store is left to the program that wrote it.
+        let (dtype, store) = (options.dtype, StoreKind::Mapped);
+        let name = format!("v{FORMAT_VERSION}-{model_prefix}-{set_prefix}-{dtype}-{store}");
+        Ok(Self {
+            model,
+            set,
+            options,
+            stop,
+            table: options.dir.join("tables").join(name),
+        })
     }
-    fs::create_dir_all(&tables).map_err(|e| file_error("create", &tables, e))?;
-    let _lock = Lock::take(&table.with_extension("lock"))?;
-    // Another process may have built it while this one waited for the lock.
-    if !table.join(MANIFEST_FILE).is_file() {
-        build(model, fgram, &set, options, &table)?;
+
+    fn open<T>(&self, open: impl Fn(&Path) -> Result<T, Error>) -> Opened<T> {
+        if !self.table.exists() {
+            return Opened::Absent;
+        }
+        match open(&self.table) {
+            Ok(table) => Opened::Whole(table),
+            Err(Error::Table(error)) if error.kind() == ErrorKind::Busy => {
+                Opened::Held(error.into())
+            }
+            Err(error) => Opened::Damaged(error),
+        }
     }
-    Ok(Some(table))
+
+    fn lock(&self) -> Result<Lock, Error> {
+        let tables = self.options.dir.join("tables");
+        fs::create_dir_all(&tables).map_err(scone_files::Error::at("create", &tables))?;
+        Lock::take(&self.table.with_extension("lock"), self.stop)
+    }
+
+    /// Builds the table, on top of what a stopped build has left where that is sound.
+    fn build(&self) -> Result<(), Error> {
+        let (partial, table) = (self.table.with_extension("partial"), self.table.display());
+        let resumed = partial.exists();
+        info!(rows = self.set.len(), %table, resumed, "building the f-gram table, once");
+        match self.build_in(&partial) {
+            Err(Error::Table(error)) if resumed && is_damage(&error) => {
+                let error = &error as &dyn std::error::Error;
+                warn!(%table, error, "what a stopped build has left cannot be used; starting anew");
+                remove(&partial)?;
+                self.build_in(&partial)?;
+            }
+            built => built?,
+        }
+        Ok(scone_files::publish(&partial, &self.table)?)
+    }
+
+    fn build_in(&self, dir: &Path) -> Result<(), Error> {
+        let build = BuildOptions {
+            store: StoreKind::Mapped,
+            dtype: self.options.dtype,
+            dim: self.model.info.dim,
+            model_hash: self.model.info.model_hash.clone(),
+            ..BuildOptions::default()
+        };
+        let embedding = self.model.decoder.token_embedding();
+        let mut progress = Progress::new("building the f-gram table (once)");
+        build_table(
+            dir,
+            &self.set,
+            &build,
+            |fgrams, rows| -> Result<(), Error> {
+                match &self.model.fgram {
+                    Some(fgram) if !self.stop.is_cancelled() => {
+                        *rows = fgram.rows(embedding, fgrams)?;
+                        Ok(())
+                    }
+                    _ => Err(Error::Stopped),
+                }
+            },
+            |done, total| progress.report(done, total),
+        )?;
+        progress.clear();
+        Ok(())
+    }
 }
 
-fn build(
-    model: &ServedModel,
-    fgram: &FgramModel,
-    set: &FgramSet,
-    options: &CacheOptions,
-    table: &Path,
-) -> Result<(), Error> {
-    let partial = table.with_extension("partial");
-    info!(rows = set.len(), table = %table.display(), "building the f-gram table, once");
-    let build = BuildOptions {
-        dtype: options.dtype,
-        dim: model.info.dim,
-        model_hash: model.info.model_hash.clone(),
-        ..BuildOptions::default()
-    };
-    let embedding = model.decoder.token_embedding();
-    let mut progress = Progress::new("building the f-gram table (once)");
-    build_table(
-        &partial,
-        set,
-        &build,
-        |fgrams, rows| -> Result<(), Error> {
-            *rows = fgram.rows(embedding, fgrams)?;
-            Ok(())
-        },
-        |done, total| progress.report(done, total),
-    )?;
-    progress.clear();
-    fs::rename(&partial, table).map_err(|e| file_error("move the finished table to", table, e))
+/// The files themselves are at fault, not the disk they are on.
+fn is_damage(error: &scone_fgram::Error) -> bool {
+    matches!(error.kind(), ErrorKind::DataLoss | ErrorKind::Mismatch)
+}
+
+fn remove(dir: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(scone_files::Error::at("remove", dir)(error).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// An exclusive lock on a file, given back by the system even when the process is killed.
 struct Lock(#[expect(dead_code, reason = "the lock lives as long as the open file")] File);
 
 impl Lock {
-    fn take(path: &Path) -> Result<Self, Error> {
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map_err(|e| file_error("open", path, e))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                info!("another process builds the table; waiting for it");
-                file.lock().map_err(|e| file_error("lock", path, e))?;
+    /// Waits until no other process has it, or `stop` is cancelled.
+    fn take(path: &Path, stop: &CancellationToken) -> Result<Self, Error> {
+        let opened = File::options().create(true).append(true).open(path);
+        let file = opened.map_err(scone_files::Error::at("open", path))?;
+        let mut waited = false;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self(file)),
+                Err(TryLockError::Error(error)) => {
+                    return Err(scone_files::Error::at("lock", path)(error).into());
+                }
+                Err(TryLockError::WouldBlock) if stop.is_cancelled() => {
+                    return Err(Error::Stopped);
+                }
+                Err(TryLockError::WouldBlock) => {}
             }
-            Err(TryLockError::Error(error)) => return Err(file_error("lock", path, error)),
+            if !waited {
+                info!("another process builds the table; waiting for it");
+                waited = true;
+            }
+            thread::sleep(LOCK_POLL);
         }
-        Ok(Self(file))
-    }
-}
-
-fn file_error(action: &'static str, path: &Path, source: std::io::Error) -> Error {
-    Error::File {
-        action,
-        path: path.display().to_string(),
-        source: source.into(),
     }
 }

@@ -207,7 +207,7 @@ fn one_lookup_a_step_carries_the_whole_batch() {
 }
 
 #[test]
-fn a_client_that_leaves_frees_its_place() {
+fn a_client_that_leaves_frees_its_slot() {
     let fixture = fixture();
     let engine = engine_with(
         &fixture,
@@ -254,7 +254,7 @@ fn a_full_queue_refuses_at_once_and_frees_up() {
     ));
     collect(&mut first);
     collect(&mut second);
-    eventually("a place is free", || {
+    eventually("a slot is free", || {
         engine.handle.submit(engine.request(greedy("x", 1))).is_ok()
     });
 }
@@ -305,13 +305,13 @@ fn a_client_that_does_not_read_pauses_alone_and_loses_nothing() {
         engine.metrics.running.get() == 1
     });
     std::thread::sleep(Duration::from_millis(20));
-    assert_eq!(engine.metrics.running.get(), 1, "it keeps its place");
+    assert_eq!(engine.metrics.running.get(), 1, "it keeps its slot");
     let done = collect(&mut lazy);
     assert_eq!((done.ids, done.text), (expected.ids, expected.text));
 }
 
 #[test]
-fn a_client_that_never_reads_loses_its_place() {
+fn a_client_that_never_reads_loses_its_slot() {
     let fixture = fixture();
     let mut config = engine_config(limits(1, 1, 64));
     config.client_timeout = Duration::from_millis(50);
@@ -393,7 +393,7 @@ fn token_embedding_fallback_goes_on_and_counts() {
     // The same as a model without a table.
     drop(engine);
     wait_for_table(&fixture);
-    let model = ServedModel::load(&fixture.model).unwrap();
+    let model = ServedModel::load(&fixture.model, &Device::Cpu).unwrap();
     let plain = engine_over(model, engine_config(limits(1, 1, 64)), None);
     assert_eq!(plain.run(greedy("the fox", 10)).ids, done.ids);
 }

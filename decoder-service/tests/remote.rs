@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use candle_core::Device;
 use common::{
     Fixture, TestEngine, collect,
     embed_server::{EmbedServer, Meddle, PATIENCE, open},
@@ -47,7 +48,7 @@ fn options(servers: &[&EmbedServer]) -> Options {
 }
 
 fn connect(runtime: &Runtime, fixture: &Fixture, options: &Options) -> Result<Remote, Error> {
-    let model = ServedModel::load(&fixture.model).unwrap();
+    let model = ServedModel::load(&fixture.model, &Device::Cpu).unwrap();
     runtime.block_on(Remote::connect(Options {
         model: model.info.table_facts(),
         ..options.clone()
@@ -57,7 +58,7 @@ fn connect(runtime: &Runtime, fixture: &Fixture, options: &Options) -> Result<Re
 fn engine(fixture: &Fixture, tier: Remote, on_failure: OnLookupFailure) -> TestEngine {
     let mut config = engine_config(limits(4, 4, 64));
     config.on_lookup_failure = on_failure;
-    let model = ServedModel::load(&fixture.model).unwrap();
+    let model = ServedModel::load(&fixture.model, &Device::Cpu).unwrap();
     engine_over(model, config, Some(Box::new(tier)))
 }
 
@@ -92,7 +93,7 @@ fn assert_same(mut got: Answers, mut expected: Answers) {
 }
 
 fn expected(fixture: &Fixture, batch: &LookupBatch) -> Answers {
-    let model = ServedModel::load(&fixture.model).unwrap();
+    let model = ServedModel::load(&fixture.model, &Device::Cpu).unwrap();
     answers(&mut *embedded(fixture, &model), batch)
 }
 

@@ -4,6 +4,7 @@
 
 mod common;
 
+use candle_core::Device;
 use common::{CONTEXT, EOS, fixture, greedy};
 use decoder_service::{
     Error,
@@ -12,7 +13,9 @@ use decoder_service::{
 };
 
 fn info() -> ModelInfo {
-    ServedModel::load(&fixture().model).unwrap().info
+    ServedModel::load(&fixture().model, &Device::Cpu)
+        .unwrap()
+        .info
 }
 
 #[test]
@@ -289,7 +292,9 @@ fn absent_fields_take_the_defaults_of_the_model() {
         r#"{"temperature": 0.7, "top_k": 5, "top_p": 0.9, "max_new_tokens": 9, "eos_token_id": [1, 260]}"#,
     )
     .unwrap();
-    let info = ServedModel::load(&fixture.model).unwrap().info;
+    let info = ServedModel::load(&fixture.model, &Device::Cpu)
+        .unwrap()
+        .info;
     let draft = Draft {
         prompt: Some(Prompt::Text("a".into())),
         top_p: Some(0.5),
@@ -307,7 +312,9 @@ fn absent_fields_take_the_defaults_of_the_model() {
 
     let greedy = r#"{"do_sample": false, "temperature": 0.7}"#;
     std::fs::write(fixture.model.join("generation_config.json"), greedy).unwrap();
-    let info = ServedModel::load(&fixture.model).unwrap().info;
+    let info = ServedModel::load(&fixture.model, &Device::Cpu)
+        .unwrap()
+        .info;
     assert_eq!(info.defaults.sampling.temperature, 0.0);
     for wrong in [
         "{",
@@ -316,6 +323,6 @@ fn absent_fields_take_the_defaults_of_the_model() {
         r#"{"eos_token_id": 999}"#,
     ] {
         std::fs::write(fixture.model.join("generation_config.json"), wrong).unwrap();
-        ServedModel::load(&fixture.model).unwrap_err();
+        ServedModel::load(&fixture.model, &Device::Cpu).unwrap_err();
     }
 }

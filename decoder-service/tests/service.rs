@@ -5,6 +5,7 @@ mod common;
 
 use std::{net::SocketAddr, time::Duration};
 
+use candle_core::Device;
 use common::{CONTEXT, Fixture, fixture, limits};
 use decoder_service::{
     Config, SERVICE_NAME,
@@ -12,6 +13,7 @@ use decoder_service::{
     engine::OnLookupFailure,
 };
 use scone_fgram::{RowDtype, TableOptions};
+use scone_model::Dtype;
 use scone_proto::decoder::v1::{
     FinishReason, GenerateRequest, GenerateResponse, GetModelInfoRequest, SamplingParameters,
     TokenIds, decoder_service_client::DecoderServiceClient, finish::StoppedBy,
@@ -62,6 +64,8 @@ impl Service {
         let config = Config {
             model: ModelConfig {
                 model: fixture.model.clone(),
+                device: Device::Cpu,
+                dtype: Dtype::F32,
                 embed,
                 table: TableOptions::default(),
                 on_lookup_failure: OnLookupFailure::Fail,
@@ -86,9 +90,18 @@ impl Service {
         }
     }
 
+    /// A connection to the service, once the model is loaded.
     async fn channel(&self) -> Channel {
         let url = format!("http://{}", self.address);
-        Channel::from_shared(url).unwrap().connect().await.unwrap()
+        let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
+        let mut health = HealthClient::new(channel.clone());
+        let mut watch = health.watch(this_service()).await.unwrap().into_inner();
+        loop {
+            let news = timeout(PATIENCE, watch.message()).await.unwrap();
+            if news.unwrap().unwrap().status() == ServingStatus::Serving {
+                return channel;
+            }
+        }
     }
 
     async fn client(&self) -> DecoderServiceClient<Channel> {
@@ -97,6 +110,12 @@ impl Service {
 
     fn stop(&mut self) {
         self.stop.take().unwrap().send(()).unwrap();
+    }
+}
+
+fn this_service() -> HealthCheckRequest {
+    HealthCheckRequest {
+        service: SERVICE_NAME.to_owned(),
     }
 }
 
@@ -185,10 +204,12 @@ async fn model_info_health_and_bad_requests() {
     assert_eq!(info.table_id.len(), 32);
 
     let mut health = HealthClient::new(service.channel().await);
-    let check = HealthCheckRequest {
-        service: SERVICE_NAME.to_owned(),
-    };
-    let status = health.check(check).await.unwrap().into_inner().status();
+    let status = health
+        .check(this_service())
+        .await
+        .unwrap()
+        .into_inner()
+        .status();
     assert_eq!(status, ServingStatus::Serving);
 
     let mut stops = request("x", 1);
@@ -214,7 +235,7 @@ async fn model_info_health_and_bad_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_is_dropped_frees_its_place() {
+async fn a_stream_that_is_dropped_frees_its_slot() {
     let service = Service::start(1, 1).await;
     let mut client = service.client().await;
     for _ in 0..10 {

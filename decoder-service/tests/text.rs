@@ -5,8 +5,11 @@ mod common;
 
 use std::sync::{Arc, LazyLock};
 
-use common::{byte_level, encode};
-use decoder_service::text::{Decode, Detokenizer, TextStream};
+use common::{byte_level, byte_level_json, encode, fixture};
+use decoder_service::{
+    model::ServedModel,
+    text::{Decode, Detokenizer, TextStream, load_tokenizer},
+};
 use proptest::prelude::*;
 use serde_json::json;
 use tokenizers::Tokenizer;
@@ -189,4 +192,40 @@ proptest! {
         let all = [prompt.clone(), ids].concat();
         agrees_with_whole(&SENTENCEPIECE, &all, prompt.len());
     }
+}
+
+/// As training scripts store it: some merges left out at random, texts cut and filled up.
+fn training_tokenizer() -> serde_json::Value {
+    let mut stored = byte_level_json();
+    stored["model"]["dropout"] = json!(0.5);
+    stored["truncation"] = json!({
+        "direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0
+    });
+    stored["padding"] = json!({
+        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null,
+        "pad_id": 260, "pad_type_id": 0, "pad_token": "<|endoftext|>"
+    });
+    stored
+}
+
+#[test]
+fn what_a_tokenizer_does_in_training_is_off_when_serving() {
+    let text = "the other day there was a fox, then the fox met the other bear";
+    let stored = training_tokenizer().to_string();
+    let as_stored: Tokenizer = stored.parse().unwrap();
+    let cut = as_stored.encode(text, true).unwrap();
+    assert_eq!(cut.len(), 64, "it truncates to 8 and pads to 64 as stored");
+    assert_eq!(cut.get_attention_mask().iter().sum::<u32>(), 8);
+
+    let fixture = fixture();
+    let path = fixture.model.join("tokenizer.json");
+    std::fs::write(&path, stored).unwrap();
+    let loaded = load_tokenizer(&path).unwrap();
+    for _ in 0..6 {
+        assert_eq!(loaded.encode(text, true).unwrap().get_ids(), encode(text));
+    }
+    assert!(load_tokenizer(&fixture.model.join("absent.json")).is_err());
+
+    let served = ServedModel::load(&fixture.model, &candle_core::Device::Cpu).unwrap();
+    assert_eq!(served.info.encode(text).unwrap(), encode(text));
 }

@@ -27,9 +27,7 @@ impl Remote {
                 client,
                 runtime: Handle::current(),
             }),
-            Err(ConnectError::NotReady(missing)) => {
-                Err(Error::Config(format!("--embed: {missing}")))
-            }
+            Err(ConnectError::NotReady(missing)) => Err(Error::EmbedTier(missing)),
             Err(ConnectError::Incompatible(incompatible)) => Err(incompatible.into()),
         }
     }

@@ -142,7 +142,10 @@ pub fn start(
             let _alive = alive;
             Worker::new(config, parts, incoming, pace, gave_up).run();
         })
-        .map_err(|error| Error::Config(format!("cannot start the engine thread: {error}")))?;
+        .map_err(|source| Error::Thread {
+            name: "engine",
+            source,
+        })?;
     Ok((handle, ended))
 }
 

@@ -29,7 +29,7 @@ const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 /// token before them ended inside a character.
 const SETTLED_AFTER: usize = 4;
 
-/// Tokens without text after which the detokenizer looks for a place to cut. Bounds its work when a
+/// Tokens without text after which the detokenizer looks where to cut. Bounds its work when a
 /// model writes broken bytes for ever.
 const LOOK_FOR_CUT_AFTER: usize = 8;
 

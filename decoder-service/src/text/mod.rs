@@ -3,11 +3,13 @@
 
 mod detokenizer;
 mod stop;
+mod tokenizer;
 
 use std::sync::Arc;
 
 pub use detokenizer::{Decode, DecodeError, Detokenizer};
 pub use stop::{StopMatcher, Stopped};
+pub use tokenizer::load_tokenizer;
 
 /// The text of one sequence as it grows.
 #[derive(Debug)]
@@ -26,8 +28,8 @@ impl TextStream {
         }
     }
 
-    /// Adds a token. Appends to `out` what may be sent, and says which stop string (by its place in
-    /// the request) ended the text, if one did. With `may_stop` unset the text is not searched:
+    /// Adds a token. Appends to `out` what may be sent, and says which stop string (by its index
+    /// in the request) ended the text, if one did. With `may_stop` unset the text is not searched:
     /// the request's `min_tokens` are not reached.
     pub fn push(
         &mut self,

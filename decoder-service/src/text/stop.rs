@@ -5,7 +5,7 @@ use std::sync::Arc;
 /// A stop string was found; the text before it has been passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped {
-    /// Place of the stop string in the request.
+    /// Index of the stop string in the request.
     pub index: usize,
 }
 

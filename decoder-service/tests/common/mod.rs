@@ -274,7 +274,7 @@ pub fn engine_with(
     config: EngineConfig,
     wrap: impl FnOnce(Box<dyn EmbedTier>) -> Box<dyn EmbedTier>,
 ) -> TestEngine {
-    let model = ServedModel::load(&fixture.model).unwrap();
+    let model = ServedModel::load(&fixture.model, &Device::Cpu).unwrap();
     let tier = wrap(embedded(fixture, &model));
     engine_over(model, config, Some(tier))
 }

@@ -1,0 +1,248 @@
+//! The flags of `serve` and `generate`, with their help. What they may be is checked elsewhere.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+use scone_fgram::RowDtype;
+use scone_model::{DeviceChoice, Dtype};
+use scone_service::args::{parse_bytes, parse_duration};
+
+use crate::engine::OnLookupFailure;
+
+/// The model and where its f-gram rows come from; the same for `serve` and `generate`.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model and table")]
+pub struct ModelArgs {
+    /// Model directory in Hugging Face layout. Default: models/demo in the current directory or in
+    /// the source tree this program was built from.
+    #[arg(long, env = "SCONE_MODEL", value_name = "DIR")]
+    pub model: Option<PathBuf>,
+
+    /// Where the model computes: cpu, cuda (the first GPU) or cuda:N. A GPU needs a program built
+    /// with --features cuda.
+    #[arg(
+        long,
+        env = "SCONE_DEVICE",
+        value_name = "DEVICE",
+        default_value = "cpu"
+    )]
+    pub device: DeviceChoice,
+
+    /// Type of the numbers the model computes in: f32.
+    #[arg(long, env = "SCONE_DTYPE", value_name = "DTYPE", default_value = "f32")]
+    pub dtype: Dtype,
+
+    /// Table directory, to look up rows in this process. Without --table and --embed, the table of
+    /// a SCONE model is built from the model directory on first use and kept in the cache folder.
+    #[arg(
+        long,
+        env = "SCONE_TABLE",
+        value_name = "DIR",
+        conflicts_with = "embed"
+    )]
+    pub table: Option<PathBuf>,
+
+    /// Addresses of embed-services with commas between: host:port, where every IP address of the
+    /// name is a replica, or file:PATH, a file with one host:port a line. At least one replica of
+    /// each shard.
+    #[arg(
+        long,
+        env = "SCONE_EMBED",
+        value_name = "ADDRESSES",
+        value_delimiter = ','
+    )]
+    pub embed: Vec<String>,
+
+    /// Memory for the rows used most when the table is in this process, with a unit (KiB, MiB,
+    /// GiB); 0 holds none. Of a mapped table so much is read into the page cache at start.
+    #[arg(
+        long,
+        env = "SCONE_HOT_BYTES",
+        value_name = "BYTES",
+        default_value = "64MiB",
+        value_parser = parse_bytes
+    )]
+    pub hot_bytes: u64,
+
+    /// Stored type of the rows of a table built on first use: f32, f16, bf16, int8 or int4.
+    #[arg(
+        long,
+        env = "SCONE_TABLE_DTYPE",
+        value_name = "DTYPE",
+        default_value = "f16"
+    )]
+    pub table_dtype: RowDtype,
+
+    /// Folder for tables built on first use. Default: $XDG_CACHE_HOME/scone, else ~/.cache/scone.
+    #[arg(long, env = "SCONE_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+
+    /// How long one look-up at embed-services may take, tries at other replicas included, with a unit (ms, s).
+    #[arg(
+        long,
+        env = "SCONE_LOOKUP_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "500ms",
+        value_parser = parse_duration
+    )]
+    pub lookup_timeout: Duration,
+
+    /// How long to wait at start until every shard has an embed-service, with a unit (s, m).
+    #[arg(
+        long,
+        env = "SCONE_EMBED_START_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = parse_duration
+    )]
+    pub embed_start_timeout: Duration,
+
+    /// How often the names of embed-services are resolved and files of addresses read again, with
+    /// a unit (ms, s, m); new replicas get look-ups, removed ones are drained.
+    #[arg(
+        long,
+        env = "SCONE_EMBED_RESOLVE_INTERVAL",
+        value_name = "DURATION",
+        default_value = "5s",
+        value_parser = parse_duration
+    )]
+    pub embed_resolve_interval: Duration,
+
+    /// How often each embed-service is asked which table versions it answers for, with a unit (ms,
+    /// s, m).
+    #[arg(
+        long,
+        env = "SCONE_EMBED_POLL_INTERVAL",
+        value_name = "DURATION",
+        default_value = "1s",
+        value_parser = parse_duration
+    )]
+    pub embed_poll_interval: Duration,
+
+    /// Send a look-up that is later than the recent 99th percentile to a second replica as well,
+    /// at most 5 in 100: true or false.
+    #[arg(
+        long,
+        env = "SCONE_EMBED_HEDGE",
+        value_name = "BOOL",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    pub embed_hedge: bool,
+
+    /// What to do when no embed-service answers: end the generations concerned with UNAVAILABLE,
+    /// or go on with the token embedding and count it (usage.fallback_positions and metrics).
+    #[arg(
+        long,
+        env = "SCONE_ON_LOOKUP_FAILURE",
+        value_name = "WHAT",
+        value_enum,
+        default_value_t = OnLookupFailure::Fail
+    )]
+    pub on_lookup_failure: OnLookupFailure,
+
+    /// Threads that compute; 0 is one for each CPU. A full batch keeps them all busy.
+    #[arg(
+        long,
+        env = "SCONE_THREADS",
+        value_name = "N",
+        default_value_t = 0,
+        help_heading = "Threads"
+    )]
+    pub threads: usize,
+
+    /// Threads for the network; they only pass messages on.
+    #[arg(
+        long,
+        env = "SCONE_IO_THREADS",
+        value_name = "N",
+        default_value_t = 2,
+        help_heading = "Threads"
+    )]
+    pub io_threads: usize,
+}
+
+/// The flags of `decoder-service serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// Model, table and threads.
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Address and port of gRPC; port 0 takes a free one. There is no encryption and no
+    /// authentication, so the default is this machine only; use 0.0.0.0:7400 inside a cluster.
+    #[arg(
+        long,
+        env = "SCONE_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:7400",
+        help_heading = "Service"
+    )]
+    pub listen: SocketAddr,
+
+    /// Address and port of the Prometheus endpoint, GET /metrics; none when absent.
+    #[arg(
+        long,
+        env = "SCONE_METRICS_LISTEN",
+        value_name = "ADDRESS",
+        help_heading = "Service"
+    )]
+    pub metrics_listen: Option<SocketAddr>,
+
+    /// How long running generations may take to end after SIGTERM, with a unit (ms, s, m, h); those
+    /// still running then end with UNAVAILABLE, and at most a second later the process does.
+    #[arg(
+        long,
+        env = "SCONE_DRAIN_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "25s",
+        value_parser = parse_duration,
+        help_heading = "Service"
+    )]
+    pub drain_timeout: Duration,
+
+    /// Most sequences computed in one step, 1 to 1024. Each holds a KV cache that grows to the
+    /// model's context.
+    #[arg(
+        long,
+        env = "SCONE_MAX_BATCH",
+        value_name = "N",
+        default_value_t = 16,
+        help_heading = "Limits"
+    )]
+    pub max_batch: usize,
+
+    /// Most sequences that wait for a slot in the batch, 1 to 65536; more are refused
+    /// with RESOURCE_EXHAUSTED at once.
+    #[arg(
+        long,
+        env = "SCONE_MAX_QUEUE",
+        value_name = "N",
+        default_value_t = 64,
+        help_heading = "Limits"
+    )]
+    pub max_queue: usize,
+
+    /// Most tokens of one step, prompts and decoding together; above --max-batch. Longer prompts
+    /// are computed over several steps, so that they do not hold up the other generations.
+    #[arg(
+        long,
+        env = "SCONE_MAX_STEP_TOKENS",
+        value_name = "N",
+        default_value_t = 256,
+        help_heading = "Limits"
+    )]
+    pub max_step_tokens: usize,
+
+    /// How long a client may leave its stream unread before its generation ends; until then its
+    /// slot in the batch is kept. With a unit (ms, s, m).
+    #[arg(
+        long,
+        env = "SCONE_CLIENT_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = parse_duration,
+        help_heading = "Limits"
+    )]
+    pub client_timeout: Duration,
+}

@@ -1,0 +1,363 @@
+//! From what was typed to what is checked. All mistakes are reported at once, before a model is
+//! loaded or a port bound.
+
+use std::{
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use candle_core::Device;
+use scone_embed_client::{Address, Options};
+use scone_fgram::{RowDtype, TableOptions};
+use scone_model::Dtype;
+
+use super::args::{ModelArgs, ServeArgs};
+use crate::{
+    engine::{EngineConfig, OnLookupFailure},
+    error::Error,
+    scheduler::Limits,
+};
+
+/// More often would be a load of its own.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Most sequences that may be asked for in a step.
+const MOST_BATCH: usize = 1024;
+
+/// Most sequences that may be asked for in the queue, and tokens in a step.
+const MOST_QUEUE: usize = 65536;
+
+/// Where rows come from.
+#[derive(Clone, Debug)]
+pub enum EmbedSource {
+    /// A table directory, opened by this process.
+    Table(PathBuf),
+    /// Embed-services.
+    Remote(Options),
+    /// The table of the model, built on first use; nothing for a plain model.
+    FromModel(CacheOptions),
+}
+
+/// Where and how tables are built on first use.
+#[derive(Clone, Debug)]
+pub struct CacheOptions {
+    /// The cache folder.
+    pub dir: PathBuf,
+    /// Stored type of the rows.
+    pub dtype: RowDtype,
+}
+
+/// The checked form of [`ModelArgs`].
+#[derive(Clone, Debug)]
+pub struct ModelConfig {
+    /// Model directory.
+    pub model: PathBuf,
+    /// Where the model computes.
+    pub device: Device,
+    /// Type of the numbers it computes in; there is one.
+    pub dtype: Dtype,
+    /// Where rows come from.
+    pub embed: EmbedSource,
+    /// How to open a table in this process.
+    pub table: TableOptions,
+    /// What to do without an answer of the embed tier.
+    pub on_lookup_failure: OnLookupFailure,
+}
+
+/// The checked form of [`ServeArgs`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Model and table.
+    pub model: ModelConfig,
+    /// Batch, queue, steps and clients.
+    pub engine: EngineConfig,
+    /// Prometheus endpoint.
+    pub metrics_listen: Option<SocketAddr>,
+    /// How long running generations may take to end after SIGTERM.
+    pub drain_timeout: Duration,
+}
+
+/// The mistakes found so far, each naming its flag.
+#[derive(Debug, Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn add(&mut self, problem: impl Into<String>) {
+        self.0.push(problem.into());
+    }
+
+    /// Adds a problem unless `value` is in `allowed`.
+    fn range(&mut self, flag: &str, value: usize, allowed: RangeInclusive<usize>) {
+        if !allowed.contains(&value) {
+            let (least, most) = allowed.into_inner();
+            self.add(format!("{flag} is {value}; allowed is {least} to {most}"));
+        }
+    }
+
+    /// Adds a problem unless `dir` is a directory.
+    fn directory(&mut self, flag: &str, dir: &Path) {
+        if !dir.is_dir() {
+            self.add(format!("{flag} {}: no such directory", dir.display()));
+        }
+    }
+
+    /// The checked value, which is there when there are no problems.
+    fn or<T>(self, checked: Option<T>) -> Result<T, Error> {
+        match checked {
+            Some(checked) if self.0.is_empty() => Ok(checked),
+            _ => Err(Error::Flags(self.0)),
+        }
+    }
+}
+
+impl ModelArgs {
+    /// Checks the flags and makes the device ready.
+    ///
+    /// # Errors
+    /// [`Error::Flags`] names every flag that is wrong, with its limit.
+    pub fn check(&self) -> Result<ModelConfig, Error> {
+        let mut problems = Problems::default();
+        let config = self.config(&mut problems);
+        problems.or(config)
+    }
+
+    /// `None` only with a problem.
+    fn config(&self, problems: &mut Problems) -> Option<ModelConfig> {
+        let model = self.model.clone().unwrap_or_else(demo_model);
+        problems.directory("--model", &model);
+        let opened = self.device.open();
+        let device = opened.inspect_err(|error| {
+            problems.add(format!("--{error}"));
+        });
+        let embed = self.source(problems);
+        self.numbers(problems);
+        Some(ModelConfig {
+            model,
+            device: device.ok()?,
+            dtype: self.dtype,
+            embed: embed?,
+            table: TableOptions {
+                hot_bytes: self.hot_bytes,
+                ..TableOptions::default()
+            },
+            on_lookup_failure: self.on_lookup_failure,
+        })
+    }
+
+    fn numbers(&self, problems: &mut Problems) {
+        problems.range("--threads", self.threads, 0..=1024);
+        problems.range("--io-threads", self.io_threads, 1..=64);
+        if self.lookup_timeout.is_zero() {
+            problems.add("--lookup-timeout is 0; at least 1ms is needed");
+        }
+        for (flag, interval) in [
+            ("--embed-resolve-interval", self.embed_resolve_interval),
+            ("--embed-poll-interval", self.embed_poll_interval),
+        ] {
+            if interval < SHORTEST_INTERVAL {
+                let (got, least) = (interval.as_millis(), SHORTEST_INTERVAL.as_millis());
+                problems.add(format!("{flag} is {got}ms; at least {least}ms is needed"));
+            }
+        }
+    }
+
+    fn source(&self, problems: &mut Problems) -> Option<EmbedSource> {
+        if let Some(table) = &self.table {
+            problems.directory("--table", table);
+            return Some(EmbedSource::Table(table.clone()));
+        }
+        if !self.embed.is_empty() {
+            return Some(EmbedSource::Remote(Options {
+                timeout: self.lookup_timeout,
+                start_timeout: self.embed_start_timeout,
+                resolve_interval: self.embed_resolve_interval,
+                poll_interval: self.embed_poll_interval,
+                hedge: self.embed_hedge,
+                ..Options::new(self.addresses(problems))
+            }));
+        }
+        let dir = self.cache_dir.clone().or_else(scone_files::cache_dir);
+        if dir.is_none() {
+            let unset = "neither XDG_CACHE_HOME nor HOME is an absolute path";
+            problems.add(format!("--cache-dir is needed: {unset}"));
+        }
+        Some(EmbedSource::FromModel(CacheOptions {
+            dir: dir?,
+            dtype: self.table_dtype,
+        }))
+    }
+
+    fn addresses(&self, problems: &mut Problems) -> Vec<Address> {
+        let mut addresses = Vec::new();
+        for text in &self.embed {
+            match text.parse() {
+                Ok(address) => addresses.push(address),
+                Err(problem) => problems.add(format!("--embed {text}: {problem}")),
+            }
+        }
+        addresses
+    }
+}
+
+impl ServeArgs {
+    /// Checks the flags and makes the device ready.
+    ///
+    /// # Errors
+    /// [`Error::Flags`] names every flag that is wrong, those of the model included, with its
+    /// limit.
+    pub fn check(&self) -> Result<Config, Error> {
+        let mut problems = Problems::default();
+        let model = self.model.config(&mut problems);
+        problems.range("--max-batch", self.max_batch, 1..=MOST_BATCH);
+        problems.range("--max-queue", self.max_queue, 1..=MOST_QUEUE);
+        let least = self.max_batch.saturating_add(1);
+        if !(least..=MOST_QUEUE).contains(&self.max_step_tokens) {
+            problems.add(format!(
+                "--max-step-tokens is {}; allowed is {least} (one more than --max-batch) to \
+                 {MOST_QUEUE}",
+                self.max_step_tokens
+            ));
+        }
+        problems.or(model.map(|model| Config {
+            model,
+            engine: EngineConfig {
+                limits: Limits {
+                    max_batch: self.max_batch,
+                    max_queue: self.max_queue,
+                    max_step_tokens: self.max_step_tokens,
+                },
+                on_lookup_failure: self.model.on_lookup_failure,
+                client_timeout: self.client_timeout,
+            },
+            metrics_listen: self.metrics_listen,
+            drain_timeout: self.drain_timeout,
+        }))
+    }
+}
+
+/// `models/demo` here, else where this program was built.
+fn demo_model() -> PathBuf {
+    let here = PathBuf::from("models/demo");
+    if here.is_dir() {
+        return here;
+    }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo");
+    if source.is_dir() { source } else { here }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn parse(args: &[&str]) -> Result<ServeArgs, clap::Error> {
+        let args = ["test", "--cache-dir", "/c"].iter().chain(args);
+        Cli::try_parse_from(args).map(|cli| cli.serve)
+    }
+
+    fn check(args: &[&str]) -> Result<Config, Error> {
+        parse(args).unwrap().check()
+    }
+
+    /// One mistake of every part: model, device, threads, embed tier, limits.
+    #[test]
+    fn all_mistakes_are_named_together_with_their_limits() {
+        let error = check(&[
+            "--model=/no/such/model",
+            "--device=cuda:99",
+            "--io-threads=0",
+            "--embed=a,b:1,c",
+            "--embed-poll-interval=0s",
+            "--lookup-timeout=0s",
+            "--max-batch=0",
+            "--max-queue=0",
+            "--max-step-tokens=0",
+        ])
+        .unwrap_err();
+        let Error::Flags(problems) = &error else {
+            panic!("{error}");
+        };
+        let expected = [
+            "--model /no/such/model: no such directory",
+            "--device cuda:99: ",
+            "--embed a: ",
+            "--embed c: ",
+            "--io-threads is 0; allowed is 1 to 64",
+            "--lookup-timeout is 0; ",
+            "--embed-poll-interval is 0ms; at least 10ms",
+            "--max-batch is 0; allowed is 1 to 1024",
+            "--max-queue is 0; allowed is 1 to 65536",
+            "--max-step-tokens is 0; allowed is 1 ",
+        ];
+        assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+        for (problem, beginning) in problems.iter().zip(expected) {
+            assert!(problem.starts_with(beginning), "{problem}");
+        }
+        assert_eq!(error.to_string().lines().count(), 1 + expected.len());
+    }
+
+    #[test]
+    fn mistakes_of_one_source_of_rows_are_found_with_the_others() {
+        let error = check(&["--model=/no/model", "--table=/no/table", "--threads=9999"]);
+        let text = error.unwrap_err().to_string();
+        for part in [
+            "--model /no/model",
+            "--table /no/table",
+            "--threads is 9999",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        let args = ["--model=.", "--max-batch=64", "--max-step-tokens=64"];
+        let text = check(&args).unwrap_err().to_string();
+        assert!(text.contains("allowed is 65"), "{text}");
+        let most = usize::MAX.to_string();
+        let text = check(&["--model=.", "--max-batch", &most]).unwrap_err();
+        assert!(text.to_string().contains("--max-batch is"), "{text}");
+    }
+
+    #[test]
+    fn device_and_dtype_default_to_what_is_always_there() {
+        let config = check(&["--model=."]).unwrap();
+        assert!(config.model.device.is_cpu());
+        assert_eq!(config.model.dtype, Dtype::F32);
+        for (flag, value) in [
+            ("--device", "tpu"),
+            ("--device", "cuda:x"),
+            ("--dtype", "f16"),
+        ] {
+            let error = parse(&[flag, value]).unwrap_err().to_string();
+            assert!(error.contains(flag) && error.contains(value), "{error}");
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_device_that_is_not_compiled_in_is_refused_by_name() {
+        let error = check(&["--model=.", "--device=cuda"])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("--device cuda:0") && error.contains("cpu"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn several_replicas_may_be_named() {
+        let config = check(&["--model", ".", "--embed", "http://a:1,b:2,file:/c"]).unwrap();
+        let EmbedSource::Remote(remote) = config.model.embed else {
+            panic!("not remote");
+        };
+        let addresses: Vec<String> = remote.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["a:1", "b:2", "file:/c"]);
+    }
+}

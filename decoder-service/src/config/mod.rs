@@ -1,0 +1,7 @@
+//! From what was typed to what is checked: flags in one file, their limits in another.
+
+mod args;
+mod check;
+
+pub use args::{ModelArgs, ServeArgs};
+pub use check::{CacheOptions, Config, EmbedSource, ModelConfig};
