@@ -567,5 +567,4 @@ pub fn check_resumable(old: &TrainConfig, new: &TrainConfig) -> Result<()> {
 }
 
 #[cfg(test)]
-#[path = "config_tests.rs"]
 mod tests;

@@ -12,7 +12,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Storage, Tensor, Var};
 use rayon::prelude::*;
 
-use super::config::OptimizerConfig;
+use crate::training::config::OptimizerConfig;
 
 /// Elements that one task works on, and one partial sum of a norm covers. Fixed, so that sums do
 /// not depend on the number of threads; parameters of one chunk are not worth waking a thread for.
@@ -293,5 +293,4 @@ impl InplaceOp1 for UpdateOp<'_> {
 }
 
 #[cfg(test)]
-#[path = "optimizer_tests.rs"]
 mod tests;
