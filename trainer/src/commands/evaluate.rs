@@ -9,8 +9,8 @@ use scone_fgram::{RowDtype, Table, TableOptions};
 use scone_model::checkpoint::{LoadedModel, load_model_dir};
 use serde::Serialize;
 
+use super::corpus_args::{CacheArgs, InputArgs};
 use super::output;
-use crate::corpus::{self, CacheArgs, InputArgs};
 use crate::evaluation::{
     Evaluator, HeldOut, LiveRows, NoRows, Options, RowSource, TableRows, Totals,
 };
@@ -105,7 +105,7 @@ pub fn run(args: Args) -> Result<()> {
     let table = open_table(&args, &model)?;
     let (rows, source) = row_source(&args, &model, table.as_ref())?;
     let mut evaluator = Evaluator::new(&model.decoder, source, options.clone())?;
-    let corpus_options = corpus::Options::from_args(&args.input, &args.cache);
+    let corpus_options = args.cache.options(&args.input.text_field);
     let inputs = &args.input.input;
     let text = HeldOut::load(
         "input",

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::corpus::{self, CacheArgs, InputArgs};
+use super::corpus_args::CacheArgs;
 use crate::training::config::TrainConfig;
 use crate::training::{RunOptions, train};
 
@@ -33,17 +33,9 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let config = TrainConfig::load(&args.config, &args.overrides)?;
     let options = RunOptions {
-        corpus: corpus_options(&config, &args.cache),
+        corpus: args.cache.options(&config.data.text_field),
         stop_after: args.stop_after,
     };
     train(&config, &args.out, &options)?;
     Ok(())
-}
-
-fn corpus_options(config: &TrainConfig, cache: &CacheArgs) -> corpus::Options {
-    let input = InputArgs {
-        input: config.data.train.clone(),
-        text_field: config.data.text_field.clone(),
-    };
-    corpus::Options::from_args(&input, cache)
 }

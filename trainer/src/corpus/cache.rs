@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
-use super::{Input, Options, TokenIds, TokenizedCorpus};
+use super::ids::TokenIds;
+use super::inputs::Input;
+use super::options::Options;
+use super::tokenized::TokenizedCorpus;
 use crate::tokenizer::TextTokenizer;
 
 const MAGIC: &[u8; 8] = b"SCONETOK";
@@ -21,18 +24,6 @@ const HEADER_BYTES: u64 = 8 + 4 + 4 + 32 + 3 * 8;
 const SHA256_BYTES: u64 = 32;
 /// Ids converted at a time.
 const CHUNK: usize = 1 << 16;
-
-/// `$XDG_CACHE_HOME/scone`, else `~/.cache/scone`, else none.
-pub(super) fn default_dir() -> Option<PathBuf> {
-    let absolute = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    absolute("XDG_CACHE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
-        .map(|cache| cache.join("scone"))
-}
 
 /// The place of one tokenised corpus.
 pub(super) struct Entry {

@@ -1,6 +1,6 @@
 //! Documents as a stream, from files of every known kind.
 //!
-//! Memory is bounded by one document: a text longer than [`MAX_DOCUMENT_BYTES`] becomes several
+//! Memory is bounded by one document: a text longer than [`Options::max_document_bytes`] becomes several
 //! documents, split behind the last line end before the limit. Refusing it would stop whoever has one
 //! large .txt file, and a border once in 8 MiB changes at most K-1 n-grams there. A .jsonl line has to
 //! be parsed whole, so one longer than [`MAX_LINE_BYTES`] is an error.
@@ -13,16 +13,10 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 
-use super::Options;
 use super::decompress;
 use super::inputs::{Input, Layout};
+use super::options::Options;
 use crate::progress::Progress;
-
-/// Field of a .jsonl line that holds the text, unless said otherwise.
-pub const DEFAULT_TEXT_FIELD: &str = "text";
-
-/// Default for the longest document, bytes of UTF-8.
-pub const MAX_DOCUMENT_BYTES: usize = 8 << 20;
 
 /// The longest line of a .jsonl file, bytes.
 pub const MAX_LINE_BYTES: usize = 64 << 20;

@@ -1,6 +1,5 @@
 //! The tokenizer: loading a `tokenizer.json`, and training one.
 
-mod sample;
 mod words;
 
 use std::collections::HashMap;
@@ -13,8 +12,6 @@ use sha2::{Digest, Sha256};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
-
-pub use sample::Sample;
 
 use words::WordCache;
 

@@ -212,7 +212,7 @@ pub struct OutputConfig {
 }
 
 fn default_text_field() -> String {
-    crate::corpus::reader::DEFAULT_TEXT_FIELD.to_owned()
+    crate::corpus::DEFAULT_TEXT_FIELD.to_owned()
 }
 fn yes() -> bool {
     true

@@ -1,9 +1,10 @@
-//! Which part of a large corpus a tokenizer is trained on.
+//! A part of a large corpus, such as a tokenizer is trained on.
 
 use anyhow::{Result, ensure};
 
-use crate::corpus::reader::Documents;
-use crate::corpus::{Input, Options};
+use super::inputs::Input;
+use super::options::Options;
+use super::reader::Documents;
 use crate::progress::{Progress, Unit};
 
 /// Text is sampled in pieces of at most this size, so that a corpus of few large books is still
