@@ -10,7 +10,8 @@ use scone_model::checkpoint::load_model_dir;
 use scone_model::config::{FgramModelConfig, LlamaConfig, ModelConfig};
 use scone_model::{init_fgram_parameters, init_parameters};
 use support::{Fixture, bytes};
-use trainer::training::batch::{Batch, Inputs, Source};
+use trainer::embedding::{Inputs, Source};
+use trainer::training::batch::Batch;
 use trainer::training::network::Network;
 use trainer::training::train;
 

@@ -81,7 +81,7 @@ pub fn run(args: Args) -> Result<()> {
     output::write_file(&args.out, tokenizer.json())?;
     let summary = Summary {
         vocab_size: tokenizer.vocab_size(),
-        sha256: output::hex(&tokenizer.sha256()),
+        sha256: scone_files::hex(&tokenizer.sha256()),
         text_bytes: sample.text_bytes(),
         sample_bytes: sample.sample_bytes(),
         seconds: started.elapsed().as_secs_f64(),

@@ -19,11 +19,11 @@ use super::options::Options;
 use crate::progress::Progress;
 
 /// The longest line of a .jsonl file, bytes.
-pub const MAX_LINE_BYTES: usize = 64 << 20;
+pub(super) const MAX_LINE_BYTES: usize = 64 << 20;
 
 /// Iterator over the documents of some inputs, in order. Empty documents are left out. After an
 /// error it ends.
-pub struct Documents<'a> {
+pub(super) struct Documents<'a> {
     inputs: std::vec::IntoIter<Input>,
     options: &'a Options,
     progress: &'a Progress,
@@ -33,7 +33,7 @@ pub struct Documents<'a> {
 
 impl<'a> Documents<'a> {
     /// Reads `inputs`; `progress` counts bytes on disk.
-    pub fn new(inputs: Vec<Input>, options: &'a Options, progress: &'a Progress) -> Self {
+    pub(super) fn new(inputs: Vec<Input>, options: &'a Options, progress: &'a Progress) -> Self {
         Self {
             inputs: inputs.into_iter(),
             options,

@@ -22,5 +22,4 @@ pub mod schedule;
 pub mod shape;
 pub mod stream;
 
-pub use prepare::load_set;
 pub use run::{Outcome, RunOptions, train};

@@ -10,7 +10,8 @@ use scone_model::{
     Decoder, FgramModel, FgramModelConfig, ModelConfig, Parameters, PrefixTree, var_builder,
 };
 
-use super::batch::{Batch, Inputs};
+use super::batch::Batch;
+use crate::embedding::Inputs;
 
 /// Decoder and A over variables.
 #[derive(Debug)]
