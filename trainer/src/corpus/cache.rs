@@ -5,7 +5,7 @@
 //! all before. A file that does not check out is as good as none: the corpus is tokenised anew.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -40,7 +40,7 @@ impl Entry {
         options: &Options,
     ) -> Self {
         let key = key(inputs, tokenizer, options);
-        let name: String = key[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = scone_files::hex(&key[..16]);
         Self {
             path: dir.join(format!("tokens-{name}.bin")),
             key,
@@ -76,11 +76,9 @@ impl Entry {
     fn try_store(&self, corpus: &TokenizedCorpus) -> Result<()> {
         let dir = self.path.parent().context("cache path has no directory")?;
         std::fs::create_dir_all(dir)?;
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        write(file.as_file_mut(), &self.key, corpus)?;
-        file.as_file().sync_all()?;
-        file.persist(&self.path)?;
-        Ok(())
+        Ok(scone_files::write_atomic_with(&self.path, |file| {
+            write(file, &self.key, corpus)
+        })?)
     }
 }
 
@@ -107,9 +105,9 @@ fn key(inputs: &[Input], tokenizer: &TextTokenizer, options: &Options) -> [u8; 3
     hash.finalize().into()
 }
 
-fn write(file: &mut File, key: &[u8; 32], corpus: &TokenizedCorpus) -> io::Result<()> {
+fn write(file: impl Write, key: &[u8; 32], corpus: &TokenizedCorpus) -> io::Result<()> {
     let mut out = HashWriter {
-        inner: BufWriter::new(file),
+        inner: file,
         hash: Sha256::new(),
     };
     out.write_all(MAGIC)?;
@@ -130,8 +128,7 @@ fn write(file: &mut File, key: &[u8; 32], corpus: &TokenizedCorpus) -> io::Resul
         TokenIds::U32(ids) => write_chunks(&mut out, ids, |n| n.to_le_bytes())?,
     }
     let hash = out.hash.finalize();
-    out.inner.write_all(&hash)?;
-    out.inner.flush()
+    out.inner.write_all(&hash)
 }
 
 fn write_chunks<T: Copy, const N: usize>(

@@ -1,6 +1,6 @@
 //! From a packed pair to its place in a sorted list, in one or two memory accesses.
 
-/// Marks a free slot; no pair has [`NONE`](super::count::NONE) in it.
+/// Marks a free slot; no pair has the id `u32::MAX` in it, which stands for no n-gram.
 const FREE: u64 = u64::MAX;
 
 /// Open addressing over at most half-full slots.

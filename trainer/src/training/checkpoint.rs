@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -133,9 +132,7 @@ impl Checkpoints {
         if target.exists() {
             fs::remove_dir_all(&target)?;
         }
-        fs::rename(&partial, &target)
-            .with_context(|| format!("cannot rename to {}", target.display()))?;
-        sync(&self.dir)?;
+        scone_files::publish(&partial, &target)?;
         self.prune()?;
         Ok(target)
     }
@@ -251,16 +248,20 @@ fn write_files(dir: &Path, state: &State, optimizer: &AdamW) -> Result<()> {
         }
     }
     write_tensors(&dir.join(OPTIMIZER), &moments)?;
-    let mut file = File::create(dir.join(STATE))?;
-    file.write_all(&serde_json::to_vec(state)?)?;
-    file.sync_all()?;
-    sync(dir)
+    // Syncs the directory as well, with all three names in it.
+    Ok(scone_files::write_atomic(
+        &dir.join(STATE),
+        &serde_json::to_vec(state)?,
+    )?)
 }
 
 fn write_tensors(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<()> {
     candle_core::safetensors::save(tensors, path)
         .with_context(|| format!("cannot write {}", path.display()))?;
-    sync(path)
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(scone_files::Error::at("sync", path))?;
+    Ok(())
 }
 
 fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>> {
@@ -290,13 +291,6 @@ fn read_moments(path: &Path) -> Result<BTreeMap<String, Moments>> {
         moments.insert(name, own);
     }
     Ok(moments)
-}
-
-/// Makes a file's content, or a directory's entries, durable.
-pub(super) fn sync(path: &Path) -> Result<()> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .with_context(|| format!("cannot sync {}", path.display()))
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use scone_model::checkpoint::write_atomically;
 use serde_json::{Map, Value, json};
 
 use super::batch::Batch;
@@ -147,7 +146,7 @@ impl<'a> Run<'a> {
                 state
             }
         };
-        write_atomically(&out.join("train.yaml"), config.to_yaml()?.as_bytes())?;
+        scone_files::write_atomic(&out.join("train.yaml"), config.to_yaml()?.as_bytes())?;
         let parameters = |prefix: &str| -> usize {
             let vars = prepared.network.vars();
             vars.iter()
