@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
+use anyhow::Result;
+
 use super::*;
 
 const TEXT: &str = "
@@ -83,6 +85,69 @@ fn values_out_of_range_are_named_with_the_limit() {
         let text = error(&[change]);
         assert!(text.contains(key), "{change}: {text}");
     }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let text = error(&[
+        "lr",
+        "optimiser.lr=1",
+        "model.family=bert",
+        "optimizer.beta1=1.0",
+        "optimizer.clip=-1",
+        "training.batch_tokens=65",
+        "training.log_every=0",
+        "fgram_model.num_hidden_layers=0",
+        "tokenizer=null",
+    ]);
+    assert!(text.starts_with("9 mistakes:\n- "), "{text}");
+    for mistake in [
+        "override `lr` is not of the form key=value",
+        "unknown key `optimiser`",
+        "key `model`",
+        "optimizer.beta1 = 1 ",
+        "optimizer.clip must not be negative",
+        "training.batch_tokens = 65",
+        "training.log_every",
+        "fgram_model.num_hidden_layers",
+        "missing key `tokenizer`",
+    ] {
+        assert!(text.contains(mistake), "{mistake}: {text}");
+    }
+}
+
+#[test]
+fn a_zero_is_one_mistake_and_no_panic() {
+    for (change, mistake) in [
+        ("model.num_attention_heads=0", "model.num_attention_heads"),
+        ("model.hidden_size=0", "model.hidden_size"),
+        ("training.sequence_length=0", "training.sequence_length"),
+        ("training.batch_tokens=0", "training.batch_tokens = 0"),
+        ("training.tokens=0", "must be above 0"),
+        (
+            "fgram_model.num_attention_heads=0",
+            "fgram_model.num_attention_heads = 0",
+        ),
+    ] {
+        let text = error(&[change]);
+        assert!(text.contains(mistake), "{change}: {text}");
+        assert!(!text.contains("mistakes"), "{change}: {text}");
+    }
+}
+
+#[test]
+fn sections_that_do_not_fit_each_other_are_named() {
+    let text = error(&[
+        "fgram_model.num_attention_heads=5",
+        "training.sequence_length=128",
+        "training.batch_tokens=128",
+    ]);
+    assert!(text.starts_with("2 mistakes"), "{text}");
+    assert!(
+        text.contains("fgram_model.num_attention_heads = 5"),
+        "{text}"
+    );
+    assert!(text.contains("training.sequence_length = 128"), "{text}");
 }
 
 #[test]
