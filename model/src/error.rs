@@ -41,6 +41,14 @@ pub enum Error {
     /// An argument of a call does not fit the model.
     #[error("{0}")]
     Argument(String),
+    /// The device is of a kind that this program was built without.
+    #[error("device {device} is not in this build, which has: {compiled}")]
+    DeviceNotCompiled {
+        /// The device asked for.
+        device: String,
+        /// What was compiled in.
+        compiled: &'static str,
+    },
     /// A file cannot be read or written.
     #[error("{path}")]
     Io {

@@ -18,6 +18,7 @@
 pub mod checkpoint;
 pub mod config;
 mod decoder;
+mod device;
 mod error;
 mod fgram_model;
 mod infer;
@@ -33,6 +34,7 @@ mod train;
 
 pub use config::{FgramModelConfig, ModelConfig, SconeConfig};
 pub use decoder::Decoder;
+pub use device::{DeviceChoice, Dtype};
 pub use error::{Error, Result};
 pub use fgram_model::{FgramModel, PrefixTree};
 pub use init::{Parameters, init_fgram_parameters, init_parameters, var_builder};
