@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Result, ensure};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use scone_model::Decoder;
 
 use super::held_out::{Document, HeldOut};
@@ -64,7 +64,10 @@ impl<'a> Evaluator<'a> {
             options.stride,
             options.context
         );
-        let cache = RowCache::new(decoder.shape().hidden_size);
+        let cache = RowCache::new(
+            decoder.shape().hidden_size,
+            decoder.token_embedding().device(),
+        );
         Ok(Self {
             decoder,
             source,
@@ -143,7 +146,7 @@ impl<'a> Evaluator<'a> {
         let embeds = embeds.reshape((batch.len(), longest, embeds.dim(1)?))?;
         let hidden = self.decoder.forward(&embeds.detach())?.flatten_to(1)?;
         let count = picked.len();
-        let hidden = hidden.index_select(&Tensor::from_vec(picked, count, &Device::Cpu)?, 0)?;
+        let hidden = hidden.index_select(&Tensor::from_vec(picked, count, hidden.device())?, 0)?;
         let mean = f64::from(
             self.decoder
                 .loss(&hidden.detach(), &targets)?

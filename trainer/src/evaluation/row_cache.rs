@@ -10,15 +10,17 @@ use super::rows::RowSource;
 /// Rows by f-gram, each fetched once.
 pub(super) struct RowCache {
     dim: usize,
+    device: Device,
     slots: HashMap<Box<[u32]>, usize>,
     values: Vec<f32>,
 }
 
 impl RowCache {
-    /// An empty cache of rows `dim` wide.
-    pub(super) fn new(dim: usize) -> Self {
+    /// An empty cache of rows `dim` wide, for a model on `device`.
+    pub(super) fn new(dim: usize, device: &Device) -> Self {
         Self {
             dim,
+            device: device.clone(),
             slots: HashMap::new(),
             values: Vec::new(),
         }
@@ -58,7 +60,7 @@ impl RowCache {
         Ok(Some(Tensor::from_vec(
             values,
             (fgrams.len(), self.dim),
-            &Device::Cpu,
+            &self.device,
         )?))
     }
 }

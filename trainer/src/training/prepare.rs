@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use candle_core::Device;
 use scone_fgram::set::FgramSet;
 use scone_model::config::{FgramModelConfig, ModelConfig};
 use scone_model::{init_fgram_parameters, init_parameters};
@@ -36,8 +37,12 @@ pub(super) struct Prepared {
     pub(super) hashes: InputHashes,
 }
 
-/// Reads tokenizer, f-gram set and texts, and makes fresh weights.
-pub(super) fn prepare(config: &TrainConfig, options: &corpus::Options) -> Result<Prepared> {
+/// Reads tokenizer, f-gram set and texts, and makes fresh weights on `device`.
+pub(super) fn prepare(
+    config: &TrainConfig,
+    options: &corpus::Options,
+    device: &Device,
+) -> Result<Prepared> {
     let tokenizer = TextTokenizer::load(&config.tokenizer)?;
     let eos = eos_id(&tokenizer)?;
     let fgrams = match &config.fgrams {
@@ -49,7 +54,7 @@ pub(super) fn prepare(config: &TrainConfig, options: &corpus::Options) -> Result
         }
     };
     let model_config = model_config(config, tokenizer.vocab_size(), eos)?;
-    let network = fresh_network(&model_config, fgrams.as_ref(), config.training.seed)?;
+    let network = fresh_network(&model_config, fgrams.as_ref(), config.training.seed, device)?;
     let (stream, order) = read_stream(config, &tokenizer, eos, fgrams.as_ref(), options)?;
     let held_out = read_held_out(config, &tokenizer, options)?;
     let hashes = InputHashes {
@@ -74,13 +79,14 @@ fn fresh_network(
     model_config: &ModelConfig,
     fgrams: Option<&Fgrams>,
     seed: u64,
+    device: &Device,
 ) -> Result<Network> {
     let main = init_parameters(model_config, seed)?;
     match fgrams {
-        None => Network::new(model_config, &main, None),
+        None => Network::new(model_config, &main, None, device),
         Some(fgrams) => {
             let own = init_fgram_parameters(&fgrams.config, model_config, seed)?;
-            Network::new(model_config, &main, Some((&fgrams.config, &own)))
+            Network::new(model_config, &main, Some((&fgrams.config, &own)), device)
         }
     }
 }

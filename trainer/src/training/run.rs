@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use candle_core::Device;
 use serde_json::{Map, Value, json};
 
 use super::batch::Batch;
@@ -41,7 +42,7 @@ pub struct Outcome {
 /// checkpoint in `out` when there is one.
 ///
 /// # Errors
-/// Inputs that cannot be read or do not fit each other; a config or input that differs from the
+/// A device that this program cannot open; inputs that cannot be read or do not fit each other; a config or input that differs from the
 /// run in `out`; a loss or gradient that is not finite; files that cannot be written.
 pub fn train(config: &TrainConfig, out: &Path, options: &RunOptions) -> Result<Outcome> {
     match config.training.threads {
@@ -58,9 +59,10 @@ pub fn train(config: &TrainConfig, out: &Path, options: &RunOptions) -> Result<O
 }
 
 fn train_here(config: &TrainConfig, out: &Path, options: &RunOptions) -> Result<Outcome> {
+    let device = config.device.open().context("key `device`")?;
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     let _lock = lock(out)?;
-    let mut run = Run::start(config, out, options)?;
+    let mut run = Run::start(config, out, options, &device)?;
     let total = config.training.total_steps();
     let last = options.stop_after.map_or(total, |stop| stop.min(total));
     run.steps(last)?;
@@ -120,13 +122,18 @@ impl Times {
 }
 
 impl<'a> Run<'a> {
-    fn start(config: &'a TrainConfig, out: &'a Path, options: &RunOptions) -> Result<Self> {
-        let checkpoints = Checkpoints::new(out);
+    fn start(
+        config: &'a TrainConfig,
+        out: &'a Path,
+        options: &RunOptions,
+        device: &Device,
+    ) -> Result<Self> {
+        let checkpoints = Checkpoints::new(out, device);
         let newest = checkpoints.newest()?;
         if let Some(checkpoint) = &newest {
             check_resumable(&checkpoint.state.config, config)?;
         }
-        let prepared = prepare(config, &options.corpus)?;
+        let prepared = prepare(config, &options.corpus, device)?;
         let mut optimizer = AdamW::new(prepared.network.vars(), config.optimizer.clone())?;
         let state = match newest {
             None => State::new(config.clone(), prepared.hashes.clone()),
@@ -156,6 +163,7 @@ impl<'a> Run<'a> {
         };
         tracing::info!(
             steps = config.training.total_steps(),
+            device = %config.device,
             main_parameters = parameters("model/"),
             fgram_parameters = parameters("fgram_model/"),
             fgrams = prepared.fgrams.as_ref().map_or(0, |f| f.set.len()),

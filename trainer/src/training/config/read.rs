@@ -1,8 +1,11 @@
 //! From a YAML file and overrides to a checked config.
 
+use std::fmt::Display;
 use std::path::Path;
+use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
+use scone_model::{DeviceChoice, Dtype};
 use serde::de::DeserializeOwned;
 use serde_yaml_ng::{Mapping, Value};
 
@@ -11,7 +14,8 @@ use super::schema::TrainConfig;
 use super::validate::{self, Mistakes};
 
 /// What [`Sections`] knows, for messages.
-const KNOWN: &str = "data, tokenizer, fgrams, model, fgram_model, training, optimizer, output";
+const KNOWN: &str = "data, tokenizer, fgrams, model, fgram_model, training, optimizer, output, \
+     device, dtype";
 
 impl TrainConfig {
     /// Reads `path`, applies `overrides` (`optimizer.lr=3e-3`) and checks every field.
@@ -70,6 +74,8 @@ fn read(mut sections: Sections<'_>) -> Option<TrainConfig> {
     let training = sections.required("training", validate::training);
     let optimizer = sections.optional("optimizer", validate::optimizer);
     let output = sections.optional("output", |_, _| {});
+    let device = sections.named("device");
+    let dtype = sections.named("dtype");
     let mistakes = sections.refuse_others();
     let config = TrainConfig {
         data: data?,
@@ -80,6 +86,8 @@ fn read(mut sections: Sections<'_>) -> Option<TrainConfig> {
         training: training?,
         optimizer: optimizer.unwrap_or_default(),
         output: output.unwrap_or_default(),
+        device: device.unwrap_or(DeviceChoice::Cpu),
+        dtype: dtype.unwrap_or(Dtype::F32),
     };
     validate::together(&config, mistakes);
     Some(config)
@@ -120,6 +128,15 @@ impl<'a> Sections<'a> {
             self.mistakes.0.push(format!("missing key `{key}`"));
         }
         self.optional(key, check)
+    }
+
+    /// Reads a value that is written as one word.
+    fn named<T: FromStr<Err: Display>>(&mut self, key: &str) -> Option<T> {
+        let text: String = self.optional(key, |_, _| {})?;
+        let value = text.parse();
+        value
+            .map_err(|error| self.mistakes.0.push(format!("key `{key}`: {error}")))
+            .ok()
     }
 
     /// Every key that is left is unknown.

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::schema::TrainConfig;
+use scone_model::DeviceChoice;
 
 /// The keys in which two configs differ, as dotted paths with both values.
 pub fn differences(old: &TrainConfig, new: &TrainConfig) -> Result<Vec<Difference>> {
@@ -62,6 +63,14 @@ const FREE_KEYS: [&str; 7] = [
     "output.dtype",
 ];
 
+/// Whether sums come out the same on both: which card of several it is does not matter.
+fn same_kind(old: DeviceChoice, new: DeviceChoice) -> bool {
+    matches!(
+        (old, new),
+        (DeviceChoice::Cuda(_), DeviceChoice::Cuda(_)) | (DeviceChoice::Cpu, DeviceChoice::Cpu)
+    )
+}
+
 /// Refuses to continue a run of `old` as `new` when they would not give the same weights.
 ///
 /// # Errors
@@ -70,6 +79,7 @@ pub fn check_resumable(old: &TrainConfig, new: &TrainConfig) -> Result<()> {
     let different: Vec<String> = differences(old, new)?
         .into_iter()
         .filter(|d| !FREE_KEYS.contains(&d.key.as_str()))
+        .filter(|d| d.key != "device" || !same_kind(old.device, new.device))
         .map(|d| format!("{} was {} and is now {}", d.key, d.old, d.new))
         .collect();
     ensure!(

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use scone_model::{DeviceChoice, Dtype};
 use serde::{Deserialize, Serialize};
 
 /// Everything that defines a training run. Field names are the keys of the YAML file.
@@ -24,6 +25,32 @@ pub struct TrainConfig {
     pub optimizer: OptimizerConfig,
     /// What is written at the end.
     pub output: OutputConfig,
+    /// Where to compute: cpu or cuda:N.
+    #[serde(default = "default_device")]
+    pub device: DeviceChoice,
+    /// Element type of weights and activations while training: f32.
+    #[serde(default = "default_dtype", with = "as_text")]
+    pub dtype: Dtype,
+}
+
+/// A value in the words of its `Display` and `FromStr`.
+mod as_text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(value: &impl Display, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
 }
 
 /// `data`: corpus files. Paths are relative to the current directory.
@@ -208,6 +235,12 @@ pub struct OutputConfig {
     pub dtype: OutputDtype,
 }
 
+fn default_device() -> DeviceChoice {
+    DeviceChoice::Cpu
+}
+fn default_dtype() -> Dtype {
+    Dtype::F32
+}
 fn default_text_field() -> String {
     crate::corpus::DEFAULT_TEXT_FIELD.to_owned()
 }

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use anyhow::Result;
+use scone_model::{DeviceChoice, Dtype};
 
 use super::*;
 
@@ -173,4 +174,55 @@ fn only_harmless_keys_may_change_on_resume() {
         "{text}"
     );
     assert!(text.contains("fgrams"), "{text}");
+}
+
+#[test]
+fn device_and_element_type_are_words_that_are_checked() {
+    let config = parse(&[]).unwrap();
+    assert_eq!(
+        (config.device, config.dtype),
+        (DeviceChoice::Cpu, Dtype::F32)
+    );
+    let config = parse(&["device=cuda:1", "dtype=f32"]).unwrap();
+    assert_eq!(config.device, DeviceChoice::Cuda(1));
+    let yaml = config.to_yaml().unwrap();
+    assert!(
+        yaml.contains("device: cuda:1\n") && yaml.contains("dtype: f32\n"),
+        "{yaml}"
+    );
+    assert_eq!(TrainConfig::parse(&yaml, &[]).unwrap(), config);
+    let text = error(&["device=abacus", "dtype=int3"]);
+    assert!(
+        text.contains("key `device`") && text.contains("abacus"),
+        "{text}"
+    );
+    assert!(
+        text.contains("key `dtype`") && text.contains("int3"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_run_stays_on_its_kind_of_device() {
+    let on = |device: &str| parse(&[&format!("device={device}")]).unwrap();
+    check_resumable(&on("cuda:0"), &on("cuda:1")).unwrap();
+    let text = check_resumable(&on("cpu"), &on("cuda:0"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("device was \"cpu\" and is now \"cuda:0\""),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_state_of_a_run_before_there_were_devices_reads_back() {
+    let config = parse(&[]).unwrap();
+    let mut state = serde_json::to_value(&config).unwrap();
+    let keys = state.as_object_mut().unwrap();
+    assert!(keys.remove("device").is_some() && keys.remove("dtype").is_some());
+    assert_eq!(
+        serde_json::from_value::<TrainConfig>(state).unwrap(),
+        config
+    );
 }
