@@ -19,13 +19,14 @@ use super::tokenized::TokenizedCorpus;
 use crate::tokenizer::TextTokenizer;
 
 const MAGIC: &[u8; 8] = b"SCONETOK";
-const VERSION: u32 = 1;
+/// Raised when the same tokenizer file begins to give other ids: 2 since its dropout is ignored.
+const VERSION: u32 = 2;
 const HEADER_BYTES: u64 = 8 + 4 + 4 + 32 + 3 * 8;
 const SHA256_BYTES: u64 = 32;
 /// Ids converted at a time.
 const CHUNK: usize = 1 << 16;
 
-/// The place of one tokenised corpus.
+/// The cache file of one tokenised corpus.
 pub(super) struct Entry {
     path: PathBuf,
     key: [u8; 32],
