@@ -191,7 +191,7 @@ fn verify(live: &LiveModel<'_>, set: &FgramSet, out: &Path, options: &Options) -
     Ok(())
 }
 
-/// f-grams of this shard at random places of the set, without repetition, the same on each run.
+/// f-grams of this shard drawn at random, without repetition, the same ones on each run.
 fn sample<'a>(set: &'a FgramSet, options: &Options) -> Vec<&'a [u32]> {
     let mut rng = ChaCha12Rng::seed_from_u64(0);
     let mut ranks: Vec<usize> = match set.len() {

@@ -55,7 +55,7 @@ pub struct Args {
         help_heading = "Work"
     )]
     batch_rows: usize,
-    /// Rows compared with the f-gram model at the end, at random places; 0: none.
+    /// Rows compared with the f-gram model at the end, drawn at random; 0: none.
     #[arg(
         long,
         env = "SCONE_VERIFY_ROWS",

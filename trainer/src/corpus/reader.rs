@@ -150,15 +150,15 @@ impl<'a> OpenInput<'a> {
     fn read_line(&mut self) -> Result<bool> {
         self.rest.clear();
         self.line += 1;
-        let place = || format!("{}, line {}", self.input.path.display(), self.line);
+        let position = || format!("{}, line {}", self.input.path.display(), self.line);
         let read = (&mut self.source)
             .take(MAX_LINE_BYTES as u64 + 1)
             .read_until(b'\n', &mut self.rest)
-            .with_context(place)?;
+            .with_context(position)?;
         if read > MAX_LINE_BYTES {
             bail!(
                 "{}: longer than the limit of {MAX_LINE_BYTES} bytes",
-                place()
+                position()
             );
         }
         Ok(read > 0)

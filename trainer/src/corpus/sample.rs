@@ -117,8 +117,8 @@ mod tests {
     fn takes_an_even_stride_of_what_does_not_fit() {
         let (taken, sum) = choose(&[10; 12], 120, 40);
         assert_eq!(sum, 40);
-        let places: Vec<usize> = (0..12).filter(|&i| taken[i]).collect();
-        assert_eq!(places, [2, 5, 8, 11]);
+        let indices: Vec<usize> = (0..12).filter(|&i| taken[i]).collect();
+        assert_eq!(indices, [2, 5, 8, 11]);
     }
 
     #[test]
