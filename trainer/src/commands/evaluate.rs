@@ -79,7 +79,7 @@ pub struct Args {
 #[derive(Debug, Serialize)]
 struct Report {
     input: Vec<PathBuf>,
-    /// plain, live, live-<dtype> or table-<dtype>.
+    /// `plain`, `live`, `live-<dtype>` or `table-<dtype>`.
     rows: String,
     tokens: u64,
     bytes: u64,
