@@ -6,7 +6,9 @@
 
 pub mod commands;
 pub mod corpus;
+pub mod embedding;
 pub mod evaluation;
+pub mod fgram_set;
 pub mod mining;
 pub mod model_dir;
 pub mod precompute;

@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 use scone_fgram::set::FgramSet;
 use scone_model::checkpoint::LoadedModel;
 
+use crate::fgram_set::load_set;
 use crate::tokenizer::TextTokenizer;
-use crate::training::load_set;
 
 /// `tokenizer.json` of a model directory; its ids must fit the model.
 ///

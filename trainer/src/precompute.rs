@@ -47,14 +47,19 @@ impl Default for Options {
     }
 }
 
-/// Computes the table of the model in `model_dir` into `out`; goes on where an earlier run was
-/// stopped.
+/// Computes the table of the model in `model_dir` on `device` into `out`; goes on where an earlier
+/// run was stopped.
 ///
 /// # Errors
 /// A model directory without A or that does not fit its f-gram set; a directory of another table;
 /// a row that the dtype cannot hold; a row that differs from live A when it is compared.
-pub fn precompute(model_dir: &Path, out: &Path, options: &Options) -> Result<Manifest> {
-    let model = load_model_dir(model_dir, &Device::Cpu)
+pub fn precompute(
+    model_dir: &Path,
+    out: &Path,
+    device: &Device,
+    options: &Options,
+) -> Result<Manifest> {
+    let model = load_model_dir(model_dir, device)
         .with_context(|| format!("cannot load the model in {}", model_dir.display()))?;
     let set = read_fgram_set(model_dir, &model)?;
     let live = LiveModel::new(&model, model_dir)?;
@@ -186,7 +191,7 @@ fn verify(live: &LiveModel<'_>, set: &FgramSet, out: &Path, options: &Options) -
     Ok(())
 }
 
-/// f-grams of this shard at random places of the set, without repetition, the same on each run.
+/// f-grams of this shard drawn at random, without repetition, the same ones on each run.
 fn sample<'a>(set: &'a FgramSet, options: &Options) -> Vec<&'a [u32]> {
     let mut rng = ChaCha12Rng::seed_from_u64(0);
     let mut ranks: Vec<usize> = match set.len() {

@@ -233,6 +233,34 @@ fn mistakes_are_named() {
 }
 
 #[test]
+fn a_device_is_checked_before_files_are_read() {
+    let dir = TempDir::new().unwrap();
+    let evaluate = ["evaluate", "--model", "m", "--input", "i.txt", "--device"];
+    let precompute = ["precompute", "--model", "m", "--out", "o", "--device"];
+    for command in [&evaluate[..], &precompute[..]] {
+        let error = failure(&dir, &[command, &["abacus"]].concat());
+        assert!(
+            error.contains("--device") && error.contains("abacus"),
+            "{error}"
+        );
+        if cfg!(not(feature = "cuda")) {
+            let error = failure(&dir, &[command, &["cuda:1"]].concat());
+            assert!(error.contains("cuda:1") && error.contains("cpu"), "{error}");
+        }
+    }
+    std::fs::write(dir.path().join("c.yaml"), "{}").unwrap();
+    let train = [
+        "train", "--config", "c.yaml", "--out", "r", "--device", "cuda:1",
+    ];
+    // The flag replaces what the config says.
+    let error = failure(&dir, &[&train[..], &["device=abacus"]].concat());
+    assert!(
+        error.contains("missing key `data`") && !error.contains("abacus"),
+        "{error}"
+    );
+}
+
+#[test]
 fn flags_have_twins_in_the_environment() {
     let dir = TempDir::new().unwrap();
     std::fs::write(

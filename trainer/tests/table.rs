@@ -87,7 +87,7 @@ fn a_table_scores_as_the_live_model_rounded_to_its_type() {
         (StoreKind::Mapped, RowDtype::Int4),
     ] {
         let out = fixture.path(&format!("table-{store}-{dtype}"));
-        let manifest = precompute(&dir, &out, &options(store, dtype)).unwrap();
+        let manifest = precompute(&dir, &out, &Device::Cpu, &options(store, dtype)).unwrap();
         assert_eq!(manifest.rows, 300);
         let table = Table::open(&out, &TableOptions::default()).unwrap();
         let from_table = evaluate(&fixture, &model, Box::new(TableRows::new(&table).unwrap()));
@@ -145,7 +145,13 @@ fn an_interrupted_precomputation_is_finished_to_the_same_table() {
 fn check_interruption(fixture: &Fixture, model: &LoadedModel, store: StoreKind) {
     let dir = fixture.path("model");
     let options = options(store, RowDtype::F16);
-    let whole = precompute(&dir, &fixture.path(&format!("whole-{store}")), &options).unwrap();
+    let whole = precompute(
+        &dir,
+        &fixture.path(&format!("whole-{store}")),
+        &Device::Cpu,
+        &options,
+    )
+    .unwrap();
 
     let set = read_fgram_set(&dir, model).unwrap();
     let build = BuildOptions {
@@ -172,7 +178,10 @@ fn check_interruption(fixture: &Fixture, model: &LoadedModel, store: StoreKind) 
     );
     assert_eq!(stopped.unwrap_err().to_string(), "killed");
     assert!(Table::open(&out, &TableOptions::default()).is_err());
-    assert_eq!(precompute(&dir, &out, &options).unwrap(), whole);
+    assert_eq!(
+        precompute(&dir, &out, &Device::Cpu, &options).unwrap(),
+        whole
+    );
 }
 
 #[test]
@@ -186,7 +195,7 @@ fn shards_hold_all_rows_between_them_and_share_the_table_id() {
                 ..options(StoreKind::Mapped, RowDtype::F16)
             };
             let out = fixture.path(&format!("shard-{shard}"));
-            precompute(&fixture.path("model"), &out, &options).unwrap()
+            precompute(&fixture.path("model"), &out, &Device::Cpu, &options).unwrap()
         })
         .collect();
     assert_eq!(manifests.iter().map(|m| m.rows).sum::<u64>(), 300);
@@ -218,9 +227,14 @@ fn rows_that_another_model_made_are_found_out() {
         Ok(())
     };
     build_table(&out, &set, &build, zeros, |_, _| {}).unwrap();
-    let error = precompute(&dir, &out, &options(StoreKind::Sled, RowDtype::F16))
-        .unwrap_err()
-        .to_string();
+    let error = precompute(
+        &dir,
+        &out,
+        &Device::Cpu,
+        &options(StoreKind::Sled, RowDtype::F16),
+    )
+    .unwrap_err()
+    .to_string();
     assert!(error.contains("differs from the f-gram model's"), "{error}");
 }
 
@@ -234,6 +248,7 @@ fn a_plain_model_has_no_table_and_a_swapped_set_is_refused() {
     let error = precompute(
         &fixture.path("plain"),
         &out,
+        &Device::Cpu,
         &options(StoreKind::Sled, RowDtype::F16),
     )
     .unwrap_err();
@@ -247,6 +262,7 @@ fn a_plain_model_has_no_table_and_a_swapped_set_is_refused() {
     let error = precompute(
         &fixture.path("model"),
         &out,
+        &Device::Cpu,
         &options(StoreKind::Sled, RowDtype::F16),
     )
     .unwrap_err();

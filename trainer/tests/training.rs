@@ -10,7 +10,8 @@ use scone_model::checkpoint::load_model_dir;
 use scone_model::config::{FgramModelConfig, LlamaConfig, ModelConfig};
 use scone_model::{init_fgram_parameters, init_parameters};
 use support::{Fixture, bytes};
-use trainer::training::batch::{Batch, Inputs, Source};
+use trainer::embedding::{Inputs, Source};
+use trainer::training::batch::Batch;
 use trainer::training::network::Network;
 use trainer::training::train;
 
@@ -183,6 +184,18 @@ fn inputs_that_do_not_fit_are_named() {
     );
 }
 
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_device_that_was_not_compiled_in_is_refused_before_anything_is_written() {
+    let fixture = Fixture::new();
+    let error = format!(
+        "{:#}",
+        fixture.train("run", &["device=cuda:3"]).unwrap_err()
+    );
+    assert!(error.contains("cuda:3") && error.contains("cpu"), "{error}");
+    assert!(!fixture.path("run").exists());
+}
+
 #[test]
 fn two_runs_do_not_share_a_directory() {
     let fixture = Fixture::new();
@@ -215,7 +228,7 @@ fn small_network() -> Network {
         let noise = Tensor::from_vec(noise, tensor.dims(), &Device::Cpu).unwrap();
         *tensor = (&*tensor + noise).unwrap();
     }
-    Network::new(&main, &weights, Some((&fgram, &own))).unwrap()
+    Network::new(&main, &weights, Some((&fgram, &own)), &Device::Cpu).unwrap()
 }
 
 /// Two windows; one f-gram comes twice, so that its gradient is a sum.

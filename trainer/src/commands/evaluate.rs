@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use candle_core::Device;
 use clap::builder::BoolishValueParser;
 use scone_fgram::{RowDtype, Table, TableOptions};
+use scone_model::DeviceChoice;
 use scone_model::checkpoint::{LoadedModel, load_model_dir};
 use serde::Serialize;
 
+use super::corpus_args::{CacheArgs, InputArgs};
 use super::output;
-use crate::corpus::{self, CacheArgs, InputArgs};
 use crate::evaluation::{
     Evaluator, HeldOut, LiveRows, NoRows, Options, RowSource, TableRows, Totals,
 };
@@ -27,6 +27,14 @@ pub struct Args {
     /// Model directory.
     #[arg(long, env = "SCONE_MODEL", help_heading = "Model")]
     model: PathBuf,
+    /// Where to compute: cpu or cuda:N.
+    #[arg(
+        long,
+        env = "SCONE_DEVICE",
+        default_value = "cpu",
+        help_heading = "Model"
+    )]
+    device: DeviceChoice,
     /// Take f-gram rows from this table; absent: from the f-gram model.
     #[arg(long, env = "SCONE_TABLE", help_heading = "Model")]
     table: Option<PathBuf>,
@@ -71,7 +79,7 @@ pub struct Args {
 #[derive(Debug, Serialize)]
 struct Report {
     input: Vec<PathBuf>,
-    /// plain, live, live-<dtype> or table-<dtype>.
+    /// `plain`, `live`, `live-<dtype>` or `table-<dtype>`.
     rows: String,
     tokens: u64,
     bytes: u64,
@@ -91,7 +99,7 @@ struct Report {
 /// # Errors
 /// When model, table and text cannot be read or do not fit each other.
 pub fn run(args: Args) -> Result<()> {
-    let model = load_model_dir(&args.model, &Device::Cpu)
+    let model = load_model_dir(&args.model, &args.device.open()?)
         .with_context(|| format!("cannot load the model in {}", args.model.display()))?;
     let tokenizer = read_tokenizer(&args.model, &model)?;
     let eos = model.config.eos_token_ids().first().copied();
@@ -105,7 +113,7 @@ pub fn run(args: Args) -> Result<()> {
     let table = open_table(&args, &model)?;
     let (rows, source) = row_source(&args, &model, table.as_ref())?;
     let mut evaluator = Evaluator::new(&model.decoder, source, options.clone())?;
-    let corpus_options = corpus::Options::from_args(&args.input, &args.cache);
+    let corpus_options = args.cache.options(&args.input.text_field);
     let inputs = &args.input.input;
     let text = HeldOut::load(
         "input",

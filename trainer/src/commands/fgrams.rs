@@ -71,8 +71,8 @@ pub fn run(args: Args) -> Result<()> {
             tokenizer.sha256() == set.header().tokenizer_hash,
             "{} was mined with another tokenizer (sha256 {}, given {})",
             args.fgrams.display(),
-            output::hex(&set.header().tokenizer_hash),
-            output::hex(&tokenizer.sha256())
+            scone_files::hex(&set.header().tokenizer_hash),
+            scone_files::hex(&tokenizer.sha256())
         );
     }
     if !args.json && args.limit > 0 {
@@ -131,7 +131,7 @@ impl Summary {
         Self {
             fgrams: set.len(),
             fgram_set_hash: set.hash(),
-            tokenizer_hash: output::hex(&header.tokenizer_hash),
+            tokenizer_hash: scone_files::hex(&header.tokenizer_hash),
             vocab_size: header.vocab_size,
             max_n: header.max_n,
             min_count: header.min_count,

@@ -9,8 +9,9 @@ use clap::builder::BoolishValueParser;
 use scone_fgram::{FgramSet, MAX_N};
 use serde::Serialize;
 
+use super::corpus_args::{CacheArgs, InputArgs};
 use super::output;
-use crate::corpus::{self, CacheArgs, InputArgs, TokenizedCorpus};
+use crate::corpus::{self, TokenizedCorpus};
 use crate::mining::{self, MatchCounts, MiningOptions};
 use crate::tokenizer::TextTokenizer;
 
@@ -96,7 +97,7 @@ pub fn run(args: Args) -> Result<()> {
     options.validate()?;
     let tokenizer = TextTokenizer::load(&args.tokenizer)?;
     let started = Instant::now();
-    let corpus_options = corpus::Options::from_args(&args.input, &args.cache);
+    let corpus_options = args.cache.options(&args.input.text_field);
     let corpus = corpus::tokenize(&args.input.input, &tokenizer, &corpus_options)?;
     let tokenize_seconds = started.elapsed().as_secs_f64();
 

@@ -1,5 +1,6 @@
-//! One module per subcommand: its flags (`Args`) and its `run`.
+//! One module per subcommand: its flags (`Args`) and its `run`; what several share beside them.
 
+pub mod corpus_args;
 pub mod evaluate;
 pub mod fgrams;
 pub mod mine;

@@ -26,26 +26,10 @@ pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
 /// # Errors
 /// When it cannot be written; `path` is named.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let dir = match path.parent() {
-            Some(dir) if !dir.as_os_str().is_empty() => dir,
-            _ => Path::new("."),
-        };
-        std::fs::create_dir_all(dir)?;
-        let mut file = tempfile::Builder::new()
-            .permissions(file_mode())
-            .tempfile_in(dir)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Readable by others, as far as the umask lets it; a temporary file is not by default.
-fn file_mode() -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o666)
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(scone_files::write_atomic(path, bytes)?)
 }
 
 /// The most memory this process ever had resident, bytes; `None` where the system does not say.
@@ -61,9 +45,4 @@ pub fn peak_memory_bytes() -> Option<u64> {
 /// Bytes as MiB, for people.
 pub fn mib(bytes: u64) -> String {
     format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20))
-}
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

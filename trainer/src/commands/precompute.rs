@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, ensure};
 use clap::builder::BoolishValueParser;
 use scone_fgram::{RowDtype, StoreKind};
+use scone_model::DeviceChoice;
 
 use super::output;
 use crate::precompute::{Options, precompute};
@@ -38,6 +39,14 @@ pub struct Args {
     /// Only shard I of N, as in 0/4, I from 0; absent: the whole table.
     #[arg(long, env = "SCONE_SHARD", value_name = "I/N", value_parser = parse_shard, help_heading = "Table")]
     shard: Option<(u32, u32)>,
+    /// Where to compute: cpu or cuda:N.
+    #[arg(
+        long,
+        env = "SCONE_DEVICE",
+        default_value = "cpu",
+        help_heading = "Work"
+    )]
+    device: DeviceChoice,
     /// f-grams computed at once; does not change the result.
     #[arg(
         long,
@@ -46,7 +55,7 @@ pub struct Args {
         help_heading = "Work"
     )]
     batch_rows: usize,
-    /// Rows compared with the f-gram model at the end, at random places; 0: none.
+    /// Rows compared with the f-gram model at the end, drawn at random; 0: none.
     #[arg(
         long,
         env = "SCONE_VERIFY_ROWS",
@@ -72,7 +81,7 @@ fn parse_shard(text: &str) -> anyhow::Result<(u32, u32)> {
 /// Runs `trainer precompute`.
 ///
 /// # Errors
-/// See [`precompute`].
+/// Flags that make no sense, a device that cannot be opened, and those of [`precompute`].
 pub fn run(args: Args) -> anyhow::Result<()> {
     ensure!(args.batch_rows > 0, "--batch-rows must be at least 1");
     let options = Options {
@@ -82,7 +91,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         batch_rows: args.batch_rows,
         verify_rows: args.verify_rows,
     };
-    let manifest = precompute(&args.model, &args.out, &options)?;
+    let manifest = precompute(&args.model, &args.out, &args.device.open()?, &options)?;
     if args.json {
         return output::line(serde_json::to_string(&manifest)?);
     }

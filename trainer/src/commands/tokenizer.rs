@@ -7,8 +7,9 @@ use anyhow::{Result, ensure};
 use clap::builder::BoolishValueParser;
 use serde::Serialize;
 
+use super::corpus_args::InputArgs;
 use super::output;
-use crate::corpus::{self, InputArgs, Options};
+use crate::corpus::{self, Options, Sample};
 use crate::progress::{Progress, Unit};
 use crate::tokenizer::{self, MAX_TRAINING_BYTES, MIN_VOCAB_SIZE};
 
@@ -66,7 +67,7 @@ pub fn run(args: Args) -> Result<()> {
         text_field: args.input.text_field.clone(),
         ..Options::default()
     };
-    let sample = tokenizer::Sample::new(inputs, &options, args.max_bytes)?;
+    let sample = Sample::new(inputs, &options, args.max_bytes)?;
     let progress = Progress::new("train", sample.disk_bytes(), Unit::Bytes);
     let documents = sample.documents(&progress);
     let tokenizer = tokenizer::train(documents, args.vocab_size, args.min_frequency)?;
@@ -80,7 +81,7 @@ pub fn run(args: Args) -> Result<()> {
     output::write_file(&args.out, tokenizer.json())?;
     let summary = Summary {
         vocab_size: tokenizer.vocab_size(),
-        sha256: output::hex(&tokenizer.sha256()),
+        sha256: scone_files::hex(&tokenizer.sha256()),
         text_bytes: sample.text_bytes(),
         sample_bytes: sample.sample_bytes(),
         seconds: started.elapsed().as_secs_f64(),

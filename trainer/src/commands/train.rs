@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::corpus::{self, CacheArgs, InputArgs};
+use scone_model::DeviceChoice;
+
+use super::corpus_args::CacheArgs;
 use crate::training::config::TrainConfig;
 use crate::training::{RunOptions, train};
 
@@ -15,6 +17,9 @@ pub struct Args {
     /// Overrides of config keys, as in `optimizer.lr=3e-3` or `fgrams=null`.
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+    /// Where to train: cpu or cuda:N; goes before the config's `device`.
+    #[arg(long, env = "SCONE_DEVICE")]
+    device: Option<DeviceChoice>,
     /// Directory of the run: checkpoints, log.jsonl, train.yaml, and at the end the model. The
     /// same command goes on where an earlier one stopped.
     #[arg(long, env = "SCONE_OUT")]
@@ -29,21 +34,15 @@ pub struct Args {
 /// Runs `trainer train`.
 ///
 /// # Errors
-/// See [`train`].
+/// Mistakes in the config, and those of [`train`].
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let config = TrainConfig::load(&args.config, &args.overrides)?;
+    let mut overrides = args.overrides;
+    overrides.extend(args.device.map(|device| format!("device={device}")));
+    let config = TrainConfig::load(&args.config, &overrides)?;
     let options = RunOptions {
-        corpus: corpus_options(&config, &args.cache),
+        corpus: args.cache.options(&config.data.text_field),
         stop_after: args.stop_after,
     };
     train(&config, &args.out, &options)?;
     Ok(())
-}
-
-fn corpus_options(config: &TrainConfig, cache: &CacheArgs) -> corpus::Options {
-    let input = InputArgs {
-        input: config.data.train.clone(),
-        text_field: config.data.text_field.clone(),
-    };
-    corpus::Options::from_args(&input, cache)
 }

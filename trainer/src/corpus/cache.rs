@@ -5,36 +5,28 @@
 //! all before. A file that does not check out is as good as none: the corpus is tokenised anew.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
-use super::{Input, Options, TokenIds, TokenizedCorpus};
+use super::ids::TokenIds;
+use super::inputs::Input;
+use super::options::Options;
+use super::tokenized::TokenizedCorpus;
 use crate::tokenizer::TextTokenizer;
 
 const MAGIC: &[u8; 8] = b"SCONETOK";
-const VERSION: u32 = 1;
+/// Raised when the same tokenizer file begins to give other ids: 2 since its dropout is ignored.
+const VERSION: u32 = 2;
 const HEADER_BYTES: u64 = 8 + 4 + 4 + 32 + 3 * 8;
 const SHA256_BYTES: u64 = 32;
 /// Ids converted at a time.
 const CHUNK: usize = 1 << 16;
 
-/// `$XDG_CACHE_HOME/scone`, else `~/.cache/scone`, else none.
-pub(super) fn default_dir() -> Option<PathBuf> {
-    let absolute = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    absolute("XDG_CACHE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
-        .map(|cache| cache.join("scone"))
-}
-
-/// The place of one tokenised corpus.
+/// The cache file of one tokenised corpus.
 pub(super) struct Entry {
     path: PathBuf,
     key: [u8; 32],
@@ -49,7 +41,7 @@ impl Entry {
         options: &Options,
     ) -> Self {
         let key = key(inputs, tokenizer, options);
-        let name: String = key[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = scone_files::hex(&key[..16]);
         Self {
             path: dir.join(format!("tokens-{name}.bin")),
             key,
@@ -85,11 +77,9 @@ impl Entry {
     fn try_store(&self, corpus: &TokenizedCorpus) -> Result<()> {
         let dir = self.path.parent().context("cache path has no directory")?;
         std::fs::create_dir_all(dir)?;
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        write(file.as_file_mut(), &self.key, corpus)?;
-        file.as_file().sync_all()?;
-        file.persist(&self.path)?;
-        Ok(())
+        Ok(scone_files::write_atomic_with(&self.path, |file| {
+            write(file, &self.key, corpus)
+        })?)
     }
 }
 
@@ -116,9 +106,9 @@ fn key(inputs: &[Input], tokenizer: &TextTokenizer, options: &Options) -> [u8; 3
     hash.finalize().into()
 }
 
-fn write(file: &mut File, key: &[u8; 32], corpus: &TokenizedCorpus) -> io::Result<()> {
+fn write(file: impl Write, key: &[u8; 32], corpus: &TokenizedCorpus) -> io::Result<()> {
     let mut out = HashWriter {
-        inner: BufWriter::new(file),
+        inner: file,
         hash: Sha256::new(),
     };
     out.write_all(MAGIC)?;
@@ -139,8 +129,7 @@ fn write(file: &mut File, key: &[u8; 32], corpus: &TokenizedCorpus) -> io::Resul
         TokenIds::U32(ids) => write_chunks(&mut out, ids, |n| n.to_le_bytes())?,
     }
     let hash = out.hash.finalize();
-    out.inner.write_all(&hash)?;
-    out.inner.flush()
+    out.inner.write_all(&hash)
 }
 
 fn write_chunks<T: Copy, const N: usize>(

@@ -1,6 +1,6 @@
 //! Documents as a stream, from files of every known kind.
 //!
-//! Memory is bounded by one document: a text longer than [`MAX_DOCUMENT_BYTES`] becomes several
+//! Memory is bounded by one document: a text longer than [`Options::max_document_bytes`] becomes several
 //! documents, split behind the last line end before the limit. Refusing it would stop whoever has one
 //! large .txt file, and a border once in 8 MiB changes at most K-1 n-grams there. A .jsonl line has to
 //! be parsed whole, so one longer than [`MAX_LINE_BYTES`] is an error.
@@ -13,23 +13,17 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 
-use super::Options;
 use super::decompress;
 use super::inputs::{Input, Layout};
+use super::options::Options;
 use crate::progress::Progress;
 
-/// Field of a .jsonl line that holds the text, unless said otherwise.
-pub const DEFAULT_TEXT_FIELD: &str = "text";
-
-/// Default for the longest document, bytes of UTF-8.
-pub const MAX_DOCUMENT_BYTES: usize = 8 << 20;
-
 /// The longest line of a .jsonl file, bytes.
-pub const MAX_LINE_BYTES: usize = 64 << 20;
+pub(super) const MAX_LINE_BYTES: usize = 64 << 20;
 
 /// Iterator over the documents of some inputs, in order. Empty documents are left out. After an
 /// error it ends.
-pub struct Documents<'a> {
+pub(super) struct Documents<'a> {
     inputs: std::vec::IntoIter<Input>,
     options: &'a Options,
     progress: &'a Progress,
@@ -39,7 +33,7 @@ pub struct Documents<'a> {
 
 impl<'a> Documents<'a> {
     /// Reads `inputs`; `progress` counts bytes on disk.
-    pub fn new(inputs: Vec<Input>, options: &'a Options, progress: &'a Progress) -> Self {
+    pub(super) fn new(inputs: Vec<Input>, options: &'a Options, progress: &'a Progress) -> Self {
         Self {
             inputs: inputs.into_iter(),
             options,
@@ -156,15 +150,15 @@ impl<'a> OpenInput<'a> {
     fn read_line(&mut self) -> Result<bool> {
         self.rest.clear();
         self.line += 1;
-        let place = || format!("{}, line {}", self.input.path.display(), self.line);
+        let position = || format!("{}, line {}", self.input.path.display(), self.line);
         let read = (&mut self.source)
             .take(MAX_LINE_BYTES as u64 + 1)
             .read_until(b'\n', &mut self.rest)
-            .with_context(place)?;
+            .with_context(position)?;
         if read > MAX_LINE_BYTES {
             bail!(
                 "{}: longer than the limit of {MAX_LINE_BYTES} bytes",
-                place()
+                position()
             );
         }
         Ok(read > 0)

@@ -1,13 +1,18 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use tempfile::TempDir;
 
+use anyhow::Result;
+
+use super::reader::{self, Documents};
 use super::*;
+use crate::progress::{Progress, Unit};
+use crate::tokenizer::TextTokenizer;
 
 const TEXT: &str = include_str!("../../tests/data/harbour.txt");
 

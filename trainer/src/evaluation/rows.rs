@@ -84,7 +84,7 @@ impl<F: FnMut(&[&[u32]]) -> Result<Vec<f32>>> RowSource for LiveRows<F> {
 /// `rows` of width `dim` as they come back from a table of `dtype`.
 ///
 /// # Errors
-/// When a value has no place in `dtype`.
+/// When a value is beyond what `dtype` can hold.
 pub fn round_rows(rows: &[f32], dim: usize, dtype: RowDtype) -> Result<Vec<f32>> {
     let mut rounded = vec![0.0; rows.len()];
     let mut bytes = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Piece;
+use super::held_out::Piece;
 
 /// One sequence through the model. Input position `i` is eos for 0 and token `i - 1` of the
 /// document else; its target is token `i`.

@@ -1,37 +1,37 @@
-//! From a packed pair to its place in a sorted list, in one or two memory accesses.
+//! From a packed pair to its index in a sorted list, in one or two memory accesses.
 
-/// Marks a free slot; no pair has [`NONE`](super::count::NONE) in it.
+/// Marks a free slot; no pair has the id `u32::MAX` in it, which stands for no n-gram.
 const FREE: u64 = u64::MAX;
 
 /// Open addressing over at most half-full slots.
 pub(super) struct PairIndex {
     pairs: Vec<u64>,
-    places: Vec<u32>,
+    indices: Vec<u32>,
     shift: u32,
 }
 
 impl PairIndex {
-    /// Indexes distinct pairs by their place in `pairs`.
+    /// Indexes distinct pairs by their order in `pairs`.
     pub(super) fn new(pairs: &[u64]) -> Self {
         let slots = (pairs.len() * 2).next_power_of_two().max(2);
         let shift = 64 - slots.trailing_zeros();
         let mut index = Self {
             pairs: vec![FREE; slots],
-            places: vec![0; slots],
+            indices: vec![0; slots],
             shift,
         };
-        for (&pair, place) in pairs.iter().zip(0..) {
+        for (&pair, number) in pairs.iter().zip(0..) {
             let slot = index.slot(pair);
             index.pairs[slot] = pair;
-            index.places[slot] = place;
+            index.indices[slot] = number;
         }
         index
     }
 
-    /// The place of `pair`.
+    /// The index of `pair`.
     pub(super) fn get(&self, pair: u64) -> Option<u32> {
         let slot = self.slot(pair);
-        (self.pairs[slot] == pair).then(|| self.places[slot])
+        (self.pairs[slot] == pair).then(|| self.indices[slot])
     }
 
     /// Where `pair` is, or the free slot where it would go.

@@ -36,8 +36,8 @@ pub fn recount(corpus: &TokenizedCorpus, set: &FgramSet, samples: usize) -> Reco
     let mut ranks = sample(&mut rng, set.len(), samples).into_vec();
     ranks.sort_unstable();
     let mut by_first_id: Vec<Vec<usize>> = vec![Vec::new(); set.header().vocab_size as usize];
-    for (place, &rank) in ranks.iter().enumerate() {
-        by_first_id[set.get(rank).ids[0] as usize].push(place);
+    for (drawn, &rank) in ranks.iter().enumerate() {
+        by_first_id[set.get(rank).ids[0] as usize].push(drawn);
     }
     let found = (0..corpus.document_count())
         .into_par_iter()
@@ -46,8 +46,8 @@ pub fn recount(corpus: &TokenizedCorpus, set: &FgramSet, samples: usize) -> Reco
             |(mut found, mut ids), document| {
                 corpus.document(document, &mut ids);
                 for (i, &id) in ids.iter().enumerate() {
-                    for &place in &by_first_id[id as usize] {
-                        found[place] += u64::from(ids[i..].starts_with(set.get(ranks[place]).ids));
+                    for &drawn in &by_first_id[id as usize] {
+                        found[drawn] += u64::from(ids[i..].starts_with(set.get(ranks[drawn]).ids));
                     }
                 }
                 (found, ids)

@@ -29,7 +29,7 @@ fn listed(set: &FgramSet) -> Vec<(Vec<u32>, u64)> {
         .collect()
 }
 
-/// The method of SCONE.md word for word: a map of all n-grams, one ranking.
+/// The method as `docs/method.md` has it, word for word: a map of all n-grams, one ranking.
 fn naive(documents: &[Vec<u32>], options: &MiningOptions) -> Vec<(Vec<u32>, u64)> {
     let mut counts: HashMap<&[u32], u64> = HashMap::new();
     for n in 2..=usize::from(options.max_n) {

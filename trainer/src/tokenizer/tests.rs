@@ -161,23 +161,50 @@ fn other_tokenizers_are_left_to_the_crate() {
     assert!(!other("\"special\": true", "\"special\":true"));
 }
 
+/// `json` with settings that a file may keep from the training of its model.
+fn with_training_settings(json: &[u8]) -> Vec<u8> {
+    let mut json: serde_json::Value = serde_json::from_slice(json).unwrap();
+    json["model"]["dropout"] = serde_json::json!(0.5);
+    json["truncation"] = serde_json::json!({
+        "max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right",
+    });
+    json["padding"] = serde_json::json!({
+        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": END_OF_TEXT,
+    });
+    serde_json::to_vec(&json).unwrap()
+}
+
 #[test]
-fn truncation_and_padding_of_the_file_do_not_apply() {
-    let json = String::from_utf8(trained(300).json).unwrap();
-    let limit = r#""truncation": {"max_length": 3, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}"#;
-    let json = json.replacen("\"truncation\": null", limit, 1).replacen(
-        "\"add_prefix_space\": false",
-        "\"add_prefix_space\": true",
-        1,
-    );
-    assert!(json.contains("max_length"));
-    let tokenizer = TextTokenizer::from_json(json.into_bytes()).unwrap();
-    assert!(
-        tokenizer
-            .encode_document("more than three tokens, surely")
-            .unwrap()
-            .len()
-            > 3
+fn dropout_truncation_and_padding_of_the_file_do_not_apply() {
+    let plain = trained(400);
+    let stored = with_training_settings(plain.json());
+    // They do something where they are not switched off.
+    let raw = Tokenizer::from_bytes(&stored).unwrap();
+    let drawn = |text| raw.encode_fast(text, false).unwrap().get_ids().to_vec();
+    assert_eq!(drawn(TEXT).len(), 64);
+    assert!((0..50).any(|_| drawn("the harbour") != drawn("the harbour")));
+
+    // Once with the word cache and once without, which `add_prefix_space` rules out.
+    for prefix_space in [false, true] {
+        let changed = |json: &[u8]| {
+            let mut json: serde_json::Value = serde_json::from_slice(json).unwrap();
+            json["pre_tokenizer"]["add_prefix_space"] = prefix_space.into();
+            TextTokenizer::from_json(serde_json::to_vec(&json).unwrap()).unwrap()
+        };
+        let (plain, stored) = (changed(plain.json()), changed(&stored));
+        assert_eq!(stored.caches.is_none(), prefix_space);
+        let expected = plain.encode_document(TEXT).unwrap();
+        for _ in 0..6 {
+            assert_eq!(stored.encode_document(TEXT).unwrap(), expected);
+        }
+        assert_ne!(stored.sha256(), plain.sha256());
+    }
+    let tokenizer = TextTokenizer::from_json(stored.clone()).unwrap();
+    assert_eq!(tokenizer.json(), stored);
+    assert_eq!(
+        scone_files::hex(&tokenizer.sha256()),
+        scone_files::sha256_hex(&stored)
     );
 }
 

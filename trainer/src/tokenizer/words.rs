@@ -53,7 +53,6 @@ pub(super) fn apply_to(json: &[u8]) -> bool {
         && byte_level["add_prefix_space"] == false
         && byte_level["use_regex"].as_bool().unwrap_or(true)
         && json["model"]["type"] == "BPE"
-        && json["model"]["dropout"].as_f64().unwrap_or(0.0) == 0.0
         // Tokens that are not special are looked for in the text before it is cut.
         && added.iter().all(|token| token["special"] == true)
 }
@@ -75,8 +74,8 @@ const MAX_CACHED_WORDS: usize = 200_000;
 /// The ids of words seen before. One thread uses it at a time.
 #[derive(Debug, Default)]
 pub(super) struct WordCache {
-    /// Where the ids of a word are in `ids`.
-    places: HashMap<Box<str>, (u32, u32)>,
+    /// From where to where the ids of a word are in `ids`.
+    spans: HashMap<Box<str>, (u32, u32)>,
     ids: Vec<u32>,
 }
 
@@ -89,7 +88,7 @@ impl WordCache {
         out: &mut Vec<u32>,
     ) -> Result<()> {
         for word in split(text) {
-            if let Some(&(start, end)) = self.places.get(word) {
+            if let Some(&(start, end)) = self.spans.get(word) {
                 out.extend_from_slice(&self.ids[start as usize..end as usize]);
                 continue;
             }
@@ -104,10 +103,10 @@ impl WordCache {
 
     fn keep(&mut self, word: &str, ids: &[u32]) {
         // Long "words" are lines of dashes and the like, and seldom come twice.
-        if self.places.len() < MAX_CACHED_WORDS && word.len() <= 64 {
+        if self.spans.len() < MAX_CACHED_WORDS && word.len() <= 64 {
             let start = self.ids.len() as u32;
             self.ids.extend_from_slice(ids);
-            self.places
+            self.spans
                 .insert(word.into(), (start, self.ids.len() as u32));
         }
     }

@@ -38,9 +38,7 @@ impl Log {
             kept.push('\n');
         }
         if kept != old {
-            let partial = path.with_extension("jsonl.partial");
-            fs::write(&partial, &kept)?;
-            fs::rename(&partial, path)?;
+            scone_files::write_atomic(path, kept.as_bytes())?;
         }
         Ok(Self {
             file: OpenOptions::new().create(true).append(true).open(path)?,

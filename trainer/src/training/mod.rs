@@ -21,6 +21,6 @@ mod run;
 pub mod schedule;
 pub mod shape;
 pub mod stream;
+mod times;
 
-pub use prepare::load_set;
 pub use run::{Outcome, RunOptions, train};

@@ -10,7 +10,8 @@ use scone_model::{
     Decoder, FgramModel, FgramModelConfig, ModelConfig, Parameters, PrefixTree, var_builder,
 };
 
-use super::batch::{Batch, Inputs};
+use super::batch::Batch;
+use crate::embedding::Inputs;
 
 /// Decoder and A over variables.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Builds the network from initial weights; `fgram` absent: a plain model.
+    /// Builds the network on `device` from initial weights; `fgram` absent: a plain model.
     ///
     /// # Errors
     /// When weights and config do not fit.
@@ -30,15 +31,16 @@ impl Network {
         config: &ModelConfig,
         main: &Parameters,
         fgram: Option<(&FgramModelConfig, &Parameters)>,
+        device: &Device,
     ) -> Result<Self> {
-        let main = variables(main)?;
-        let decoder = Decoder::load(config, builder(&main)).context("main model")?;
+        let main = variables(main, device)?;
+        let decoder = Decoder::load(config, builder(&main, device)).context("main model")?;
         let (fgram_model, fgram) = match fgram {
             None => (None, BTreeMap::new()),
             Some((shape, parameters)) => {
-                let vars = variables(parameters)?;
-                let model =
-                    FgramModel::load(shape, config, builder(&vars)).context("f-gram model")?;
+                let vars = variables(parameters, device)?;
+                let model = FgramModel::load(shape, config, builder(&vars, device))
+                    .context("f-gram model")?;
                 (Some(model), vars)
             }
         };
@@ -120,16 +122,18 @@ impl Network {
     }
 }
 
-fn variables(parameters: &Parameters) -> Result<BTreeMap<String, Var>> {
-    let one = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), Var::from_tensor(tensor)?));
+fn variables(parameters: &Parameters, device: &Device) -> Result<BTreeMap<String, Var>> {
+    let one = |(name, tensor): (&String, &Tensor)| {
+        Ok((name.clone(), Var::from_tensor(&tensor.to_device(device)?)?))
+    };
     parameters.iter().map(one).collect()
 }
 
 /// A builder over the variables themselves, so that the model follows them.
-fn builder(vars: &BTreeMap<String, Var>) -> VarBuilder<'static> {
+fn builder(vars: &BTreeMap<String, Var>, device: &Device) -> VarBuilder<'static> {
     let tensors = vars
         .iter()
         .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
         .collect();
-    var_builder(&tensors, &Device::Cpu)
+    var_builder(&tensors, device)
 }

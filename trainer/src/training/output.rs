@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use scone_model::checkpoint::{FgramParts, StoredDtype, save_model_dir, write_atomically};
+use scone_files::write_atomic;
+use scone_model::checkpoint::{FgramParts, StoredDtype, save_model_dir};
 use serde_json::json;
 
 use super::prepare::Prepared;
@@ -32,8 +33,8 @@ pub(super) fn write_model(prepared: &Prepared, out: &Path) -> Result<()> {
         parameters: &fgram,
         fgram_set_hash: set_hash,
     });
-    write_atomically(&out.join("tokenizer.json"), prepared.tokenizer.json())?;
-    write_atomically(
+    write_atomic(&out.join("tokenizer.json"), prepared.tokenizer.json())?;
+    write_atomic(
         &out.join("generation_config.json"),
         generation_config(prepared).as_bytes(),
     )?;

@@ -1,8 +1,9 @@
 //! Everything a run reads, read and checked before the first step.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
+use candle_core::Device;
 use scone_fgram::set::FgramSet;
 use scone_model::config::{FgramModelConfig, ModelConfig};
 use scone_model::{init_fgram_parameters, init_parameters};
@@ -12,9 +13,9 @@ use super::config::TrainConfig;
 use super::network::Network;
 use super::shape::{eos_id, fgram_model_config, model_config};
 use super::stream::{TokenStream, WindowOrder};
-use crate::commands::output::hex;
 use crate::corpus::{self, TokenizedCorpus};
 use crate::evaluation::HeldOut;
+use crate::fgram_set::load_set;
 use crate::tokenizer::TextTokenizer;
 
 /// The f-gram side of a run.
@@ -36,8 +37,12 @@ pub(super) struct Prepared {
     pub(super) hashes: InputHashes,
 }
 
-/// Reads tokenizer, f-gram set and texts, and makes fresh weights.
-pub(super) fn prepare(config: &TrainConfig, options: &corpus::Options) -> Result<Prepared> {
+/// Reads tokenizer, f-gram set and texts, and makes fresh weights on `device`.
+pub(super) fn prepare(
+    config: &TrainConfig,
+    options: &corpus::Options,
+    device: &Device,
+) -> Result<Prepared> {
     let tokenizer = TextTokenizer::load(&config.tokenizer)?;
     let eos = eos_id(&tokenizer)?;
     let fgrams = match &config.fgrams {
@@ -49,11 +54,11 @@ pub(super) fn prepare(config: &TrainConfig, options: &corpus::Options) -> Result
         }
     };
     let model_config = model_config(config, tokenizer.vocab_size(), eos)?;
-    let network = fresh_network(&model_config, fgrams.as_ref(), config.training.seed)?;
+    let network = fresh_network(&model_config, fgrams.as_ref(), config.training.seed, device)?;
     let (stream, order) = read_stream(config, &tokenizer, eos, fgrams.as_ref(), options)?;
     let held_out = read_held_out(config, &tokenizer, options)?;
     let hashes = InputHashes {
-        tokenizer: hex(&tokenizer.sha256()),
+        tokenizer: scone_files::hex(&tokenizer.sha256()),
         fgram_set: fgrams.as_ref().map_or_else(String::new, |f| f.set.hash()),
         token_stream: stream.hash(),
     };
@@ -70,43 +75,18 @@ pub(super) fn prepare(config: &TrainConfig, options: &corpus::Options) -> Result
     })
 }
 
-/// Reads an f-gram set and checks that it was mined with this tokenizer.
-///
-/// # Errors
-/// When it cannot be read, or is of another tokenizer.
-pub fn load_set(path: &Path, tokenizer: &TextTokenizer) -> Result<FgramSet> {
-    let set = FgramSet::read(path)
-        .with_context(|| format!("cannot read the f-gram set {}", path.display()))?;
-    let header = set.header();
-    ensure!(
-        header.tokenizer_hash == tokenizer.sha256(),
-        "the f-gram set {} was mined with the tokenizer of hash {}, this one is {}; mine it again \
-         or use its tokenizer",
-        path.display(),
-        hex(&header.tokenizer_hash),
-        hex(&tokenizer.sha256())
-    );
-    ensure!(
-        header.vocab_size == tokenizer.vocab_size(),
-        "the f-gram set {} is for {} token ids, the tokenizer has {}",
-        path.display(),
-        header.vocab_size,
-        tokenizer.vocab_size()
-    );
-    Ok(set)
-}
-
 fn fresh_network(
     model_config: &ModelConfig,
     fgrams: Option<&Fgrams>,
     seed: u64,
+    device: &Device,
 ) -> Result<Network> {
     let main = init_parameters(model_config, seed)?;
     match fgrams {
-        None => Network::new(model_config, &main, None),
+        None => Network::new(model_config, &main, None, device),
         Some(fgrams) => {
             let own = init_fgram_parameters(&fgrams.config, model_config, seed)?;
-            Network::new(model_config, &main, Some((&fgrams.config, &own)))
+            Network::new(model_config, &main, Some((&fgrams.config, &own)), device)
         }
     }
 }

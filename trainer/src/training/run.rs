@@ -2,20 +2,21 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use scone_model::checkpoint::write_atomically;
-use serde_json::{Map, Value, json};
+use candle_core::Device;
+use serde_json::{Map, json};
 
 use super::batch::Batch;
-use super::checkpoint::{Checkpoints, State};
+use super::checkpoint::{Checkpoint, Checkpoints, State};
 use super::config::{TrainConfig, check_resumable};
 use super::log::Log;
 use super::optimizer::AdamW;
 use super::output;
 use super::prepare::{Prepared, prepare};
 use super::schedule::Schedule;
+use super::times::Times;
 use crate::corpus;
 use crate::evaluation::{Evaluator, LiveRows, NoRows, Options, RowSource, Totals};
 use crate::progress::{Progress, Unit};
@@ -42,7 +43,7 @@ pub struct Outcome {
 /// checkpoint in `out` when there is one.
 ///
 /// # Errors
-/// Inputs that cannot be read or do not fit each other; a config or input that differs from the
+/// A device that this program cannot open; inputs that cannot be read or do not fit each other; a config or input that differs from the
 /// run in `out`; a loss or gradient that is not finite; files that cannot be written.
 pub fn train(config: &TrainConfig, out: &Path, options: &RunOptions) -> Result<Outcome> {
     match config.training.threads {
@@ -59,9 +60,10 @@ pub fn train(config: &TrainConfig, out: &Path, options: &RunOptions) -> Result<O
 }
 
 fn train_here(config: &TrainConfig, out: &Path, options: &RunOptions) -> Result<Outcome> {
+    let device = config.device.open().context("key `device`")?;
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     let _lock = lock(out)?;
-    let mut run = Run::start(config, out, options)?;
+    let mut run = Run::start(config, out, options, &device)?;
     let total = config.training.total_steps();
     let last = options.stop_after.map_or(total, |stop| stop.min(total));
     run.steps(last)?;
@@ -94,60 +96,47 @@ struct Run<'a> {
     log: Log,
 }
 
-/// Where the time between two log lines went.
-#[derive(Default)]
-struct Times {
-    batch: Duration,
-    forward: Duration,
-    backward: Duration,
-    update: Duration,
-}
-
-impl Times {
-    fn total(&self) -> Duration {
-        self.batch + self.forward + self.backward + self.update
-    }
-
-    /// Milliseconds a step.
-    fn json(&self, steps: u64) -> Value {
-        let ms = |time: Duration| (time.as_secs_f64() * 1e5 / steps.max(1) as f64).round() / 100.0;
-        json!({
-            "batch": ms(self.batch),
-            "forward": ms(self.forward),
-            "backward": ms(self.backward),
-            "update": ms(self.update),
-        })
-    }
+/// Where the run begins: at the first step, or where `newest` was written.
+fn start_state(
+    config: &TrainConfig,
+    newest: Option<Checkpoint>,
+    prepared: &Prepared,
+    optimizer: &mut AdamW,
+) -> Result<State> {
+    let Some(checkpoint) = newest else {
+        return Ok(State::new(config.clone(), prepared.hashes.clone()));
+    };
+    let path = checkpoint.path.clone();
+    ensure!(
+        checkpoint.state.inputs == prepared.hashes,
+        "tokenizer, f-gram set or training text changed since {} was written ({:?}, \
+         now {:?}); use another --out directory",
+        path.display(),
+        checkpoint.state.inputs,
+        prepared.hashes
+    );
+    let mut state = checkpoint.restore(optimizer)?;
+    state.config = config.clone();
+    tracing::info!(step = state.step, path = %path.display(), "goes on from a checkpoint");
+    Ok(state)
 }
 
 impl<'a> Run<'a> {
-    fn start(config: &'a TrainConfig, out: &'a Path, options: &RunOptions) -> Result<Self> {
-        let checkpoints = Checkpoints::new(out);
+    fn start(
+        config: &'a TrainConfig,
+        out: &'a Path,
+        options: &RunOptions,
+        device: &Device,
+    ) -> Result<Self> {
+        let checkpoints = Checkpoints::new(out, device);
         let newest = checkpoints.newest()?;
         if let Some(checkpoint) = &newest {
             check_resumable(&checkpoint.state.config, config)?;
         }
-        let prepared = prepare(config, &options.corpus)?;
+        let prepared = prepare(config, &options.corpus, device)?;
         let mut optimizer = AdamW::new(prepared.network.vars(), config.optimizer.clone())?;
-        let state = match newest {
-            None => State::new(config.clone(), prepared.hashes.clone()),
-            Some(checkpoint) => {
-                let path = checkpoint.path.clone();
-                ensure!(
-                    checkpoint.state.inputs == prepared.hashes,
-                    "tokenizer, f-gram set or training text changed since {} was written ({:?}, \
-                     now {:?}); use another --out directory",
-                    path.display(),
-                    checkpoint.state.inputs,
-                    prepared.hashes
-                );
-                let mut state = checkpoint.restore(&mut optimizer)?;
-                state.config = config.clone();
-                tracing::info!(step = state.step, path = %path.display(), "goes on from a checkpoint");
-                state
-            }
-        };
-        write_atomically(&out.join("train.yaml"), config.to_yaml()?.as_bytes())?;
+        let state = start_state(config, newest, &prepared, &mut optimizer)?;
+        scone_files::write_atomic(&out.join("train.yaml"), config.to_yaml()?.as_bytes())?;
         let parameters = |prefix: &str| -> usize {
             let vars = prepared.network.vars();
             vars.iter()
@@ -157,6 +146,7 @@ impl<'a> Run<'a> {
         };
         tracing::info!(
             steps = config.training.total_steps(),
+            device = %config.device,
             main_parameters = parameters("model/"),
             fgram_parameters = parameters("fgram_model/"),
             fgrams = prepared.fgrams.as_ref().map_or(0, |f| f.set.len()),

@@ -12,8 +12,6 @@ use rayon::prelude::*;
 use scone_fgram::matcher::Matcher;
 use sha2::{Digest as _, Sha256};
 
-use crate::commands::output::hex;
-
 /// All training tokens with their tags.
 #[derive(Debug)]
 pub struct TokenStream {
@@ -86,7 +84,7 @@ impl TokenStream {
             bytes.extend(chunk.iter().flat_map(|id| id.to_le_bytes()));
             hasher.update(&bytes);
         }
-        hex(&hasher.finalize())
+        scone_files::hex(&hasher.finalize())
     }
 
     /// Tokens of the stream, eos included.

@@ -55,8 +55,8 @@ fn document(rng: &mut ChaCha12Rng) -> String {
     let mut text = String::new();
     for _ in 0..rng.random_range(3..9) {
         let mut pick = |words: &[&'static str]| *words.choose(rng).unwrap();
-        let (who, does, what, place) = (pick(&WHO), pick(&DOES), pick(&WHAT), pick(&WHERE));
-        text.push_str(&format!("{who} {does} {what} {place}. "));
+        let (who, does, what, scene) = (pick(&WHO), pick(&DOES), pick(&WHAT), pick(&WHERE));
+        text.push_str(&format!("{who} {does} {what} {scene}. "));
     }
     text
 }

@@ -6,15 +6,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::{Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-use super::config::TrainConfig;
-use super::optimizer::{AdamW, Moments};
+use crate::training::config::TrainConfig;
+use crate::training::optimizer::{AdamW, Moments};
 
 /// Checkpoints kept; the one before the newest is for the day the newest turns out to be bad.
 const KEEP: usize = 2;
@@ -34,7 +33,7 @@ pub struct InputHashes {
     pub token_stream: String,
 }
 
-/// `state.json`: all of a checkpoint that is not a tensor. The place in the data needs no entry:
+/// `state.json`: all of a checkpoint that is not a tensor. How far the data is read needs no entry:
 /// it is a function of seed and step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -81,13 +80,15 @@ pub struct Checkpoint {
 #[derive(Debug, Clone)]
 pub struct Checkpoints {
     dir: PathBuf,
+    device: Device,
 }
 
 impl Checkpoints {
-    /// Those under `out`, which need not exist yet.
-    pub fn new(out: &Path) -> Self {
+    /// Those under `out`, which need not exist yet; they are read to `device`.
+    pub fn new(out: &Path, device: &Device) -> Self {
         Self {
             dir: out.join("checkpoints"),
+            device: device.clone(),
         }
     }
 
@@ -133,9 +134,7 @@ impl Checkpoints {
         if target.exists() {
             fs::remove_dir_all(&target)?;
         }
-        fs::rename(&partial, &target)
-            .with_context(|| format!("cannot rename to {}", target.display()))?;
-        sync(&self.dir)?;
+        scone_files::publish(&partial, &target)?;
         self.prune()?;
         Ok(target)
     }
@@ -191,8 +190,8 @@ impl Checkpoints {
             path.display(),
             state.step
         );
-        let parameters = read_tensors(&path.join(PARAMETERS))?;
-        let moments = read_moments(&path.join(OPTIMIZER))?;
+        let parameters = read_tensors(&path.join(PARAMETERS), &self.device)?;
+        let moments = read_moments(&path.join(OPTIMIZER), &self.device)?;
         Ok(Checkpoint {
             path,
             state,
@@ -244,32 +243,34 @@ fn write_files(dir: &Path, state: &State, optimizer: &AdamW) -> Result<()> {
         .collect();
     write_tensors(&dir.join(PARAMETERS), &parameters)?;
     let mut moments = HashMap::new();
-    for (name, own) in optimizer.moments() {
-        for (kind, values) in [("first", &own.first), ("second", &own.second)] {
-            let tensor = Tensor::from_slice(values, values.len(), &Device::Cpu)?;
-            moments.insert(format!("{kind}.{name}"), tensor);
-        }
+    for (name, own) in optimizer.moments()? {
+        moments.insert(format!("first.{name}"), own.first);
+        moments.insert(format!("second.{name}"), own.second);
     }
     write_tensors(&dir.join(OPTIMIZER), &moments)?;
-    let mut file = File::create(dir.join(STATE))?;
-    file.write_all(&serde_json::to_vec(state)?)?;
-    file.sync_all()?;
-    sync(dir)
+    // Syncs the directory as well, with all three names in it.
+    Ok(scone_files::write_atomic(
+        &dir.join(STATE),
+        &serde_json::to_vec(state)?,
+    )?)
 }
 
 fn write_tensors(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<()> {
     candle_core::safetensors::save(tensors, path)
         .with_context(|| format!("cannot write {}", path.display()))?;
-    sync(path)
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(scone_files::Error::at("sync", path))?;
+    Ok(())
 }
 
-fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>> {
-    candle_core::safetensors::load(path, &Device::Cpu)
+fn read_tensors(path: &Path, device: &Device) -> Result<HashMap<String, Tensor>> {
+    candle_core::safetensors::load(path, device)
         .with_context(|| format!("cannot read {}", path.display()))
 }
 
-fn read_moments(path: &Path) -> Result<BTreeMap<String, Moments>> {
-    let mut tensors = read_tensors(path)?;
+fn read_moments(path: &Path, device: &Device) -> Result<BTreeMap<String, Moments>> {
+    let mut tensors = read_tensors(path, device)?;
     let names: Vec<String> = tensors
         .keys()
         .filter_map(|key| key.strip_prefix("first."))
@@ -277,11 +278,10 @@ fn read_moments(path: &Path) -> Result<BTreeMap<String, Moments>> {
         .collect();
     let mut moments = BTreeMap::new();
     for name in names {
-        let mut take = |kind: &str| -> Result<Vec<f32>> {
-            let tensor = tensors
+        let mut take = |kind: &str| {
+            tensors
                 .remove(&format!("{kind}.{name}"))
-                .with_context(|| format!("{} lacks {kind}.{name}", path.display()))?;
-            Ok(tensor.flatten_all()?.to_vec1()?)
+                .with_context(|| format!("{} lacks {kind}.{name}", path.display()))
         };
         let own = Moments {
             first: take("first")?,
@@ -292,93 +292,5 @@ fn read_moments(path: &Path) -> Result<BTreeMap<String, Moments>> {
     Ok(moments)
 }
 
-/// Makes a file's content, or a directory's entries, durable.
-pub(super) fn sync(path: &Path) -> Result<()> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .with_context(|| format!("cannot sync {}", path.display()))
-}
-
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-    use crate::training::config::OptimizerConfig;
-
-    fn optimizer(value: f32) -> AdamW {
-        let var = Var::from_slice(&[value, -value], 2, &Device::Cpu).unwrap();
-        AdamW::new(
-            BTreeMap::from([("w".to_owned(), var)]),
-            OptimizerConfig::default(),
-        )
-        .unwrap()
-    }
-
-    fn state(step: u64) -> State {
-        let text = "{data: {train: [a]}, tokenizer: t, \
-            model: {family: llama, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 8}, \
-            training: {sequence_length: 8, batch_tokens: 8, steps: 9}}";
-        let hashes = InputHashes {
-            tokenizer: "a".to_owned(),
-            fgram_set: String::new(),
-            token_stream: "b".to_owned(),
-        };
-        let mut state = State::new(TrainConfig::parse(text, &[]).unwrap(), hashes);
-        state.step = step;
-        state.losses = vec![0.1 + 0.2, 1.0 / 3.0];
-        state
-    }
-
-    fn weights(optimizer: &AdamW) -> Vec<f32> {
-        optimizer.vars()["w"].to_vec1().unwrap()
-    }
-
-    #[test]
-    fn what_is_written_reads_back_and_old_ones_go() {
-        let dir = tempfile::tempdir().unwrap();
-        let checkpoints = Checkpoints::new(dir.path());
-        assert!(checkpoints.newest().unwrap().is_none());
-        for step in [2, 10, 4] {
-            checkpoints
-                .write(&state(step), &optimizer(step as f32))
-                .unwrap();
-        }
-        assert_eq!(checkpoints.steps().unwrap(), [4, 10]);
-        let mut fresh = optimizer(0.0);
-        let read = checkpoints
-            .newest()
-            .unwrap()
-            .unwrap()
-            .restore(&mut fresh)
-            .unwrap();
-        assert_eq!(read, state(10));
-        assert_eq!(weights(&fresh), [10.0, -10.0]);
-        assert_eq!(fresh.step(), 10);
-    }
-
-    #[test]
-    fn a_damaged_newest_falls_back_to_the_one_before() {
-        let dir = tempfile::tempdir().unwrap();
-        let checkpoints = Checkpoints::new(dir.path());
-        checkpoints.write(&state(1), &optimizer(1.0)).unwrap();
-        checkpoints.write(&state(2), &optimizer(2.0)).unwrap();
-        let damaged = checkpoints.path(2).join(PARAMETERS);
-        let bytes = fs::read(&damaged).unwrap();
-        fs::write(&damaged, &bytes[..bytes.len() / 2]).unwrap();
-        assert_eq!(checkpoints.newest().unwrap().unwrap().state.step, 1);
-        fs::write(checkpoints.path(1).join(STATE), "{").unwrap();
-        let text = format!("{:#}", checkpoints.newest().unwrap_err());
-        assert!(
-            text.contains("no checkpoint") && text.contains("move the directory"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn a_partial_checkpoint_is_not_seen() {
-        let dir = tempfile::tempdir().unwrap();
-        let checkpoints = Checkpoints::new(dir.path());
-        fs::create_dir_all(checkpoints.dir.join(".step-7.partial")).unwrap();
-        assert!(checkpoints.newest().unwrap().is_none());
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use candle_core::Device;
 
+use super::fused::CHUNK;
 use super::*;
 
 fn var(values: &[f32], shape: &[usize]) -> Var {
@@ -83,7 +84,7 @@ fn clipping_scales_all_gradients_by_the_global_norm() {
     let grads = gradients(&[(&a, vec![2.0, 3.0]), (&b, vec![6.0])]);
     let report = optimizer.update(&grads, 0.1).unwrap();
     assert!((report.grad_norm - 7.0).abs() < 1e-6);
-    let first = &optimizer.moments()["b"].first;
+    let first: Vec<f32> = optimizer.moments().unwrap()["b"].first.to_vec1().unwrap();
     assert!((first[0] - 0.1 * 6.0 / 7.0).abs() < 1e-6);
 }
 
@@ -119,8 +120,8 @@ fn state_of_another_shape_is_refused() {
     let a = var(&[1.0], &[1]);
     let mut optimizer = AdamW::new(BTreeMap::from([("a".to_owned(), a)]), config()).unwrap();
     let moments = |n: usize| Moments {
-        first: vec![0.0; n],
-        second: vec![0.0; n],
+        first: var(&vec![0.0; n], &[n]).as_detached_tensor(),
+        second: var(&vec![0.0; n], &[n]).as_detached_tensor(),
     };
     assert!(optimizer.restore(3, BTreeMap::new()).is_err());
     assert!(
@@ -153,5 +154,52 @@ fn large_parameters_are_updated_as_small_ones() {
         let step = 0.1 * weights[at].signum() * f32::from(u8::from(weights[at] != 0.0));
         let expected = start[at] * 0.95 - step;
         assert!((updated[at] - expected).abs() < 1e-4, "{at}");
+    }
+}
+
+/// The update for parameters on other devices, on the one device that is always there.
+#[test]
+fn tensor_operations_update_as_the_fused_pass_does() {
+    let start: Vec<f32> = (0..60).map(|i| (i as f32 * 0.7).sin()).collect();
+    let make = |zeros: fn(&Var) -> Result<State>| {
+        let (matrix, vector) = (var(&start, &[5, 12]), var(&start[..7], &[7]));
+        let vars = BTreeMap::from([
+            ("m".to_owned(), matrix.clone()),
+            ("v".to_owned(), vector.clone()),
+        ]);
+        let clipped = OptimizerConfig {
+            clip: 1.0,
+            ..config()
+        };
+        let optimizer = AdamW::with_state(vars, clipped, zeros).unwrap();
+        (matrix, vector, optimizer)
+    };
+    let (matrix, vector, mut fused) = make(State::zeros);
+    let (other_matrix, other_vector, mut composed) = make(State::zeros_on_device);
+    for step in 0..4 {
+        if step == 2 {
+            // What one saves, the other goes on from.
+            composed.restore(2, fused.moments().unwrap()).unwrap();
+            fused.restore(2, composed.moments().unwrap()).unwrap();
+        }
+        let weights = |n: usize| -> Vec<f32> {
+            (0..n)
+                .map(|i| ((i + 3 * step) as f32).cos() * 0.3)
+                .collect()
+        };
+        let own = gradients(&[(&matrix, weights(60)), (&vector, weights(7))]);
+        let other = gradients(&[(&other_matrix, weights(60)), (&other_vector, weights(7))]);
+        let norm = fused.update(&own, 0.1).unwrap().grad_norm;
+        let other_norm = composed.update(&other, 0.1).unwrap().grad_norm;
+        assert!(
+            (norm / other_norm - 1.0).abs() < 1e-6,
+            "{norm} {other_norm}"
+        );
+    }
+    for (fused, composed) in [(&matrix, &other_matrix), (&vector, &other_vector)] {
+        for (a, b) in values(fused).iter().zip(values(composed)) {
+            assert!((a - b).abs() < 1e-5, "{a} {b}");
+        }
+        assert_ne!(values(fused)[1], start[1]);
     }
 }

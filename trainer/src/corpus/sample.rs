@@ -1,9 +1,10 @@
-//! Which part of a large corpus a tokenizer is trained on.
+//! A part of a large corpus, such as a tokenizer is trained on.
 
 use anyhow::{Result, ensure};
 
-use crate::corpus::reader::Documents;
-use crate::corpus::{Input, Options};
+use super::inputs::Input;
+use super::options::Options;
+use super::reader::Documents;
 use crate::progress::{Progress, Unit};
 
 /// Text is sampled in pieces of at most this size, so that a corpus of few large books is still
@@ -116,8 +117,8 @@ mod tests {
     fn takes_an_even_stride_of_what_does_not_fit() {
         let (taken, sum) = choose(&[10; 12], 120, 40);
         assert_eq!(sum, 40);
-        let places: Vec<usize> = (0..12).filter(|&i| taken[i]).collect();
-        assert_eq!(places, [2, 5, 8, 11]);
+        let indices: Vec<usize> = (0..12).filter(|&i| taken[i]).collect();
+        assert_eq!(indices, [2, 5, 8, 11]);
     }
 
     #[test]

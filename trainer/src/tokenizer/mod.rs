@@ -1,6 +1,5 @@
 //! The tokenizer: loading a `tokenizer.json`, and training one.
 
-mod sample;
 mod words;
 
 use std::collections::HashMap;
@@ -10,11 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result, anyhow, ensure};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
+use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
-
-pub use sample::Sample;
 
 use words::WordCache;
 
@@ -58,11 +56,7 @@ impl TextTokenizer {
         let mut inner = Tokenizer::from_bytes(&json).map_err(|error| anyhow!(error))?;
         // Text that happens to spell `<|endoftext|>` is text, not a border.
         inner.set_encode_special_tokens(true);
-        // Documents are encoded whole, whatever the file says about the length of its model's input.
-        inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|error| anyhow!(error))?;
+        switch_off_training_settings(&mut inner)?;
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |id| id + 1);
         ensure!(vocab_size > 0, "the vocabulary is empty");
         let sha256 = Sha256::digest(&json).into();
@@ -81,7 +75,7 @@ impl TextTokenizer {
         self.vocab_size
     }
 
-    /// sha256 of the `tokenizer.json` bytes.
+    /// sha256 of the `tokenizer.json` bytes, settings that are switched off included.
     pub fn sha256(&self) -> [u8; 32] {
         self.sha256
     }
@@ -124,6 +118,23 @@ impl TextTokenizer {
             .decode(ids, false)
             .map_err(|error| anyhow!(error))
     }
+}
+
+/// Files keep settings of how their model was trained: documents cut or filled to a length, words
+/// cut by chance. Documents are encoded whole and the same every time, as transformers does.
+fn switch_off_training_settings(tokenizer: &mut Tokenizer) -> Result<()> {
+    tokenizer.with_padding(None);
+    tokenizer
+        .with_truncation(None)
+        .map_err(|error| anyhow!(error))?;
+    if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
+        && bpe.dropout.is_some()
+    {
+        let mut bpe = bpe.clone();
+        bpe.dropout = None;
+        tokenizer.with_model(bpe);
+    }
+    Ok(())
 }
 
 /// A panic elsewhere leaves the list of caches whole.

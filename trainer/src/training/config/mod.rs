@@ -1,0 +1,16 @@
+//! The configuration of a training run: a YAML file and `key.sub=value` overrides.
+
+mod overrides;
+mod read;
+mod resume;
+mod schema;
+mod validate;
+
+pub use resume::{Difference, check_resumable, differences};
+pub use schema::{
+    DataConfig, Family, FgramModelShape, ModelShape, OptimizerConfig, OutputConfig, OutputDtype,
+    TrainConfig, TrainingConfig,
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,292 @@
+//! The keys of a training config, their types and defaults.
+
+use std::path::PathBuf;
+
+use scone_model::{DeviceChoice, Dtype};
+use serde::{Deserialize, Serialize};
+
+/// Everything that defines a training run. Field names are the keys of the YAML file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainConfig {
+    /// What to train on and what to evaluate on.
+    pub data: DataConfig,
+    /// Path of `tokenizer.json`.
+    pub tokenizer: PathBuf,
+    /// Path of the f-gram set. Absent: a plain model without f-grams, by the same code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fgrams: Option<PathBuf>,
+    /// Shape of the main model.
+    pub model: ModelShape,
+    /// Shape of the f-gram model A. Ignored without `fgrams`.
+    pub fgram_model: FgramModelShape,
+    /// Batches, length and evaluation.
+    pub training: TrainingConfig,
+    /// AdamW and its schedule.
+    pub optimizer: OptimizerConfig,
+    /// What is written at the end.
+    pub output: OutputConfig,
+    /// Where to compute: cpu or cuda:N.
+    #[serde(default = "default_device")]
+    pub device: DeviceChoice,
+    /// Element type of weights and activations while training: f32.
+    #[serde(default = "default_dtype", with = "as_text")]
+    pub dtype: Dtype,
+}
+
+/// A value in the words of its `Display` and `FromStr`.
+mod as_text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(value: &impl Display, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// `data`: corpus files. Paths are relative to the current directory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Training text: .txt, .jsonl, .jsonl.zst, .jsonl.gz; all files are mixed.
+    pub train: Vec<PathBuf>,
+    /// Held-out text; each file is reported by its name and all together.
+    #[serde(default)]
+    pub valid: Vec<PathBuf>,
+    /// Field of a .jsonl line that holds the text.
+    #[serde(default = "default_text_field")]
+    pub text_field: String,
+}
+
+/// The families of main models that can be trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// RMSNorm, rotary positions, SwiGLU, grouped-query attention.
+    Llama,
+    /// LayerNorm, learned positions, GELU.
+    Gpt2,
+}
+
+/// `model`: the main model, in the words of a Hugging Face `config.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelShape {
+    /// llama or gpt2.
+    pub family: Family,
+    /// Width d of the model and of every f-gram row.
+    pub hidden_size: usize,
+    /// Transformer blocks.
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// Key/value heads; default: as many as attention heads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_key_value_heads: Option<usize>,
+    /// Width of the feed-forward layer; default: 4 times hidden_size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intermediate_size: Option<usize>,
+    /// Longest context the model file claims; at least training.sequence_length.
+    pub max_position_embeddings: usize,
+    /// Whether the output layer is T itself.
+    #[serde(default = "yes")]
+    pub tie_word_embeddings: bool,
+    /// Base of the rotary angles (llama); default 10,000.
+    #[serde(default = "default_rope_theta")]
+    pub rope_theta: f64,
+}
+
+/// `fgram_model`: A. Width and block are those of the main model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FgramModelShape {
+    /// Transformer blocks.
+    pub num_hidden_layers: usize,
+    /// Attention heads; default: those of the main model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_attention_heads: Option<usize>,
+    /// Width of the feed-forward layer; default: that of the main model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intermediate_size: Option<usize>,
+    /// Whether A ends in a norm of its own.
+    pub final_norm: bool,
+}
+
+impl Default for FgramModelShape {
+    fn default() -> Self {
+        Self {
+            num_hidden_layers: 2,
+            num_attention_heads: None,
+            intermediate_size: None,
+            final_norm: false,
+        }
+    }
+}
+
+/// `training`: batches, length, evaluation, checkpoints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// Positions of one training window.
+    pub sequence_length: usize,
+    /// Positions of one step; a multiple of sequence_length.
+    pub batch_tokens: usize,
+    /// Optimiser steps. Give this or `tokens`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    /// Training positions in all, rounded up to whole steps. Give this or `steps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Seed of initial weights and data order.
+    #[serde(default)]
+    pub seed: u64,
+    /// Steps between lines in log.jsonl.
+    #[serde(default = "default_log_every")]
+    pub log_every: u64,
+    /// Steps between evaluations on data.valid; 0: only at the end.
+    #[serde(default = "default_eval_every")]
+    pub eval_every: u64,
+    /// Most positions evaluated of each valid file while training.
+    #[serde(default = "default_eval_tokens")]
+    pub eval_tokens: u64,
+    /// Steps between checkpoints; 0: only at the end.
+    #[serde(default = "default_checkpoint_every")]
+    pub checkpoint_every: u64,
+    /// Worker threads; absent: one per core.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+}
+
+impl TrainingConfig {
+    /// Number of optimiser steps, from `steps` or `tokens`.
+    pub fn total_steps(&self) -> u64 {
+        match (self.steps, self.tokens) {
+            (Some(steps), _) => steps,
+            (None, Some(tokens)) => tokens.div_ceil(self.batch_tokens as u64),
+            (None, None) => 0,
+        }
+    }
+}
+
+/// `optimizer`: AdamW, warm-up and cosine decay. Defaults are the paper's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerConfig {
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Learning rate at the last step, as a share of the peak.
+    pub min_lr_ratio: f64,
+    /// Steps of linear warm-up.
+    pub warmup_steps: u64,
+    /// Decoupled weight decay, of matrices only (not of norms, biases and positions' vectors).
+    pub weight_decay: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Largest global gradient norm; 0: no clipping.
+    pub clip: f64,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self {
+            lr: 1e-3,
+            min_lr_ratio: 0.1,
+            warmup_steps: 100,
+            weight_decay: 0.1,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            clip: 1.0,
+        }
+    }
+}
+
+/// Element types of the written model files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputDtype {
+    /// 32-bit float.
+    #[default]
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half.
+    F16,
+}
+
+/// `output`: the model directory written at the end.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutputConfig {
+    /// f32, bf16 or f16.
+    pub dtype: OutputDtype,
+}
+
+fn default_device() -> DeviceChoice {
+    DeviceChoice::Cpu
+}
+fn default_dtype() -> Dtype {
+    Dtype::F32
+}
+fn default_text_field() -> String {
+    crate::corpus::DEFAULT_TEXT_FIELD.to_owned()
+}
+fn yes() -> bool {
+    true
+}
+fn default_rope_theta() -> f64 {
+    10_000.0
+}
+fn default_log_every() -> u64 {
+    20
+}
+fn default_eval_every() -> u64 {
+    250
+}
+fn default_eval_tokens() -> u64 {
+    32_768
+}
+fn default_checkpoint_every() -> u64 {
+    250
+}
+
+impl TrainConfig {
+    /// Attention heads of A.
+    pub fn fgram_heads(&self) -> usize {
+        self.fgram_model
+            .num_attention_heads
+            .unwrap_or(self.model.num_attention_heads)
+    }
+
+    /// Width of A's feed-forward layer.
+    pub fn fgram_intermediate_size(&self) -> usize {
+        self.fgram_model
+            .intermediate_size
+            .unwrap_or_else(|| self.model.intermediate_size())
+    }
+}
+
+impl ModelShape {
+    /// Width of the feed-forward layer.
+    pub fn intermediate_size(&self) -> usize {
+        self.intermediate_size.unwrap_or(4 * self.hidden_size)
+    }
+
+    /// Key/value heads.
+    pub fn num_key_value_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+}

@@ -1,0 +1,228 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+use anyhow::Result;
+use scone_model::{DeviceChoice, Dtype};
+
+use super::*;
+
+const TEXT: &str = "
+data: {train: [a.jsonl], valid: [b.txt]}
+tokenizer: tokenizer.json
+fgrams: fgrams.bin
+model: {family: llama, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, max_position_embeddings: 64}
+training: {sequence_length: 16, batch_tokens: 64, tokens: 1000}
+";
+
+fn parse(overrides: &[&str]) -> Result<TrainConfig> {
+    let overrides: Vec<String> = overrides.iter().map(|&s| s.to_owned()).collect();
+    TrainConfig::parse(TEXT, &overrides)
+}
+
+fn error(overrides: &[&str]) -> String {
+    format!("{:#}", parse(overrides).unwrap_err())
+}
+
+#[test]
+fn defaults_are_filled_and_tokens_round_up_to_steps() {
+    let config = parse(&[]).unwrap();
+    assert_eq!(config.training.total_steps(), 16);
+    assert_eq!(config.model.intermediate_size(), 128);
+    assert_eq!(config.optimizer.beta2, 0.95);
+    assert!(config.model.tie_word_embeddings);
+}
+
+#[test]
+fn overrides_reach_nested_and_absent_sections() {
+    let config = parse(&[
+        "optimizer.lr=3e-3",
+        "fgram_model.num_hidden_layers=1",
+        "data.valid=[x, y]",
+        "fgrams=null",
+        "training.seed=7",
+        "output.dtype=bf16",
+    ])
+    .unwrap();
+    assert_eq!(config.optimizer.lr, 3e-3);
+    assert_eq!(config.fgram_model.num_hidden_layers, 1);
+    assert_eq!(config.data.valid.len(), 2);
+    assert_eq!(config.fgrams, None);
+    assert_eq!(config.training.seed, 7);
+    assert_eq!(config.output.dtype, OutputDtype::Bf16);
+}
+
+#[test]
+fn unknown_keys_are_named() {
+    let text = error(&["optimizer.learning_rate=1"]);
+    assert!(
+        text.contains("optimizer") && text.contains("learning_rate"),
+        "{text}"
+    );
+    let text = error(&["optimiser.lr=1"]);
+    assert!(text.contains("optimiser"), "{text}");
+    let text = error(&["model.hidden_size.x=1"]);
+    assert!(text.contains("hidden_size"), "{text}");
+    assert!(error(&["lr"]).contains("key=value"));
+}
+
+#[test]
+fn values_out_of_range_are_named_with_the_limit() {
+    for (change, key) in [
+        ("training.batch_tokens=65", "training.batch_tokens = 65"),
+        (
+            "model.num_attention_heads=5",
+            "model.num_attention_heads = 5",
+        ),
+        (
+            "training.sequence_length=128",
+            "training.sequence_length = 128",
+        ),
+        ("training.steps=5", "training.steps"),
+        ("optimizer.beta1=1.0", "optimizer.beta1"),
+        ("optimizer.lr=-1", "optimizer.lr"),
+        ("training.tokens=many", "training"),
+        ("data.train=[]", "data.train"),
+        ("training.threads=0", "training.threads"),
+        ("model.family=bert", "model"),
+    ] {
+        let text = error(&[change]);
+        assert!(text.contains(key), "{change}: {text}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let text = error(&[
+        "lr",
+        "optimiser.lr=1",
+        "model.family=bert",
+        "optimizer.beta1=1.0",
+        "optimizer.clip=-1",
+        "training.batch_tokens=65",
+        "training.log_every=0",
+        "fgram_model.num_hidden_layers=0",
+        "tokenizer=null",
+    ]);
+    assert!(text.starts_with("9 mistakes:\n- "), "{text}");
+    for mistake in [
+        "override `lr` is not of the form key=value",
+        "unknown key `optimiser`",
+        "key `model`",
+        "optimizer.beta1 = 1 ",
+        "optimizer.clip must not be negative",
+        "training.batch_tokens = 65",
+        "training.log_every",
+        "fgram_model.num_hidden_layers",
+        "missing key `tokenizer`",
+    ] {
+        assert!(text.contains(mistake), "{mistake}: {text}");
+    }
+}
+
+#[test]
+fn a_zero_is_one_mistake_and_no_panic() {
+    for (change, mistake) in [
+        ("model.num_attention_heads=0", "model.num_attention_heads"),
+        ("model.hidden_size=0", "model.hidden_size"),
+        ("training.sequence_length=0", "training.sequence_length"),
+        ("training.batch_tokens=0", "training.batch_tokens = 0"),
+        ("training.tokens=0", "must be above 0"),
+        (
+            "fgram_model.num_attention_heads=0",
+            "fgram_model.num_attention_heads = 0",
+        ),
+    ] {
+        let text = error(&[change]);
+        assert!(text.contains(mistake), "{change}: {text}");
+        assert!(!text.contains("mistakes"), "{change}: {text}");
+    }
+}
+
+#[test]
+fn sections_that_do_not_fit_each_other_are_named() {
+    let text = error(&[
+        "fgram_model.num_attention_heads=5",
+        "training.sequence_length=128",
+        "training.batch_tokens=128",
+    ]);
+    assert!(text.starts_with("2 mistakes"), "{text}");
+    assert!(
+        text.contains("fgram_model.num_attention_heads = 5"),
+        "{text}"
+    );
+    assert!(text.contains("training.sequence_length = 128"), "{text}");
+}
+
+#[test]
+fn the_effective_config_reads_back_as_itself() {
+    let config = parse(&["optimizer.lr=0.002"]).unwrap();
+    let again = TrainConfig::parse(&config.to_yaml().unwrap(), &[]).unwrap();
+    assert_eq!(config, again);
+}
+
+#[test]
+fn only_harmless_keys_may_change_on_resume() {
+    let old = parse(&[]).unwrap();
+    check_resumable(
+        &old,
+        &parse(&["training.eval_every=5", "data.valid=[]"]).unwrap(),
+    )
+    .unwrap();
+    let text = check_resumable(&old, &parse(&["optimizer.lr=0.5", "fgrams=null"]).unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("optimizer.lr was 0.001 and is now 0.5"),
+        "{text}"
+    );
+    assert!(text.contains("fgrams"), "{text}");
+}
+
+#[test]
+fn device_and_element_type_are_words_that_are_checked() {
+    let config = parse(&[]).unwrap();
+    assert_eq!(
+        (config.device, config.dtype),
+        (DeviceChoice::Cpu, Dtype::F32)
+    );
+    let config = parse(&["device=cuda:1", "dtype=f32"]).unwrap();
+    assert_eq!(config.device, DeviceChoice::Cuda(1));
+    let yaml = config.to_yaml().unwrap();
+    assert!(
+        yaml.contains("device: cuda:1\n") && yaml.contains("dtype: f32\n"),
+        "{yaml}"
+    );
+    assert_eq!(TrainConfig::parse(&yaml, &[]).unwrap(), config);
+    let text = error(&["device=abacus", "dtype=int3"]);
+    assert!(
+        text.contains("key `device`") && text.contains("abacus"),
+        "{text}"
+    );
+    assert!(
+        text.contains("key `dtype`") && text.contains("int3"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_run_stays_on_its_kind_of_device() {
+    let on = |device: &str| parse(&[&format!("device={device}")]).unwrap();
+    check_resumable(&on("cuda:0"), &on("cuda:1")).unwrap();
+    let text = check_resumable(&on("cpu"), &on("cuda:0"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("device was \"cpu\" and is now \"cuda:0\""),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_state_of_a_run_before_there_were_devices_reads_back() {
+    let config = parse(&[]).unwrap();
+    let mut state = serde_json::to_value(&config).unwrap();
+    let keys = state.as_object_mut().unwrap();
+    assert!(keys.remove("device").is_some() && keys.remove("dtype").is_some());
+    assert_eq!(
+        serde_json::from_value::<TrainConfig>(state).unwrap(),
+        config
+    );
+}

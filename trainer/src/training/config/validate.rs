@@ -1,0 +1,166 @@
+//! Checks of a training config. Each adds what it finds to a list, so that all mistakes are told at
+//! once; what only follows from another mistake is left out.
+
+use super::schema::{
+    DataConfig, Family, FgramModelShape, ModelShape, OptimizerConfig, TrainConfig, TrainingConfig,
+};
+
+/// The mistakes found so far, one line each.
+#[derive(Debug, Default)]
+pub(super) struct Mistakes(pub(super) Vec<String>);
+
+impl Mistakes {
+    /// Adds `mistake` unless `right`.
+    fn unless(&mut self, right: bool, mistake: impl FnOnce() -> String) {
+        if !right {
+            self.0.push(mistake());
+        }
+    }
+
+    fn positive(&mut self, name: &str, value: usize) {
+        self.unless(value > 0, || format!("{name} must be at least 1"));
+    }
+}
+
+/// Section `data` by itself.
+pub(super) fn data(data: &DataConfig, found: &mut Mistakes) {
+    found.unless(!data.train.is_empty(), || "data.train is empty".to_owned());
+}
+
+/// Section `model` by itself.
+pub(super) fn model(model: &ModelShape, found: &mut Mistakes) {
+    let (heads, kv_heads) = (model.num_attention_heads, model.num_key_value_heads());
+    found.positive("model.hidden_size", model.hidden_size);
+    found.positive("model.num_hidden_layers", model.num_hidden_layers);
+    found.positive("model.num_attention_heads", heads);
+    if model.num_key_value_heads.is_some() {
+        found.positive("model.num_key_value_heads", kv_heads);
+    }
+    if model.intermediate_size.is_some() {
+        found.positive("model.intermediate_size", model.intermediate_size());
+    }
+    found.positive(
+        "model.max_position_embeddings",
+        model.max_position_embeddings,
+    );
+    found.unless(model.rope_theta > 0.0, || {
+        "model.rope_theta must be above 0".to_owned()
+    });
+    if model.hidden_size > 0 && heads > 0 && kv_heads > 0 {
+        model_heads(model, found);
+    }
+}
+
+/// How width and heads divide; none of them is 0.
+fn model_heads(model: &ModelShape, found: &mut Mistakes) {
+    let (heads, kv_heads) = (model.num_attention_heads, model.num_key_value_heads());
+    let divides = model.hidden_size.is_multiple_of(heads);
+    found.unless(divides, || {
+        format!(
+            "model.num_attention_heads = {heads} does not divide model.hidden_size = {}",
+            model.hidden_size
+        )
+    });
+    found.unless(heads.is_multiple_of(kv_heads), || {
+        format!(
+            "model.num_key_value_heads = {kv_heads} does not divide model.num_attention_heads = \
+             {heads}"
+        )
+    });
+    match model.family {
+        Family::Gpt2 => found.unless(kv_heads == heads, || {
+            "model.num_key_value_heads is not a field of the gpt2 family".to_owned()
+        }),
+        Family::Llama => {
+            let even = (model.hidden_size / heads).is_multiple_of(2);
+            found.unless(!divides || even, || {
+                "model.hidden_size / model.num_attention_heads must be even for rotary positions"
+                    .to_owned()
+            });
+        }
+    }
+}
+
+/// Section `fgram_model` by itself.
+pub(super) fn fgram_model(fgram_model: &FgramModelShape, found: &mut Mistakes) {
+    found.positive(
+        "fgram_model.num_hidden_layers",
+        fgram_model.num_hidden_layers,
+    );
+}
+
+/// Section `training` by itself.
+pub(super) fn training(training: &TrainingConfig, found: &mut Mistakes) {
+    let (batch, sequence) = (training.batch_tokens, training.sequence_length);
+    found.positive("training.sequence_length", sequence);
+    found.unless(
+        sequence == 0 || (batch > 0 && batch.is_multiple_of(sequence)),
+        || {
+            format!(
+                "training.batch_tokens = {batch} is not a multiple of training.sequence_length = \
+                 {sequence}"
+            )
+        },
+    );
+    let one_length = training.steps.is_some() != training.tokens.is_some();
+    found.unless(one_length, || {
+        "give exactly one of training.steps and training.tokens".to_owned()
+    });
+    let zero = training.steps == Some(0) || training.tokens == Some(0);
+    found.unless(!zero, || {
+        "training.steps or training.tokens must be above 0".to_owned()
+    });
+    found.unless(training.log_every > 0, || {
+        "training.log_every must be at least 1".to_owned()
+    });
+    found.unless(training.threads != Some(0), || {
+        "training.threads must be at least 1".to_owned()
+    });
+}
+
+/// Section `optimizer` by itself.
+pub(super) fn optimizer(optimizer: &OptimizerConfig, found: &mut Mistakes) {
+    let lr = optimizer.lr;
+    found.unless(lr.is_finite() && lr > 0.0, || {
+        "optimizer.lr must be above 0".to_owned()
+    });
+    let floor = optimizer.min_lr_ratio;
+    found.unless((0.0..=1.0).contains(&floor), || {
+        format!("optimizer.min_lr_ratio = {floor} is not in [0, 1]")
+    });
+    for (name, value) in [("beta1", optimizer.beta1), ("beta2", optimizer.beta2)] {
+        found.unless((0.0..1.0).contains(&value), || {
+            format!("optimizer.{name} = {value} is not in [0, 1)")
+        });
+    }
+    found.unless(optimizer.eps > 0.0, || {
+        "optimizer.eps must be above 0".to_owned()
+    });
+    found.unless(optimizer.weight_decay >= 0.0, || {
+        "optimizer.weight_decay must not be negative".to_owned()
+    });
+    found.unless(optimizer.clip >= 0.0, || {
+        "optimizer.clip must not be negative".to_owned()
+    });
+}
+
+/// What one section demands of another.
+pub(super) fn together(config: &TrainConfig, found: &mut Mistakes) {
+    let (heads, width) = (config.fgram_heads(), config.model.hidden_size);
+    // Without a number of its own A has the main model's heads, which are checked there.
+    let own = config.fgram_model.num_attention_heads.is_some();
+    found.unless(!own || (heads > 0 && width.is_multiple_of(heads)), || {
+        format!(
+            "fgram_model.num_attention_heads = {heads} does not divide model.hidden_size = {width}"
+        )
+    });
+    let (sequence, limit) = (
+        config.training.sequence_length,
+        config.model.max_position_embeddings,
+    );
+    found.unless(sequence <= limit, || {
+        format!(
+            "training.sequence_length = {sequence} is above model.max_position_embeddings = {limit}"
+        )
+    });
+}

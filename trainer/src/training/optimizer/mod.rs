@@ -1,0 +1,166 @@
+//! AdamW with its own moments: they can be saved and restored, and the update is one pass.
+//!
+//! Decoupled weight decay (Loshchilov & Hutter, "Decoupled Weight Decay Regularization"), applied
+//! to matrices only. Parameters in this process's memory are updated by one fused pass, others by
+//! tensor operations on their device. Every parameter keeps its storage, so tensors that share it
+//! see the new values.
+
+mod coefficients;
+mod composed;
+mod fused;
+mod moments;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
+
+pub use moments::Moments;
+
+use crate::training::config::OptimizerConfig;
+use coefficients::Coefficients;
+use moments::State;
+
+/// AdamW over named parameters.
+#[derive(Debug)]
+pub struct AdamW {
+    config: OptimizerConfig,
+    vars: BTreeMap<String, Var>,
+    moments: BTreeMap<String, State>,
+    /// Updates done.
+    step: u64,
+}
+
+/// What one update did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct UpdateReport {
+    /// Global gradient norm before clipping.
+    pub grad_norm: f64,
+}
+
+impl AdamW {
+    /// Fresh state for `vars`: f32 and contiguous, on any device.
+    ///
+    /// # Errors
+    /// When a parameter is of another kind.
+    pub fn new(vars: BTreeMap<String, Var>, config: OptimizerConfig) -> Result<Self> {
+        Self::with_state(vars, config, State::zeros)
+    }
+
+    fn with_state(
+        vars: BTreeMap<String, Var>,
+        config: OptimizerConfig,
+        zeros: impl Fn(&Var) -> Result<State>,
+    ) -> Result<Self> {
+        let mut moments = BTreeMap::new();
+        for (name, var) in &vars {
+            ensure!(
+                var.dtype() == candle_core::DType::F32 && var.is_contiguous(),
+                "parameter {name} is not a contiguous f32 tensor"
+            );
+            moments.insert(name.clone(), zeros(var)?);
+        }
+        Ok(Self {
+            config,
+            vars,
+            moments,
+            step: 0,
+        })
+    }
+
+    /// Updates done so far.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// The parameters by name.
+    pub fn vars(&self) -> &BTreeMap<String, Var> {
+        &self.vars
+    }
+
+    /// The moments by parameter name, to be saved.
+    ///
+    /// # Errors
+    /// When a device has no memory left.
+    pub fn moments(&self) -> Result<BTreeMap<String, Moments>> {
+        let both = self.vars.iter().zip(self.moments.values());
+        both.map(|((name, var), state)| Ok((name.clone(), state.save(var)?)))
+            .collect()
+    }
+
+    /// Puts back the state of a checkpoint.
+    ///
+    /// # Errors
+    /// When names or sizes differ from those of the parameters.
+    pub fn restore(&mut self, step: u64, mut moments: BTreeMap<String, Moments>) -> Result<()> {
+        for ((name, var), state) in self.vars.iter().zip(self.moments.values_mut()) {
+            let saved = moments
+                .remove(name)
+                .with_context(|| format!("optimiser state lacks the moments of {name}"))?;
+            let elements = var.elem_count();
+            ensure!(
+                [&saved.first, &saved.second].map(Tensor::elem_count) == [elements; 2],
+                "optimiser state of {name} has {} elements, the parameter has {elements}",
+                saved.first.elem_count(),
+            );
+            state.restore(var, &saved)?;
+        }
+        if let Some(name) = moments.keys().next() {
+            anyhow::bail!("optimiser state has moments of an unknown parameter {name}");
+        }
+        self.step = step;
+        Ok(())
+    }
+
+    /// One update with learning rate `lr`, after clipping to the configured global norm.
+    ///
+    /// # Errors
+    /// When a gradient is missing or not finite; nothing is changed then.
+    pub fn update(&mut self, grads: &GradStore, lr: f64) -> Result<UpdateReport> {
+        let grads = self.collect(grads)?;
+        let sum = self.sum_of_squares(&grads)?;
+        let grad_norm = sum.sqrt();
+        ensure!(
+            grad_norm.is_finite(),
+            "the gradient is not finite (norm {grad_norm})"
+        );
+        self.step += 1;
+        let step = Coefficients::new(&self.config, self.step, grad_norm, lr);
+        let states = self.moments.values_mut();
+        for ((var, state), grad) in self.vars.values().zip(states).zip(&grads) {
+            let step = step.for_rank(var.rank());
+            match state {
+                State::Host(moments) => fused::update(var, grad, moments, step)?,
+                State::Device(moments) => composed::update(var, grad, moments, step)?,
+            }
+        }
+        Ok(UpdateReport { grad_norm })
+    }
+
+    /// The gradients in the order of the parameters, contiguous.
+    fn collect(&self, grads: &GradStore) -> Result<Vec<Tensor>> {
+        let one = |(name, var): (&String, &Var)| {
+            let grad = grads
+                .get(var.as_tensor())
+                .with_context(|| format!("no gradient reaches the parameter {name}"))?;
+            Ok(grad.contiguous()?)
+        };
+        self.vars.iter().map(one).collect()
+    }
+
+    /// The square of the global norm, summed where the parameters are.
+    fn sum_of_squares(&self, grads: &[Tensor]) -> Result<f64> {
+        let (mut sum, mut elsewhere) = (0.0, Vec::new());
+        for (state, grad) in self.moments.values().zip(grads) {
+            match state {
+                State::Host(_) => sum += fused::sum_of_squares(grad)?,
+                State::Device(_) => elsewhere.push(grad),
+            }
+        }
+        Ok(sum + composed::sum_of_squares(&elsewhere)?)
+    }
+}
+
+#[cfg(test)]
+mod tests;
