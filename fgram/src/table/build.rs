@@ -10,7 +10,8 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::manifest::{self, FileEntry, MANIFEST_FILE, Manifest, StoreKind};
+use super::manifest::{self, FileEntry, Manifest, StoreKind};
+use super::names::{BUILD_FILE, MANIFEST_FILE, MARKS_FILE};
 use super::row_writer::{self, RowWriter, WrittenRows};
 use super::{key_file, key_index};
 use crate::error::{Error, Result};
@@ -19,9 +20,6 @@ use crate::keys::KeyList;
 use crate::ngram::TokenId;
 use crate::row::RowDtype;
 use crate::set::FgramSet;
-
-/// There while a table is being built.
-pub(super) const BUILD_FILE: &str = "build.json";
 
 /// A killed run loses at most the rows of this long.
 const FLUSH_EVERY: Duration = Duration::from_secs(2);
@@ -93,7 +91,7 @@ pub fn build_table<E: From<Error>>(
     }
     fs::create_dir_all(dir).map_err(files::io_error("create", dir))?;
     begin_or_resume(dir, &manifest)?;
-    let mut writer = row_writer::open(dir, &manifest, options)?;
+    let mut writer = row_writer::open(dir, &manifest, options.store_cache_bytes)?;
     let mut order: Vec<u32> = (0..keys.len() as u32).collect();
     order.sort_unstable_by_key(|&row| keys.get(row as usize));
     let mut numbers = Vec::new();
@@ -185,7 +183,7 @@ fn finish(
 
 /// Removes what only a build needs.
 fn tidy(dir: &Path) -> Result<()> {
-    for name in [row_writer::SUMS_FILE, BUILD_FILE] {
+    for name in [MARKS_FILE, BUILD_FILE] {
         let path = dir.join(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

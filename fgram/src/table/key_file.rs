@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::manifest::Manifest;
+use super::names::KEYS_FILE;
 use super::prefetch::prefetch_all;
 use super::table_file::{FileKind, HEADER_BYTES, TableFile};
 use crate::error::Result;
@@ -14,7 +15,7 @@ use crate::shard::shard_of;
 
 /// Magic, version and name.
 pub(super) const KIND: FileKind = FileKind {
-    name: "keys.bin",
+    name: KEYS_FILE,
     magic: *b"SCONEKEY",
     version: 2,
 };
@@ -214,7 +215,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use super::super::manifest::samples;
+    use super::super::samples;
     use super::*;
     use crate::error::Error;
 

@@ -8,15 +8,16 @@ use std::time::Instant;
 use super::key_file::KeyFile;
 use super::manifest::Manifest;
 use super::mapping::page_bytes;
+use super::names::ROWS_FILE;
 use super::residency::Residency;
-use super::row_sum::RowSum;
 use super::store::{RowRequest, RowStore};
+use super::sums::RowSum;
 use super::table_file::{FACTS, FileKind, TableFile};
 use crate::error::{Error, Result};
 
 /// Magic, version and name.
 pub(super) const KIND: FileKind = FileKind {
-    name: "rows.bin",
+    name: ROWS_FILE,
     magic: *b"SCONEROW",
     version: 1,
 };
@@ -156,7 +157,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::key_file;
-    use super::super::manifest::samples;
+    use super::super::samples;
     use super::*;
     use crate::keys::KeyList;
 

@@ -7,22 +7,18 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::build::BuildOptions;
 use super::manifest::{FileEntry, Manifest, StoreKind};
 use super::mapped_store::{self, ROWS_AT};
 use super::mapping::preallocate;
-use super::row_sum::RowSum;
-use super::sled_store::{self, SledTree};
+use super::names::{MARKS_FILE, ROWS_FILE, SLED_FOLDER};
+use super::sled_store::SledTree;
+use super::sums::RowSum;
 use crate::error::Result;
 use crate::files::{self, io_error};
 use crate::ngram::TokenId;
 
-/// Which rows of `rows.bin` are there while it is being written, and their checksums, which end up
-/// in `keys.bin`.
-pub(super) const SUMS_FILE: &str = "rows.crc";
-
 /// What holds rows in a table directory.
-pub(super) const FILES: [&str; 2] = [sled_store::DIRECTORY, mapped_store::KIND.name];
+pub(super) const FILES: [&str; 2] = [SLED_FOLDER, ROWS_FILE];
 
 /// Takes the rows of a table, once each, in the order of their f-grams' ids.
 pub(super) trait RowWriter {
@@ -50,16 +46,16 @@ pub(super) struct WrittenRows {
     pub(super) rows_sha256: Option<String>,
 }
 
-/// The writer for the store of `manifest`, standing behind what an earlier run has left.
+/// The writer for the store of `manifest`, standing behind what an earlier run has left. sled's
+/// page cache gets `store_cache_bytes`.
 pub(super) fn open(
     dir: &Path,
     manifest: &Manifest,
-    options: &BuildOptions,
+    store_cache_bytes: u64,
 ) -> Result<Box<dyn RowWriter>> {
     Ok(match manifest.store {
         StoreKind::Sled => {
-            let cache = options.store_cache_bytes;
-            let tree = SledTree::open(dir, manifest, cache, true)?;
+            let tree = SledTree::open(dir, manifest, store_cache_bytes, true)?;
             Box::new(SledWriter { tree })
         }
         StoreKind::Mapped => Box::new(MappedWriter::open(dir, manifest)?),
@@ -121,8 +117,8 @@ impl MappedWriter {
         page[..header.len()].copy_from_slice(&header);
         let row_bytes = manifest.row_bytes();
         let mut writer = Self {
-            rows: Output::open(dir.join(mapped_store::KIND.name))?,
-            marks: Output::open(dir.join(SUMS_FILE))?,
+            rows: Output::open(dir.join(ROWS_FILE))?,
+            marks: Output::open(dir.join(MARKS_FILE))?,
             written: vec![0; manifest.rows as usize],
             resumed: false,
             row_bytes,
@@ -188,7 +184,7 @@ impl RowWriter for MappedWriter {
     fn finish(self: Box<Self>, _keys: &[&[TokenId]]) -> Result<WrittenRows> {
         Ok(WrittenRows {
             sums: self.written.iter().map(|&mark| mark as u32).collect(),
-            file: Some(self.rows.finish(mapped_store::KIND.name)?),
+            file: Some(self.rows.finish(ROWS_FILE)?),
             rows_sha256: None,
         })
     }

@@ -20,14 +20,11 @@ use sled::{Db, IVec};
 
 use super::key_file::KeyFile;
 use super::manifest::Manifest;
-use super::row_sum::RowSum;
+use super::names::SLED_FOLDER;
 use super::store::{RowRequest, RowStore};
-use super::verify::RowsHash;
+use super::sums::{RowSum, RowsHash, key_bytes};
 use crate::error::{Error, Result};
 use crate::ngram::TokenId;
-
-/// Directory of the rows inside the table directory.
-pub(super) const DIRECTORY: &str = "rows.sled";
 
 /// Bytes of checksum behind each row.
 const CHECKSUM_BYTES: usize = 4;
@@ -72,9 +69,12 @@ impl SledTree {
         cache_bytes: u64,
         create: bool,
     ) -> Result<Self> {
-        let path = dir.join(DIRECTORY);
+        let path = dir.join(SLED_FOLDER);
         if !create && !path.join("db").is_file() {
-            return Err(Error::data_loss(dir, format!("{DIRECTORY}/db is missing")));
+            return Err(Error::data_loss(
+                dir,
+                format!("{SLED_FOLDER}/db is missing"),
+            ));
         }
         let config = sled::Config::new()
             .path(path)
@@ -206,11 +206,6 @@ impl RowStore for SledStore {
         }
         Ok(())
     }
-}
-
-/// The key of an f-gram. Big-endian, so that the order of bytes is that of ids.
-pub(super) fn key_bytes(ids: &[TokenId]) -> Vec<u8> {
-    ids.iter().flat_map(|id| id.to_be_bytes()).collect()
 }
 
 /// Opens the tree, and waits a moment for whoever is closing it.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::key_file::KeyFile;
 use super::key_index::KeyIndex;
-use super::manifest::{MANIFEST_FILE, Manifest, StoreKind};
+use super::manifest::{Manifest, StoreKind};
+use super::names::{MANIFEST_FILE, UPSERT_FILE};
 use super::open::{Table, TableOptions};
 use super::sled_store::SledTree;
 use super::store::RowRequest;
@@ -16,9 +17,6 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::keys::KeyList;
 use crate::ngram::TokenId;
-
-/// There while an upsert is unfinished.
-pub(super) const UPSERT_FILE: &str = "upsert.json";
 
 /// A killed upsert loses at most the rows of this long.
 const FLUSH_EVERY: Duration = Duration::from_secs(2);

@@ -1,14 +1,10 @@
 //! Reading a whole table and checking every byte of it.
 
-use sha2::{Digest as _, Sha256};
-
 use super::open::Table;
-use super::sled_store::key_bytes;
 use super::store::RowRequest;
+use super::sums::RowsHash;
 use crate::error::{Error, Result};
-use crate::files;
 use crate::keys::KeyList;
-use crate::ngram::TokenId;
 
 /// What [`Table::verify`] has read and found sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,26 +15,6 @@ pub struct VerifyReport {
     pub row_bytes: u64,
     /// Files whose checksum was compared.
     pub files: u64,
-}
-
-/// SHA-256 of all rows with their keys, in the order of keys.
-pub(super) struct RowsHash(Sha256);
-
-impl RowsHash {
-    pub(super) fn new() -> Self {
-        Self(Sha256::new())
-    }
-
-    /// Adds one row: length of the f-gram, its ids as in the store's keys, the encoded row.
-    pub(super) fn add(&mut self, ids: &[TokenId], row: &[u8]) {
-        self.0.update([ids.len() as u8]);
-        self.0.update(key_bytes(ids));
-        self.0.update(row);
-    }
-
-    pub(super) fn finish(self) -> String {
-        files::hex(&self.0.finalize())
-    }
 }
 
 impl Table {

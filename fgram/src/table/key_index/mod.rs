@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use super::key_file::KeyFile;
 use super::manifest::Manifest;
+use super::names::INDEX_FILE;
 use super::prefetch::prefetch;
 use super::table_file::{FileKind, HEADER_BYTES, TableFile};
 use crate::error::Result;
@@ -34,7 +35,7 @@ pub(super) use build::encode;
 
 /// Magic, version and name.
 pub(super) const KIND: FileKind = FileKind {
-    name: "index.bin",
+    name: INDEX_FILE,
     magic: *b"SCONEIDX",
     version: 1,
 };

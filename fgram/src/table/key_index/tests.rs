@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::super::{key_file, manifest::samples};
+use super::super::{key_file, samples};
 use super::*;
 use crate::keys::KeyList;
 use crate::matcher::Matcher;

@@ -1,7 +1,9 @@
-//! The checksum of a row: it ties the bytes to the f-gram and to the table.
+//! Checksums of rows: of one, which ties its bytes to the f-gram and to the table, and of all.
 
 use crc32fast::Hasher;
+use sha2::{Digest as _, Sha256};
 
+use crate::files;
 use crate::ngram::{MAX_N, TokenId};
 
 /// Computes CRC-32 sums of rows: of the table's checksum seed, the f-gram with big-endian ids (as
@@ -30,4 +32,29 @@ impl RowSum {
         hasher.update(row);
         hasher.finalize()
     }
+}
+
+/// SHA-256 of all rows with their keys, in the order of keys.
+pub(super) struct RowsHash(Sha256);
+
+impl RowsHash {
+    pub(super) fn new() -> Self {
+        Self(Sha256::new())
+    }
+
+    /// Adds one row: length of the f-gram, its ids as in the store's keys, the encoded row.
+    pub(super) fn add(&mut self, ids: &[TokenId], row: &[u8]) {
+        self.0.update([ids.len() as u8]);
+        self.0.update(key_bytes(ids));
+        self.0.update(row);
+    }
+
+    pub(super) fn finish(self) -> String {
+        files::hex(&self.0.finalize())
+    }
+}
+
+/// The key of an f-gram in sled. Big-endian, so that the order of bytes is that of ids.
+pub(super) fn key_bytes(ids: &[TokenId]) -> Vec<u8> {
+    ids.iter().flat_map(|id| id.to_be_bytes()).collect()
 }
