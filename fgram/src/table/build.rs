@@ -10,10 +10,10 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::manifest::{self, FileEntry, Manifest, StoreKind};
-use super::names::{BUILD_FILE, MANIFEST_FILE, MARKS_FILE};
-use super::row_writer::{self, RowWriter, WrittenRows};
-use super::{key_file, key_index};
+use super::disk::manifest::{self, FileEntry, Manifest, StoreKind};
+use super::disk::names::{BUILD_FILE, MANIFEST_FILE, MARKS_FILE};
+use super::disk::{key_file, key_index};
+use super::stores::row_writer::{self, RowWriter, WrittenRows};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::keys::KeyList;

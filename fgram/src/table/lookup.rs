@@ -3,9 +3,9 @@
 //! It has two parts, so that an async service may do the first on a worker of its runtime and
 //! send only the second, when there is one, to a thread that may block.
 
-use super::open::Table;
-use super::prefetch::prefetch_all;
-use super::store::RowRequest;
+use super::disk::prefetch::prefetch_all;
+use super::memory::request::RowRequest;
+use super::state::Table;
 use crate::error::{Error, Result};
 use crate::matcher::{ID_LIMIT, Match};
 use crate::ngram::TokenId;
@@ -105,8 +105,7 @@ impl Table {
         self.check(ids, spans)?;
         let rows = self.find(ids, spans, out);
         let cold = self.copy_from_memory(&rows, &mut out.rows);
-        self.counters()
-            .answered(rows.len() as u64, cold.len() as u64);
+        self.counters.answered(rows.len() as u64, cold.len() as u64);
         Ok((!cold.is_empty()).then_some(Cold { rows: cold }))
     }
 
@@ -197,7 +196,7 @@ impl Table {
             if let Some(Some(ahead)) = stored.get(place as usize + COPY_AHEAD) {
                 prefetch_all(ahead);
             }
-            if self.hot_set().append(row, out) {
+            if self.hot_set.append(row, out) {
                 continue;
             }
             match bytes {
@@ -224,12 +223,12 @@ impl Table {
             for request in rows {
                 let start = request.place as usize * row_bytes;
                 let row = &out[start..start + row_bytes];
-                self.hot_set().insert(request.row, row);
+                self.hot_set.insert(request.row, row);
             }
             Ok(())
         };
-        let brought = self.flights().fetch(cold, row_bytes, out, fetch)?;
-        self.counters().coalesced(brought);
+        let brought = self.flights.fetch(cold, row_bytes, out, fetch)?;
+        self.counters.coalesced(brought);
         Ok(())
     }
 }

@@ -9,39 +9,37 @@
 //! build.json   only while the table is being built
 //! upsert.json  only while an upsert is unfinished
 //! ```
+//!
+//! The verbs (build, open, lookup, upsert, verify) stand here, over an open table (`state`). Below
+//! them are three rooms, and imports only go down:
+//!
+//! ```text
+//! verbs -> stores    what holds rows: sled, a mapped file, behind one trait; the writers of both
+//!            -> memory   rows kept because they are asked for often, rows on their way there
+//!            -> disk     the files: names, manifest, header, keys, index, rows, sums, mapping
+//! ```
 
 mod build;
-mod flights;
-mod hot_set;
-mod key_file;
-mod key_index;
+mod disk;
 mod lookup;
-mod manifest;
-mod mapped_store;
-mod mapping;
-mod names;
+mod memory;
 mod open;
-mod prefetch;
-mod residency;
-mod row_writer;
-#[cfg(test)]
-mod samples;
-mod sled_store;
-mod store;
-mod sums;
-mod table_file;
+mod state;
+mod stores;
 mod table_keys;
 mod upsert;
 mod verify;
 
 pub use build::{BuildOptions, build_table};
-pub use hot_set::{HOT_ROW_OVERHEAD, HotSetStats};
-pub use key_index::KeyIndex;
+pub use disk::key_index::KeyIndex;
+pub use disk::manifest::{FORMAT_VERSION, FileEntry, Manifest, StoreKind, table_id};
+pub use disk::names::MANIFEST_FILE;
 pub use lookup::{Cold, LookupResult, Span};
-pub use manifest::{FORMAT_VERSION, FileEntry, Manifest, StoreKind, table_id};
-pub use names::MANIFEST_FILE;
-pub use open::{Table, TableOptions};
-pub use store::{RowRequest, RowStore};
+pub use memory::hot_set::{HOT_ROW_OVERHEAD, HotSetStats};
+pub use memory::request::RowRequest;
+pub use open::TableOptions;
+pub use state::Table;
+pub use stores::row_store::RowStore;
 pub use table_keys::TableKeys;
 pub use upsert::{UpsertReport, upsert};
 pub use verify::VerifyReport;

@@ -6,13 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::key_file::KeyFile;
-use super::key_index::KeyIndex;
-use super::manifest::{Manifest, StoreKind};
-use super::names::{MANIFEST_FILE, UPSERT_FILE};
-use super::open::{Table, TableOptions};
-use super::sled_store::SledTree;
-use super::store::RowRequest;
+use super::disk::key_file::KeyFile;
+use super::disk::key_index::KeyIndex;
+use super::disk::manifest::{Manifest, StoreKind};
+use super::disk::names::{MANIFEST_FILE, UPSERT_FILE};
+use super::memory::request::RowRequest;
+use super::open::TableOptions;
+use super::state::Table;
+use super::stores::sled_store::SledTree;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::keys::KeyList;
@@ -215,12 +216,5 @@ fn mismatch(
         field,
         expected,
         found,
-    }
-}
-
-impl Table {
-    /// Whether an [`upsert`] of the table was begun and has not ended.
-    pub fn has_unfinished_upsert(&self) -> bool {
-        self.dir().join(UPSERT_FILE).exists()
     }
 }

@@ -1,8 +1,8 @@
 //! Reading a whole table and checking every byte of it.
 
-use super::open::Table;
-use super::store::RowRequest;
-use super::sums::RowsHash;
+use super::disk::sums::RowsHash;
+use super::memory::request::RowRequest;
+use super::state::Table;
 use crate::error::{Error, Result};
 use crate::keys::KeyList;
 
@@ -37,7 +37,7 @@ impl Table {
         let list = keys.read_all(manifest)?;
         self.index().verify(manifest)?;
         let rows_sha256 = self.verify_rows(&list, progress)?;
-        match self.mapped() {
+        match self.store.mapped() {
             Some(store) => store.verify(manifest)?,
             None if Some(rows_sha256) != manifest.rows_sha256 => {
                 let problem = "the checksum over all rows differs from table.json";
@@ -62,7 +62,7 @@ impl Table {
     fn verify_rows(&self, keys: &KeyList, mut progress: impl FnMut(u64, u64)) -> Result<String> {
         let total = keys.len() as u64;
         let mut order: Vec<u32> = (0..keys.len() as u32).collect();
-        if self.mapped().is_none() {
+        if self.store.mapped().is_none() {
             order.sort_unstable_by_key(|&row| keys.get(row as usize));
         }
         let mut hash = RowsHash::new();
@@ -72,7 +72,7 @@ impl Table {
         for (&row, done) in order.iter().zip(1..) {
             let request = RowRequest { row, place: 0 };
             match self.store().get_many(&[request], &mut bytes) {
-                Ok(()) if self.mapped().is_none() => hash.add(keys.get(row as usize), &bytes),
+                Ok(()) if self.store.mapped().is_none() => hash.add(keys.get(row as usize), &bytes),
                 Ok(()) => {}
                 Err(error) => {
                     bad += 1;

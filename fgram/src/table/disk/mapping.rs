@@ -22,7 +22,7 @@ use crate::files::io_error;
 /// The files of a finished table are never written again: publish another version beside it, or
 /// replace a file by renaming a new one over it. A file that is cut short while it is mapped kills
 /// the process with SIGBUS when it reads behind the new end; no program can prevent that.
-pub(super) struct Mapping {
+pub(crate) struct Mapping {
     map: Mmap,
     /// Whether the system tells this process which pages are in memory.
     may_ask: bool,
@@ -30,7 +30,7 @@ pub(super) struct Mapping {
 
 impl Mapping {
     /// Maps the file at `path`; reads nothing yet.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(io_error("open", path))?;
         // SAFETY: the memory is only read, as bytes, for which every value is valid. Its content
         // changes only if somebody writes to the file, against the rule in this type's
@@ -43,12 +43,12 @@ impl Mapping {
     }
 
     /// The bytes of the file.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.map
     }
 
     /// Rows are read at random places: reading ahead would only push others out of memory.
-    pub(super) fn expect_random_reads(&self) {
+    pub(crate) fn expect_random_reads(&self) {
         // A hint; what is refused costs speed alone.
         let _ = self.map.advise(Advice::Random);
     }
@@ -59,7 +59,7 @@ impl Mapping {
     ///
     /// # Errors
     /// When they cannot be read, or the file was cut short.
-    pub(super) fn bring_in(&self, bytes: usize) -> io::Result<()> {
+    pub(crate) fn bring_in(&self, bytes: usize) -> io::Result<()> {
         let bytes = bytes.min(self.map.len());
         // Hints; what is refused costs speed alone.
         let advise = |advice| drop(self.map.advise_range(advice, 0, bytes));
@@ -92,24 +92,24 @@ impl Mapping {
     }
 
     /// Asks the system to read the bytes soon, without waiting for them.
-    pub(super) fn read_soon(&self, start: usize, len: usize) {
+    pub(crate) fn read_soon(&self, start: usize, len: usize) {
         let _ = self.map.advise_range(Advice::WillNeed, start, len);
     }
 
     /// Number of pages of `page_bytes`, the last one perhaps in part.
-    pub(super) fn pages(&self) -> usize {
+    pub(crate) fn pages(&self) -> usize {
         self.map.len().div_ceil(page_bytes())
     }
 
     /// Whether [`Mapping::resident`] can tell.
-    pub(super) fn may_ask(&self) -> bool {
+    pub(crate) fn may_ask(&self) -> bool {
         self.may_ask
     }
 
     /// Says for `resident.len()` pages from page `first` on whether they are in memory; lowest bit
     /// of each byte. All 0 when the system does not tell, or for pages behind the end.
     #[cfg(target_os = "linux")]
-    pub(super) fn resident(&self, first: usize, resident: &mut [u8]) {
+    pub(crate) fn resident(&self, first: usize, resident: &mut [u8]) {
         resident.fill(0);
         let count = resident.len().min(self.pages().saturating_sub(first));
         if !self.may_ask || count == 0 {
@@ -130,20 +130,20 @@ impl Mapping {
 
     /// Other systems: nothing is known to be in memory.
     #[cfg(not(target_os = "linux"))]
-    pub(super) fn resident(&self, _first: usize, resident: &mut [u8]) {
+    pub(crate) fn resident(&self, _first: usize, resident: &mut [u8]) {
         resident.fill(0);
     }
 }
 
 /// Bytes of a page of memory.
-pub(super) fn page_bytes() -> usize {
+pub(crate) fn page_bytes() -> usize {
     // SAFETY: a question about the system without arguments that could be wrong.
     let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(bytes).unwrap_or(4096).max(1)
 }
 
 /// Makes an empty file `length` bytes long and takes its place on the disk.
-pub(super) fn preallocate(file: &File, length: u64) -> io::Result<()> {
+pub(crate) fn preallocate(file: &File, length: u64) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     if let Ok(signed @ 1..) = libc::off_t::try_from(length) {
         // SAFETY: the descriptor belongs to `file`, which is open during the call; no memory of

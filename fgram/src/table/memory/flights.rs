@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::store::RowRequest;
 use crate::error::Result;
+use crate::table::memory::request::RowRequest;
 
 /// The rows being fetched now.
 #[derive(Default)]
-pub(super) struct Flights {
+pub(crate) struct Flights {
     /// Which flight brings a row, and as which of its rows.
     rows: Mutex<HashMap<u32, (Arc<Flight>, usize)>>,
 }
@@ -47,7 +47,7 @@ impl Flights {
     ///
     /// # Errors
     /// Those of `fetch`.
-    pub(super) fn fetch(
+    pub(crate) fn fetch(
         &self,
         rows: Vec<RowRequest>,
         row_bytes: usize,

@@ -1,16 +1,14 @@
 //! The rows kept in memory: those asked for lately and often, within a byte budget.
 
-mod policy;
-
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use policy::{Place, Policy};
+use super::tiny_lfu::{self, Place, Policy};
 
 /// What one kept row costs beside its bytes: the entry of the LRU list (32 with the allocator's
 /// share) and of its hash map (about 40 just after the map has grown), and counts.
-pub const HOT_ROW_OVERHEAD: u64 = 72 + policy::COUNTS_A_ROW as u64;
+pub const HOT_ROW_OVERHEAD: u64 = 72 + tiny_lfu::COUNTS_A_ROW as u64;
 
 /// More segments than this do not help a handful of reading threads.
 const MAX_SEGMENTS: usize = 16;
@@ -36,7 +34,7 @@ pub struct HotSetStats {
 }
 
 /// Rows by row id. Split into segments with a lock each, so that readers seldom meet.
-pub(super) struct HotSet {
+pub(crate) struct HotSet {
     segments: Vec<Mutex<Segment>>,
     row_bytes: usize,
     evictions: AtomicU64,
@@ -51,7 +49,7 @@ struct Segment {
 
 impl HotSet {
     /// Holds as many of the table's rows as fit into `budget_bytes`; possibly none.
-    pub(super) fn new(budget_bytes: u64, row_bytes: usize, table_rows: usize) -> Self {
+    pub(crate) fn new(budget_bytes: u64, row_bytes: usize, table_rows: usize) -> Self {
         let fit = budget_bytes / (row_bytes as u64 + HOT_ROW_OVERHEAD);
         let capacity = usize::try_from(fit).unwrap_or(usize::MAX).min(table_rows);
         // Row ids are spread evenly by their low bits, so this many per segment hold them all.
@@ -71,7 +69,7 @@ impl HotSet {
     }
 
     /// Rows that fit.
-    pub(super) fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.segments
             .iter()
             .map(|segment| lock(segment).policy.capacity())
@@ -79,7 +77,7 @@ impl HotSet {
     }
 
     /// Appends a row that is asked for to `out`, if it is here.
-    pub(super) fn append(&self, row: u32, out: &mut Vec<u8>) -> bool {
+    pub(crate) fn append(&self, row: u32, out: &mut Vec<u8>) -> bool {
         let Some((mut segment, number)) = self.segment(row) else {
             return false;
         };
@@ -92,7 +90,7 @@ impl HotSet {
     }
 
     /// Keeps a row; another of its segment makes place.
-    pub(super) fn insert(&self, row: u32, bytes: &[u8]) {
+    pub(crate) fn insert(&self, row: u32, bytes: &[u8]) {
         let Some((mut segment, number)) = self.segment(row) else {
             return;
         };
@@ -111,19 +109,19 @@ impl HotSet {
     }
 
     /// Makes a row the most recently used one, if it is here. Not counted.
-    pub(super) fn promote(&self, row: u32) {
+    pub(crate) fn promote(&self, row: u32) {
         if let Some((mut segment, number)) = self.segment(row) {
             segment.policy.promote(number);
         }
     }
 
     /// Rows that made place for others.
-    pub(super) fn evictions(&self) -> u64 {
+    pub(crate) fn evictions(&self) -> u64 {
         self.evictions.load(Ordering::Relaxed)
     }
 
     /// Rows held now.
-    pub(super) fn rows(&self) -> u64 {
+    pub(crate) fn rows(&self) -> u64 {
         self.segments
             .iter()
             .map(|segment| lock(segment).policy.len() as u64)
@@ -131,7 +129,7 @@ impl HotSet {
     }
 
     /// Memory in use, in bytes.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.rows() * (self.row_bytes as u64 + HOT_ROW_OVERHEAD)
     }
 

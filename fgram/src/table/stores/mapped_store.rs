@@ -5,33 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::key_file::KeyFile;
-use super::manifest::Manifest;
-use super::mapping::page_bytes;
-use super::names::ROWS_FILE;
 use super::residency::Residency;
-use super::store::{RowRequest, RowStore};
-use super::sums::RowSum;
-use super::table_file::{FACTS, FileKind, TableFile};
+use super::row_store::RowStore;
 use crate::error::{Error, Result};
-
-/// Magic, version and name.
-pub(super) const KIND: FileKind = FileKind {
-    name: ROWS_FILE,
-    magic: *b"SCONEROW",
-    version: 1,
-};
-
-/// Where the rows begin: at a page border, so that rows of whole pages share none.
-pub(super) const ROWS_AT: usize = 4096;
-
-/// The facts in the header of the file.
-pub(super) fn facts(manifest: &Manifest) -> [u64; FACTS] {
-    [manifest.row_bytes() as u64, ROWS_AT as u64, 0, 0, 0, 0]
-}
+use crate::table::disk::key_file::KeyFile;
+use crate::table::disk::manifest::Manifest;
+use crate::table::disk::mapping::page_bytes;
+use crate::table::disk::row_file::{self, KIND, ROWS_AT};
+use crate::table::disk::sums::RowSum;
+use crate::table::disk::table_file::TableFile;
+use crate::table::memory::request::RowRequest;
 
 /// The rows of a table in a mapped file.
-pub(super) struct MappedStore {
+pub(crate) struct MappedStore {
     file: TableFile,
     keys: Arc<KeyFile>,
     residency: Residency,
@@ -44,9 +30,9 @@ pub(super) struct MappedStore {
 }
 
 impl MappedStore {
-    pub(super) fn open(dir: &Path, manifest: &Manifest, keys: Arc<KeyFile>) -> Result<Self> {
+    pub(crate) fn open(dir: &Path, manifest: &Manifest, keys: Arc<KeyFile>) -> Result<Self> {
         let file = TableFile::open(dir, manifest, &KIND)?;
-        if file.facts() != facts(manifest) {
+        if file.facts() != row_file::facts(manifest) {
             return Err(file.wrong("its rows have another width than those of table.json"));
         }
         let row_bytes = manifest.row_bytes();
@@ -72,7 +58,7 @@ impl MappedStore {
     ///
     /// # Errors
     /// When one is damaged, or the file cannot be read.
-    pub(super) fn warm(&self, bytes: u64) -> Result<()> {
+    pub(crate) fn warm(&self, bytes: u64) -> Result<()> {
         let rows = (bytes / self.row_bytes as u64).min(u64::from(self.keys.rows())) as u32;
         if rows > 0 {
             self.file.bring_in(self.place(rows - 1).end)?;
@@ -81,7 +67,7 @@ impl MappedStore {
     }
 
     /// Compares the checksum of the whole file with `table.json`.
-    pub(super) fn verify(&self, manifest: &Manifest) -> Result<()> {
+    pub(crate) fn verify(&self, manifest: &Manifest) -> Result<()> {
         self.file.verify(manifest, &KIND)
     }
 
@@ -156,17 +142,17 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use super::super::key_file;
-    use super::super::samples;
     use super::*;
     use crate::keys::KeyList;
+    use crate::table::disk::key_file;
+    use crate::table::disk::samples;
 
     const KEYS: [&[u32]; 3] = [&[1, 2], &[1, 2, 3], &[2, 3]];
 
     /// Row r is 8 bytes of r; the file, and the checksums for `keys.bin`.
     fn files() -> (Vec<u8>, Vec<u32>) {
         let manifest = samples::manifest(3, 3);
-        let mut bytes = KIND.header(&manifest, facts(&manifest)).to_vec();
+        let mut bytes = KIND.header(&manifest, row_file::facts(&manifest)).to_vec();
         bytes.resize(ROWS_AT, 0);
         let sum = RowSum::new(&manifest.checksum_seed);
         let sums = KEYS.into_iter().zip(0u8..).map(|(ids, r)| {

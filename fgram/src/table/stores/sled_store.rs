@@ -18,13 +18,14 @@ use std::time::{Duration, Instant};
 
 use sled::{Db, IVec};
 
-use super::key_file::KeyFile;
-use super::manifest::Manifest;
-use super::names::SLED_FOLDER;
-use super::store::{RowRequest, RowStore};
-use super::sums::{RowSum, RowsHash, key_bytes};
+use super::row_store::RowStore;
 use crate::error::{Error, Result};
 use crate::ngram::TokenId;
+use crate::table::disk::key_file::KeyFile;
+use crate::table::disk::manifest::Manifest;
+use crate::table::disk::names::SLED_FOLDER;
+use crate::table::disk::sums::{RowSum, RowsHash, key_bytes};
+use crate::table::memory::request::RowRequest;
 
 /// Bytes of checksum behind each row.
 const CHECKSUM_BYTES: usize = 4;
@@ -36,7 +37,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The tree of a table: rows by f-gram.
-pub(super) struct SledTree {
+pub(crate) struct SledTree {
     db: Db,
     /// The table directory, for messages.
     dir: PathBuf,
@@ -45,7 +46,7 @@ pub(super) struct SledTree {
 }
 
 /// What a key has in the tree.
-pub(super) enum Stored {
+pub(crate) enum Stored {
     Row(IVec),
     Missing,
     Damaged,
@@ -53,7 +54,7 @@ pub(super) enum Stored {
 
 impl Stored {
     /// The encoded row, if there is a sound one.
-    pub(super) fn row(&self) -> Option<&[u8]> {
+    pub(crate) fn row(&self) -> Option<&[u8]> {
         match self {
             Stored::Row(value) => Some(&value[..value.len() - CHECKSUM_BYTES]),
             Stored::Missing | Stored::Damaged => None,
@@ -63,7 +64,7 @@ impl Stored {
 
 impl SledTree {
     /// Opens the rows of the table in `dir`; creates them only if `create`.
-    pub(super) fn open(
+    pub(crate) fn open(
         dir: &Path,
         manifest: &Manifest,
         cache_bytes: u64,
@@ -91,7 +92,7 @@ impl SledTree {
     }
 
     /// Reads the row of one f-gram and checks it.
-    pub(super) fn get(&self, ids: &[TokenId]) -> Result<Stored> {
+    pub(crate) fn get(&self, ids: &[TokenId]) -> Result<Stored> {
         let key = key_bytes(ids);
         let Some(value) = guarded(&self.dir, "read", || self.db.get(&key))? else {
             return Ok(Stored::Missing);
@@ -110,7 +111,7 @@ impl SledTree {
     }
 
     /// Writes the row of one f-gram. Fastest in the order of [`key_bytes`].
-    pub(super) fn insert(&self, ids: &[TokenId], row: &[u8]) -> Result<()> {
+    pub(crate) fn insert(&self, ids: &[TokenId], row: &[u8]) -> Result<()> {
         let key = key_bytes(ids);
         let mut value = Vec::with_capacity(row.len() + CHECKSUM_BYTES);
         value.extend_from_slice(row);
@@ -120,7 +121,7 @@ impl SledTree {
     }
 
     /// Makes all rows so far last.
-    pub(super) fn flush(&self) -> Result<()> {
+    pub(crate) fn flush(&self) -> Result<()> {
         guarded(&self.dir, "write", || self.db.flush())?;
         Ok(())
     }
@@ -151,7 +152,7 @@ impl SledTree {
     ///
     /// # Errors
     /// When a row is missing or damaged.
-    pub(super) fn rows_sha256(&self, keys: &[&[TokenId]]) -> Result<String> {
+    pub(crate) fn rows_sha256(&self, keys: &[&[TokenId]]) -> Result<String> {
         let mut hash = RowsHash::new();
         for ids in keys {
             hash.add(ids, self.sound(ids)?.row().unwrap_or_default());
@@ -161,7 +162,7 @@ impl SledTree {
 }
 
 /// The rows of a table in sled, by row id.
-pub(super) struct SledStore {
+pub(crate) struct SledStore {
     tree: SledTree,
     keys: Arc<KeyFile>,
 }
@@ -169,7 +170,7 @@ pub(super) struct SledStore {
 impl SledStore {
     /// Opens the rows of the table in `dir`, and reads the first and the last: rows are written
     /// in the order of their keys, so a tree that lost its tail lacks the last one.
-    pub(super) fn open(
+    pub(crate) fn open(
         dir: &Path,
         manifest: &Manifest,
         cache_bytes: u64,

@@ -15,7 +15,7 @@ use crate::matcher::Matcher;
 
 thread_local! {
     /// Probes made by this thread.
-    pub(super) static PROBES: Cell<usize> = const { Cell::new(0) };
+    pub(crate) static PROBES: Cell<usize> = const { Cell::new(0) };
 }
 
 fn list(keys: &[&[u32]]) -> KeyList {

@@ -18,7 +18,7 @@ const MOST_BYTES: usize = 8192;
 /// Starts to read the cache line of `byte`. Leaves a page that is not in memory alone; does nothing
 /// on processors other than x86-64.
 #[inline]
-pub(super) fn prefetch(byte: &u8) {
+pub(crate) fn prefetch(byte: &u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint about the address of a byte; it reads nothing that the program can see and
     // cannot fail, whatever the address is.
@@ -32,7 +32,7 @@ pub(super) fn prefetch(byte: &u8) {
 
 /// The same for all lines of `bytes`, or for the first [`MOST_BYTES`].
 #[inline]
-pub(super) fn prefetch_all(bytes: &[u8]) {
+pub(crate) fn prefetch_all(bytes: &[u8]) {
     let bytes = &bytes[..bytes.len().min(MOST_BYTES)];
     bytes.iter().step_by(LINE_BYTES).for_each(prefetch);
     // The last line has no step of its own when the first byte is not at the start of one.

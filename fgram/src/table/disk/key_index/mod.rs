@@ -31,10 +31,10 @@ use crate::matcher::Match;
 use crate::ngram::{MAX_N, TokenId};
 use crate::shard::splitmix64;
 
-pub(super) use build::encode;
+pub(crate) use build::encode;
 
 /// Magic, version and name.
-pub(super) const KIND: FileKind = FileKind {
+pub(crate) const KIND: FileKind = FileKind {
     name: INDEX_FILE,
     magic: *b"SCONEIDX",
     version: 1,
@@ -110,7 +110,7 @@ struct Partition {
 
 impl KeyIndex {
     /// Opens the index in `dir`. Reads header and directory, a byte for a thousand keys.
-    pub(super) fn open(dir: &Path, manifest: &Manifest, keys: Arc<KeyFile>) -> Result<Self> {
+    pub(crate) fn open(dir: &Path, manifest: &Manifest, keys: Arc<KeyFile>) -> Result<Self> {
         let file = TableFile::open(dir, manifest, &KIND)?;
         let [seed, partitions, slots, buckets, directory_crc, _] = file.facts();
         let body = &file.bytes()[HEADER_BYTES..];
@@ -140,7 +140,7 @@ impl KeyIndex {
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub(super) fn bring_in(&self) -> Result<()> {
+    pub(crate) fn bring_in(&self) -> Result<()> {
         self.file.bring_in(self.file.bytes().len())?;
         self.keys.bring_in()
     }
@@ -316,12 +316,12 @@ impl KeyIndex {
     }
 
     /// The keys that the index is about.
-    pub(super) fn keys(&self) -> &Arc<KeyFile> {
+    pub(crate) fn keys(&self) -> &Arc<KeyFile> {
         &self.keys
     }
 
     /// Compares the checksum of the file with `table.json`, and finds every key.
-    pub(super) fn verify(&self, manifest: &Manifest) -> Result<()> {
+    pub(crate) fn verify(&self, manifest: &Manifest) -> Result<()> {
         self.file.verify(manifest, &KIND)?;
         for row in 0..self.keys.rows() {
             let key = self.keys.get(row)?;

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::mapping::Mapping;
+use crate::table::disk::mapping::Mapping;
 
 /// Ticks a second.
 const TICKS: u64 = 4;
@@ -24,7 +24,7 @@ const MAX_ENTRIES: usize = 1 << 20;
 
 /// Remembers pages lately found in memory. A group shares its place with others; the last one
 /// wins.
-pub(super) struct Residency {
+pub(crate) struct Residency {
     /// A power of two many.
     seen: Box<[AtomicU64]>,
     start: Instant,
@@ -61,7 +61,7 @@ fn place(page: usize) -> (usize, u16) {
 }
 
 impl Residency {
-    pub(super) fn new(pages: usize) -> Self {
+    pub(crate) fn new(pages: usize) -> Self {
         let groups = pages.div_ceil(GROUP_PAGES);
         let entries = groups.next_power_of_two().min(MAX_ENTRIES);
         Self {
@@ -72,7 +72,7 @@ impl Residency {
 
     /// Whether all `pages` of `mapping` are in memory, as far as is known at `tick`.
     #[inline]
-    pub(super) fn holds(&self, mapping: &Mapping, pages: RangeInclusive<usize>, tick: u16) -> bool {
+    pub(crate) fn holds(&self, mapping: &Mapping, pages: RangeInclusive<usize>, tick: u16) -> bool {
         let holds = |page| self.is_fresh(page, tick) || self.ask(mapping, page, tick);
         // Nearly all rows end on the page on which they begin.
         holds(*pages.start())
@@ -80,12 +80,12 @@ impl Residency {
     }
 
     /// Believes that `pages` are in memory: they were just read.
-    pub(super) fn note(&self, pages: RangeInclusive<usize>, tick: u16) {
+    pub(crate) fn note(&self, pages: RangeInclusive<usize>, tick: u16) {
         pages.for_each(|page| self.remember(page, tick));
     }
 
     /// The time by the clock of these answers.
-    pub(super) fn tick(&self, now: Instant) -> u16 {
+    pub(crate) fn tick(&self, now: Instant) -> u16 {
         let since = now.saturating_duration_since(self.start);
         let parts = u64::from(since.subsec_millis()) * TICKS / 1000;
         (since.as_secs() * TICKS + parts) as u16
@@ -150,8 +150,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use std::time::Duration;
 
-    use super::super::mapping::page_bytes;
     use super::*;
+    use crate::table::disk::mapping::page_bytes;
 
     fn mapping(pages: usize) -> Mapping {
         let dir = tempfile::tempdir().unwrap();

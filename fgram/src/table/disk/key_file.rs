@@ -14,7 +14,7 @@ use crate::set::FgramSet;
 use crate::shard::shard_of;
 
 /// Magic, version and name.
-pub(super) const KIND: FileKind = FileKind {
+pub(crate) const KIND: FileKind = FileKind {
     name: KEYS_FILE,
     magic: *b"SCONEKEY",
     version: 2,
@@ -27,7 +27,7 @@ const UNUSED: TokenId = u32::MAX;
 const SUM_BYTES: usize = 4;
 
 /// The keys of shard `index` of `count` in served order.
-pub(super) fn of_shard(set: &FgramSet, index: u32, count: u32) -> Result<KeyList> {
+pub(crate) fn of_shard(set: &FgramSet, index: u32, count: u32) -> Result<KeyList> {
     let mut keys = KeyList::default();
     for rank in set.served_order() {
         let ids = set.get(rank as usize).ids;
@@ -48,7 +48,7 @@ fn owner(ids: &[TokenId], count: u32) -> u32 {
 
 /// The file's bytes. `sums` has the checksum of each row, or nothing when the store keeps them
 /// beside the rows.
-pub(super) fn encode(keys: &KeyList, sums: &[u32], manifest: &Manifest) -> Vec<u8> {
+pub(crate) fn encode(keys: &KeyList, sums: &[u32], manifest: &Manifest) -> Vec<u8> {
     let max_n = usize::from(manifest.max_n);
     let mut out = Vec::with_capacity(HEADER_BYTES + record_bytes(max_n) * keys.len());
     let by_ids = |row: &u32| keys.get(*row as usize);
@@ -73,14 +73,14 @@ fn record_bytes(max_n: usize) -> usize {
 }
 
 /// The open file. Opening reads the header alone, and every record may be damaged.
-pub(super) struct KeyFile {
+pub(crate) struct KeyFile {
     file: TableFile,
     max_n: usize,
     rows: u32,
 }
 
 impl KeyFile {
-    pub(super) fn open(dir: &Path, manifest: &Manifest) -> Result<Self> {
+    pub(crate) fn open(dir: &Path, manifest: &Manifest) -> Result<Self> {
         let file = TableFile::open(dir, manifest, &KIND)?;
         let max_n = usize::from(manifest.max_n);
         let expected = HEADER_BYTES as u64 + record_bytes(max_n) as u64 * manifest.rows;
@@ -102,24 +102,24 @@ impl KeyFile {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub(super) fn bring_in(&self) -> Result<()> {
+    pub(crate) fn bring_in(&self) -> Result<()> {
         self.file.bring_in(self.file.bytes().len())
     }
 
     /// Number of keys.
-    pub(super) fn rows(&self) -> u32 {
+    pub(crate) fn rows(&self) -> u32 {
         self.rows
     }
 
     /// Row ids of the first and the last key in the order of ids; `None` without keys.
-    pub(super) fn ends(&self) -> Option<[u32; 2]> {
+    pub(crate) fn ends(&self) -> Option<[u32; 2]> {
         let [first, last, ..] = self.file.facts();
         (self.rows > 0).then_some([first as u32, last as u32])
     }
 
     /// Starts to read the key of `row`, if there is one, for a comparison soon.
     #[inline]
-    pub(super) fn prefetch(&self, row: u32) {
+    pub(crate) fn prefetch(&self, row: u32) {
         let width = record_bytes(self.max_n);
         let start = HEADER_BYTES + width * row as usize;
         prefetch_all(
@@ -132,7 +132,7 @@ impl KeyFile {
 
     /// Whether the f-gram of `row` is exactly `ids`.
     #[inline]
-    pub(super) fn is(&self, row: u32, ids: &[TokenId]) -> bool {
+    pub(crate) fn is(&self, row: u32, ids: &[TokenId]) -> bool {
         let Some((stored, _)) = self.record(row) else {
             return false;
         };
@@ -152,7 +152,7 @@ impl KeyFile {
     ///
     /// # Errors
     /// When the record is no f-gram.
-    pub(super) fn get(&self, row: u32) -> Result<NGram> {
+    pub(crate) fn get(&self, row: u32) -> Result<NGram> {
         let (stored, _) = self
             .record(row)
             .ok_or_else(|| self.file.wrong(format!("has no row {row}")))?;
@@ -168,7 +168,7 @@ impl KeyFile {
     }
 
     /// The checksum of the row, when the store keeps it here.
-    pub(super) fn sum(&self, row: u32) -> u32 {
+    pub(crate) fn sum(&self, row: u32) -> u32 {
         self.record(row)
             .map_or(0, |(_, sum)| u32::from_le_bytes(*sum))
     }
@@ -186,7 +186,7 @@ impl KeyFile {
     ///
     /// # Errors
     /// When one is no f-gram of this shard and vocabulary; the error names it.
-    pub(super) fn read_all(&self, manifest: &Manifest) -> Result<KeyList> {
+    pub(crate) fn read_all(&self, manifest: &Manifest) -> Result<KeyList> {
         let mut keys = KeyList::with_capacity(self.rows as usize);
         for row in 0..self.rows {
             let key = self.get(row)?;
@@ -204,7 +204,7 @@ impl KeyFile {
     }
 
     /// Compares the checksum of the whole file with `table.json`.
-    pub(super) fn verify(&self, manifest: &Manifest) -> Result<()> {
+    pub(crate) fn verify(&self, manifest: &Manifest) -> Result<()> {
         self.file.verify(manifest, &KIND)
     }
 }

@@ -7,21 +7,21 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::manifest::{FileEntry, Manifest, StoreKind};
-use super::mapped_store::{self, ROWS_AT};
-use super::mapping::preallocate;
-use super::names::{MARKS_FILE, ROWS_FILE, SLED_FOLDER};
 use super::sled_store::SledTree;
-use super::sums::RowSum;
 use crate::error::Result;
 use crate::files::{self, io_error};
 use crate::ngram::TokenId;
+use crate::table::disk::manifest::{FileEntry, Manifest, StoreKind};
+use crate::table::disk::mapping::preallocate;
+use crate::table::disk::names::{MARKS_FILE, ROWS_FILE, SLED_FOLDER};
+use crate::table::disk::row_file::{self, ROWS_AT};
+use crate::table::disk::sums::RowSum;
 
 /// What holds rows in a table directory.
-pub(super) const FILES: [&str; 2] = [SLED_FOLDER, ROWS_FILE];
+pub(crate) const FILES: [&str; 2] = [SLED_FOLDER, ROWS_FILE];
 
 /// Takes the rows of a table, once each, in the order of their f-grams' ids.
-pub(super) trait RowWriter {
+pub(crate) trait RowWriter {
     /// Whether an earlier run has left a sound row.
     fn has(&mut self, row: u32, ids: &[TokenId]) -> Result<bool>;
 
@@ -37,18 +37,18 @@ pub(super) trait RowWriter {
 
 /// What the rest of the table has to know of its rows.
 #[derive(Default)]
-pub(super) struct WrittenRows {
+pub(crate) struct WrittenRows {
     /// The checksum of each row, when the store does not keep them itself.
-    pub(super) sums: Vec<u32>,
+    pub(crate) sums: Vec<u32>,
     /// The file of rows, when it never changes.
-    pub(super) file: Option<FileEntry>,
+    pub(crate) file: Option<FileEntry>,
     /// The checksum over all rows otherwise.
-    pub(super) rows_sha256: Option<String>,
+    pub(crate) rows_sha256: Option<String>,
 }
 
 /// The writer for the store of `manifest`, standing behind what an earlier run has left. sled's
 /// page cache gets `store_cache_bytes`.
-pub(super) fn open(
+pub(crate) fn open(
     dir: &Path,
     manifest: &Manifest,
     store_cache_bytes: u64,
@@ -113,7 +113,7 @@ const MARK_BYTES: u64 = 8;
 impl MappedWriter {
     fn open(dir: &Path, manifest: &Manifest) -> Result<Self> {
         let mut page = vec![0; ROWS_AT];
-        let header = mapped_store::KIND.header(manifest, mapped_store::facts(manifest));
+        let header = row_file::KIND.header(manifest, row_file::facts(manifest));
         page[..header.len()].copy_from_slice(&header);
         let row_bytes = manifest.row_bytes();
         let mut writer = Self {

@@ -10,7 +10,7 @@ use super::{
 use crate::error::{Error, Result};
 use crate::keys::KeyList;
 use crate::ngram::TokenId;
-use crate::table::manifest::Manifest;
+use crate::table::disk::manifest::Manifest;
 
 /// Keys of a partition on average: its slots and pilots fit the cache of a core while it is built.
 const PARTITION_KEYS: usize = 8192;
@@ -36,11 +36,7 @@ struct Entry {
 ///
 /// # Errors
 /// When a key comes twice.
-pub(in crate::table) fn encode(
-    keys: &KeyList,
-    manifest: &Manifest,
-    threads: usize,
-) -> Result<Vec<u8>> {
+pub(crate) fn encode(keys: &KeyList, manifest: &Manifest, threads: usize) -> Result<Vec<u8>> {
     let built = (0..SEEDS).find_map(|seed| encode_with(seed, keys, manifest, threads));
     built.ok_or_else(|| Error::argument("fgrams", "a key comes twice"))
 }

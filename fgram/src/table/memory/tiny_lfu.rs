@@ -13,7 +13,7 @@ use lru::LruCache;
 const WINDOW_SHARE: usize = 100;
 
 /// Most counts for each row that is kept; the counts of rows outside matter as much.
-pub(super) const COUNTS_A_ROW: usize = 16;
+pub(crate) const COUNTS_A_ROW: usize = 16;
 
 /// Counts are halved after this many look-ups for each row that is kept.
 const LOOKUPS_A_ROW: usize = 10;
@@ -22,7 +22,7 @@ const LOOKUPS_A_ROW: usize = 10;
 const ONE: u8 = 4;
 
 /// Says for each row that is kept at which place it is.
-pub(super) struct Policy {
+pub(crate) struct Policy {
     window: LruCache<u32, u32>,
     /// `None` when there is room for a single row.
     main: Option<LruCache<u32, u32>>,
@@ -31,7 +31,7 @@ pub(super) struct Policy {
 
 /// Where a new row goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// Behind all others.
     Next,
     /// To that of a row that is gone.
@@ -40,7 +40,7 @@ pub(super) enum Place {
 
 impl Policy {
     /// Keeps `capacity` of the rows `0..rows`.
-    pub(super) fn new(capacity: NonZeroUsize, rows: usize) -> Self {
+    pub(crate) fn new(capacity: NonZeroUsize, rows: usize) -> Self {
         let window = NonZeroUsize::new(capacity.get() / WINDOW_SHARE).unwrap_or(NonZeroUsize::MIN);
         let main = NonZeroUsize::new(capacity.get() - window.get());
         Self {
@@ -51,31 +51,31 @@ impl Policy {
     }
 
     /// Rows kept now.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.window.len() + self.main.as_ref().map_or(0, LruCache::len)
     }
 
     /// Rows that can be kept.
-    pub(super) fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         let main = self.main.as_ref().map_or(0, |main| main.cap().get());
         self.window.cap().get() + main
     }
 
     /// The place of a row that is asked for, if it is kept.
-    pub(super) fn get(&mut self, row: u32) -> Option<u32> {
+    pub(crate) fn get(&mut self, row: u32) -> Option<u32> {
         self.counts.add(row);
         let main = self.main.as_mut().and_then(|main| main.get(&row));
         main.or_else(|| self.window.get(&row)).copied()
     }
 
     /// Whether a row is kept.
-    pub(super) fn contains(&self, row: u32) -> bool {
+    pub(crate) fn contains(&self, row: u32) -> bool {
         let main = self.main.as_ref().is_some_and(|main| main.contains(&row));
         main || self.window.contains(&row)
     }
 
     /// Keeps a row that is not kept yet. The main list is filled first.
-    pub(super) fn insert(&mut self, row: u32) -> Place {
+    pub(crate) fn insert(&mut self, row: u32) -> Place {
         let next = self.len() as u32;
         if let Some(main) = &mut self.main
             && main.len() < main.cap().get()
@@ -108,7 +108,7 @@ impl Policy {
     /// Makes a row the most recently used one, if it is kept, as if it had been asked for once.
     /// The rows that a table starts with need that: without a count the first that comes along
     /// would push them out.
-    pub(super) fn promote(&mut self, row: u32) {
+    pub(crate) fn promote(&mut self, row: u32) {
         self.counts.add(row);
         if let Some(main) = &mut self.main {
             main.promote(&row);

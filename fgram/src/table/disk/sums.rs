@@ -9,20 +9,20 @@ use crate::ngram::{MAX_N, TokenId};
 /// Computes CRC-32 sums of rows: of the table's checksum seed, the f-gram with big-endian ids (as
 /// in sled's keys), and the encoded row.
 #[derive(Clone)]
-pub(super) struct RowSum {
+pub(crate) struct RowSum {
     /// Has seen the seed.
     seeded: Hasher,
 }
 
 impl RowSum {
-    pub(super) fn new(checksum_seed: &str) -> Self {
+    pub(crate) fn new(checksum_seed: &str) -> Self {
         let mut seeded = Hasher::new();
         seeded.update(checksum_seed.as_bytes());
         Self { seeded }
     }
 
     /// The sum of the row of `ids`, at most [`MAX_N`] of them.
-    pub(super) fn of(&self, ids: &[TokenId], row: &[u8]) -> u32 {
+    pub(crate) fn of(&self, ids: &[TokenId], row: &[u8]) -> u32 {
         let mut key = [0; 4 * MAX_N];
         for (bytes, id) in key.as_chunks_mut::<4>().0.iter_mut().zip(ids) {
             *bytes = id.to_be_bytes();
@@ -35,26 +35,26 @@ impl RowSum {
 }
 
 /// SHA-256 of all rows with their keys, in the order of keys.
-pub(super) struct RowsHash(Sha256);
+pub(crate) struct RowsHash(Sha256);
 
 impl RowsHash {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Sha256::new())
     }
 
     /// Adds one row: length of the f-gram, its ids as in the store's keys, the encoded row.
-    pub(super) fn add(&mut self, ids: &[TokenId], row: &[u8]) {
+    pub(crate) fn add(&mut self, ids: &[TokenId], row: &[u8]) {
         self.0.update([ids.len() as u8]);
         self.0.update(key_bytes(ids));
         self.0.update(row);
     }
 
-    pub(super) fn finish(self) -> String {
+    pub(crate) fn finish(self) -> String {
         files::hex(&self.0.finalize())
     }
 }
 
 /// The key of an f-gram in sled. Big-endian, so that the order of bytes is that of ids.
-pub(super) fn key_bytes(ids: &[TokenId]) -> Vec<u8> {
+pub(crate) fn key_bytes(ids: &[TokenId]) -> Vec<u8> {
     ids.iter().flat_map(|id| id.to_be_bytes()).collect()
 }

@@ -11,10 +11,10 @@ use crate::error::{Error, Result};
 use crate::files;
 
 /// Bytes of the header.
-pub(super) const HEADER_BYTES: usize = 128;
+pub(crate) const HEADER_BYTES: usize = 128;
 
 /// Numbers in the header whose meaning depends on the file.
-pub(super) const FACTS: usize = 6;
+pub(crate) const FACTS: usize = 6;
 
 /// Where the facts begin.
 const FACTS_AT: usize = 72;
@@ -24,16 +24,16 @@ const CRC_AT: usize = HEADER_BYTES - 4;
 
 /// One of the three kinds of file.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct FileKind {
+pub(crate) struct FileKind {
     /// Name in the table directory.
-    pub(super) name: &'static str,
-    pub(super) magic: [u8; 8],
-    pub(super) version: u32,
+    pub(crate) name: &'static str,
+    pub(crate) magic: [u8; 8],
+    pub(crate) version: u32,
 }
 
 impl FileKind {
     /// The header of this file in the table of `manifest`.
-    pub(super) fn header(&self, manifest: &Manifest, facts: [u64; FACTS]) -> [u8; HEADER_BYTES] {
+    pub(crate) fn header(&self, manifest: &Manifest, facts: [u64; FACTS]) -> [u8; HEADER_BYTES] {
         let mut out = Vec::with_capacity(HEADER_BYTES);
         out.extend_from_slice(&self.magic);
         out.extend_from_slice(&self.version.to_le_bytes());
@@ -57,7 +57,7 @@ impl FileKind {
 
     /// Checks the header of a file that should belong to the table of `manifest`; returns its
     /// facts. `file` names it in errors. Survives any bytes at all.
-    pub(super) fn read_header(
+    pub(crate) fn read_header(
         &self,
         file: &str,
         bytes: &[u8],
@@ -101,7 +101,7 @@ fn u32_at(header: &[u8; HEADER_BYTES], at: usize) -> u32 {
 }
 
 /// One of the files, open.
-pub(super) struct TableFile {
+pub(crate) struct TableFile {
     path: PathBuf,
     map: Mapping,
     facts: [u64; FACTS],
@@ -110,7 +110,7 @@ pub(super) struct TableFile {
 impl TableFile {
     /// Opens the file in `dir`; checks its length against `manifest` and its header, and reads
     /// nothing else.
-    pub(super) fn open(dir: &Path, manifest: &Manifest, kind: &FileKind) -> Result<Self> {
+    pub(crate) fn open(dir: &Path, manifest: &Manifest, kind: &FileKind) -> Result<Self> {
         let path = dir.join(kind.name);
         let listed = entry(&path, manifest, kind.name)?;
         let map = Mapping::open(&path)?;
@@ -124,17 +124,17 @@ impl TableFile {
     }
 
     /// The numbers of the header that belong to this kind of file.
-    pub(super) fn facts(&self) -> [u64; FACTS] {
+    pub(crate) fn facts(&self) -> [u64; FACTS] {
         self.facts
     }
 
     /// The whole file.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         self.map.bytes()
     }
 
     /// The memory it is mapped to.
-    pub(super) fn map(&self) -> &Mapping {
+    pub(crate) fn map(&self) -> &Mapping {
         &self.map
     }
 
@@ -142,18 +142,18 @@ impl TableFile {
     ///
     /// # Errors
     /// When they cannot be read.
-    pub(super) fn bring_in(&self, bytes: usize) -> Result<()> {
+    pub(crate) fn bring_in(&self, bytes: usize) -> Result<()> {
         let read = self.map.bring_in(bytes);
         read.map_err(files::io_error("read", &self.path))
     }
 
     /// An error about this file.
-    pub(super) fn wrong(&self, problem: impl Into<String>) -> Error {
+    pub(crate) fn wrong(&self, problem: impl Into<String>) -> Error {
         Error::format(self.path.display().to_string(), problem)
     }
 
     /// Compares the SHA-256 of the whole file with `table.json`.
-    pub(super) fn verify(&self, manifest: &Manifest, kind: &FileKind) -> Result<()> {
+    pub(crate) fn verify(&self, manifest: &Manifest, kind: &FileKind) -> Result<()> {
         let listed = entry(&self.path, manifest, kind.name)?;
         if files::hex(&Sha256::digest(self.bytes())) == listed.sha256 {
             return Ok(());

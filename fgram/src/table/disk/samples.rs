@@ -9,7 +9,7 @@ use crate::files;
 use crate::row::RowDtype;
 
 /// A mapped table of ids below 10 and f16 rows of 4, in one shard, without files.
-pub(in crate::table) fn manifest(rows: u64, max_n: u8) -> Manifest {
+pub(crate) fn manifest(rows: u64, max_n: u8) -> Manifest {
     let hash = "0".repeat(64);
     let table_id = table_id(&hash, &hash, RowDtype::F16);
     Manifest {
@@ -33,7 +33,7 @@ pub(in crate::table) fn manifest(rows: u64, max_n: u8) -> Manifest {
 }
 
 /// Writes `bytes` as a file of `kind`, lists it in `manifest` and calls `open`.
-pub(in crate::table) fn open_with<T>(
+pub(crate) fn open_with<T>(
     kind: &FileKind,
     bytes: &[u8],
     manifest: &mut Manifest,
@@ -50,7 +50,7 @@ pub(in crate::table) fn open_with<T>(
 }
 
 /// Gives the header of a file a right checksum.
-pub(in crate::table) fn reseal(bytes: &mut [u8]) {
+pub(crate) fn reseal(bytes: &mut [u8]) {
     if let Some(header) = bytes.first_chunk_mut::<HEADER_BYTES>() {
         let crc = crc32fast::hash(&header[..HEADER_BYTES - 4]);
         header[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());

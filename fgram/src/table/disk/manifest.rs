@@ -22,7 +22,7 @@ const MAX_BYTES: u64 = 1 << 20;
 const TABLE_ID_DIGITS: usize = 32;
 
 /// Widest row allowed, in elements.
-pub(super) const MAX_DIM: u32 = 1 << 20;
+pub(crate) const MAX_DIM: u32 = 1 << 20;
 
 /// How the rows of a table are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -191,7 +191,7 @@ impl Manifest {
     }
 
     /// Checks what can be checked without the other files.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         check_max_n(self.max_n)?;
         check_range("vocab_size", self.vocab_size, 1, ID_LIMIT)?;
         check_range("dim", self.dim, 1, MAX_DIM)?;
@@ -214,7 +214,7 @@ impl Manifest {
 
     /// The first property in which two runs differ, with its values in `self` and `other`. Files
     /// and checksums are results, not properties.
-    pub(super) fn difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
+    pub(crate) fn difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
         let pairs = self.properties().into_iter().zip(other.properties());
         let mut differing = pairs.filter(|(a, b)| a.1 != b.1);
         differing.next().map(|((field, a), (_, b))| (field, a, b))
@@ -302,7 +302,7 @@ fn check_range(field: &'static str, value: u32, least: u32, most: u32) -> Result
     ))
 }
 
-pub(super) fn check_hash(field: &'static str, hash: &str) -> Result<()> {
+pub(crate) fn check_hash(field: &'static str, hash: &str) -> Result<()> {
     check_digits(field, hash, 64)
 }
 
