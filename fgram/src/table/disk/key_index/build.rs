@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use super::{
+use super::layout::{
     EMPTY, ENTRY_BYTES, KIND, PILOT_BYTES, SLOT_BYTES, bucket_of, extend, fingerprint,
     partition_of, slot_of,
 };

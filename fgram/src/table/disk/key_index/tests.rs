@@ -1,22 +1,24 @@
+//! The index against a brute-force oracle and the matcher, and damaged files.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::super::{key_file, samples};
-use super::*;
+use super::build::encode;
+use super::index::{KeyIndex, PROBES};
+use super::layout::{EMPTY, ENTRY_BYTES, KIND, SLOT_BYTES};
+use crate::error::Result;
 use crate::keys::KeyList;
-use crate::matcher::Matcher;
-
-thread_local! {
-    /// Probes made by this thread.
-    pub(crate) static PROBES: Cell<usize> = const { Cell::new(0) };
-}
+use crate::matcher::{Match, Matcher};
+use crate::table::disk::key_file::{self, KeyFile};
+use crate::table::disk::samples;
+use crate::table::disk::table_file::HEADER_BYTES;
 
 fn list(keys: &[&[u32]]) -> KeyList {
     let mut list = KeyList::default();
