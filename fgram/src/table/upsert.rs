@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use scone_files::write_atomic;
+
 use super::disk::key_file::KeyFile;
 use super::disk::key_index::KeyIndex;
 use super::disk::manifest::{Manifest, StoreKind};
@@ -15,7 +17,6 @@ use super::open::TableOptions;
 use super::state::Table;
 use super::stores::sled_store::SledTree;
 use crate::error::{Error, Result};
-use crate::files;
 use crate::keys::KeyList;
 use crate::ngram::TokenId;
 
@@ -65,7 +66,7 @@ pub fn upsert(dir: &Path, from: &Path, mut progress: impl FnMut(u64, u64)) -> Re
     check_unfinished(dir, from, &manifest, source.table.manifest())?;
     let tree = SledTree::open(dir, &manifest, CACHE_BYTES, false)?;
     let mark = dir.join(UPSERT_FILE);
-    files::write_atomic(&mark, &source.table.manifest().to_json())?;
+    write_atomic(&mark, &source.table.manifest().to_json())?;
     let replaced = source.copy_rows(&tree, &mut progress)?;
     let all = keys.read_all(&manifest)?;
     let rows_sha256 = Some(tree.rows_sha256(&sorted(&all))?);
@@ -75,8 +76,8 @@ pub fn upsert(dir: &Path, from: &Path, mut progress: impl FnMut(u64, u64)) -> Re
         rows_sha256,
         ..next
     };
-    files::write_atomic(&dir.join(MANIFEST_FILE), &manifest.to_json())?;
-    fs::remove_file(&mark).map_err(files::io_error("remove", &mark))?;
+    write_atomic(&dir.join(MANIFEST_FILE), &manifest.to_json())?;
+    fs::remove_file(&mark).map_err(Error::at("remove", &mark))?;
     Ok(UpsertReport {
         replaced,
         unchanged: source.keys.len() as u64 - replaced,
@@ -194,7 +195,7 @@ fn check_unfinished(dir: &Path, from: &Path, old: &Manifest, new: &Manifest) -> 
     if !mark.exists() {
         return Ok(());
     }
-    let begun = Manifest::from_json(&mark.display().to_string(), &files::read(&mark)?)?;
+    let begun = Manifest::read_file(&mark)?;
     if begun.table_id == new.table_id || new.rows == old.rows {
         return Ok(());
     }

@@ -1,14 +1,14 @@
 //! `table.json`: what a table is. A directory without one is not a table.
 
-use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
+use std::{fmt, fs};
 
+use scone_files::sha256_hex;
 use serde::{Deserialize, Serialize};
 
 use super::names::{BUILD_FILE, MANIFEST_FILE};
 use crate::error::{Error, Result};
-use crate::files;
 use crate::matcher::{ID_LIMIT, check_max_n};
 use crate::row::RowDtype;
 
@@ -141,21 +141,25 @@ impl Manifest {
     /// [`Error::NoTable`] when there is none; otherwise when it is damaged or of another version.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST_FILE);
-        let length = match std::fs::metadata(&path) {
+        let length = match fs::metadata(&path) {
             Ok(metadata) => metadata.len(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(no_table(dir));
             }
-            Err(error) => return Err(files::io_error("read", &path)(error)),
+            Err(error) => return Err(Error::at("read", &path)(error)),
         };
-        let file = path.display().to_string();
         if length > MAX_BYTES {
-            return Err(Error::format(
-                file,
-                format!("{length} bytes, at most {MAX_BYTES}"),
-            ));
+            let file = path.display().to_string();
+            let problem = format!("{length} bytes, at most {MAX_BYTES}");
+            return Err(Error::format(file, problem));
         }
-        Self::from_json(&file, &files::read(&path)?)
+        Self::read_file(&path)
+    }
+
+    /// Reads a manifest under whatever name it has.
+    pub(crate) fn read_file(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).map_err(Error::at("read", path))?;
+        Self::from_json(&path.display().to_string(), &bytes)
     }
 
     /// Reads the bytes of a manifest; `file` names it in errors. Survives any bytes at all.
@@ -245,7 +249,7 @@ impl Manifest {
 /// `scone-table-1 {model_hash} {fgram_set_hash} {dtype}`. Nothing about stores or shards.
 pub fn table_id(model_hash: &str, fgram_set_hash: &str, dtype: RowDtype) -> String {
     let text = format!("scone-table-1 {model_hash} {fgram_set_hash} {dtype}");
-    let mut id = files::sha256_hex(text.as_bytes());
+    let mut id = sha256_hex(text.as_bytes());
     id.truncate(TABLE_ID_DIGITS);
     id
 }
@@ -273,7 +277,7 @@ fn check_version(bytes: &[u8]) -> std::result::Result<(), String> {
 }
 
 fn checksum(manifest: &Manifest) -> String {
-    files::sha256_hex(&serde_json::to_vec(manifest).expect("strings and numbers serialise"))
+    sha256_hex(&serde_json::to_vec(manifest).expect("strings and numbers serialise"))
 }
 
 fn pretty(value: &impl Serialize) -> Vec<u8> {

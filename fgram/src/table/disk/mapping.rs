@@ -14,8 +14,7 @@ use std::path::Path;
 
 use memmap2::{Advice, Mmap};
 
-use crate::error::Result;
-use crate::files::io_error;
+use crate::error::{Error, Result};
 
 /// A whole file, mapped for reading and shared with every process that maps it.
 ///
@@ -31,11 +30,11 @@ pub(crate) struct Mapping {
 impl Mapping {
     /// Maps the file at `path`; reads nothing yet.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(io_error("open", path))?;
+        let file = File::open(path).map_err(Error::at("open", path))?;
         // SAFETY: the memory is only read, as bytes, for which every value is valid. Its content
         // changes only if somebody writes to the file, against the rule in this type's
         // documentation; readers then see other bytes, which they must survive anyway.
-        let map = unsafe { Mmap::map(&file) }.map_err(io_error("map", path))?;
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::at("map", path))?;
         Ok(Self {
             map,
             may_ask: may_ask(&file),

@@ -3,9 +3,10 @@
 
 use std::path::Path;
 
+use scone_files::sha256_hex;
+
 use super::manifest::{FORMAT_VERSION, FileEntry, Manifest, StoreKind, table_id};
 use super::table_file::{FileKind, HEADER_BYTES};
-use crate::files;
 use crate::row::RowDtype;
 
 /// A mapped table of ids below 10 and f16 rows of 4, in one shard, without files.
@@ -44,7 +45,7 @@ pub(crate) fn open_with<T>(
     manifest.files.push(FileEntry {
         path: kind.name.to_owned(),
         bytes: bytes.len() as u64,
-        sha256: files::sha256_hex(bytes),
+        sha256: sha256_hex(bytes),
     });
     open(dir.path(), manifest)
 }

@@ -1,9 +1,9 @@
 //! Checksums of rows: of one, which ties its bytes to the f-gram and to the table, and of all.
 
 use crc32fast::Hasher;
+use scone_files::hex;
 use sha2::{Digest as _, Sha256};
 
-use crate::files;
 use crate::ngram::{MAX_N, TokenId};
 
 /// Computes CRC-32 sums of rows: of the table's checksum seed, the f-gram with big-endian ids (as
@@ -50,7 +50,7 @@ impl RowsHash {
     }
 
     pub(crate) fn finish(self) -> String {
-        files::hex(&self.0.finalize())
+        hex(&self.0.finalize())
     }
 }
 

@@ -3,12 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
+use scone_files::sha256_hex;
 
 use super::manifest::{FileEntry, Manifest};
 use super::mapping::Mapping;
 use crate::error::{Error, Result};
-use crate::files;
 
 /// Bytes of the header.
 pub(crate) const HEADER_BYTES: usize = 128;
@@ -144,7 +143,7 @@ impl TableFile {
     /// When they cannot be read.
     pub(crate) fn bring_in(&self, bytes: usize) -> Result<()> {
         let read = self.map.bring_in(bytes);
-        read.map_err(files::io_error("read", &self.path))
+        read.map_err(Error::at("read", &self.path))
     }
 
     /// An error about this file.
@@ -155,7 +154,7 @@ impl TableFile {
     /// Compares the SHA-256 of the whole file with `table.json`.
     pub(crate) fn verify(&self, manifest: &Manifest, kind: &FileKind) -> Result<()> {
         let listed = entry(&self.path, manifest, kind.name)?;
-        if files::hex(&Sha256::digest(self.bytes())) == listed.sha256 {
+        if sha256_hex(self.bytes()) == listed.sha256 {
             return Ok(());
         }
         Err(self.wrong("checksum differs from that in table.json: the file is damaged"))

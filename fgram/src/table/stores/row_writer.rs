@@ -1,15 +1,13 @@
 //! Where a build puts its rows: one writer for each store.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
+use scone_files::sha256_file;
 
 use super::sled_store::SledTree;
-use crate::error::Result;
-use crate::files::{self, io_error};
+use crate::error::{Error, Result};
 use crate::ngram::TokenId;
 use crate::table::disk::manifest::{FileEntry, Manifest, StoreKind};
 use crate::table::disk::mapping::preallocate;
@@ -126,7 +124,7 @@ impl MappedWriter {
         };
         let rows_length = ROWS_AT as u64 + manifest.rows * row_bytes as u64;
         let marks_length = manifest.rows * MARK_BYTES;
-        if writer.rows.begins_with(&page, rows_length)? && writer.marks.is_long(marks_length)? {
+        if writer.rows.begins_with(&page, rows_length)? && writer.marks.length()? == marks_length {
             writer.read_marks()?;
         } else {
             // The header comes last: without it none of this is believed.
@@ -201,19 +199,19 @@ impl Output {
     fn open(path: PathBuf) -> Result<Self> {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(&path).map_err(io_error("open", &path))?;
+        let file = options.open(&path).map_err(Error::at("open", &path))?;
         Ok(Self { path, file })
     }
 
-    /// Whether the file has this length.
-    fn is_long(&self, length: u64) -> Result<bool> {
+    /// Bytes of the file.
+    fn length(&self) -> Result<u64> {
         let metadata = self.file.metadata();
-        Ok(metadata.map_err(io_error("read", &self.path))?.len() == length)
+        Ok(metadata.map_err(Error::at("read", &self.path))?.len())
     }
 
     /// Whether it has this length and begins with `bytes`.
     fn begins_with(&self, bytes: &[u8], length: u64) -> Result<bool> {
-        if !self.is_long(length)? {
+        if self.length()? != length {
             return Ok(false);
         }
         let mut found = vec![0; bytes.len()];
@@ -232,44 +230,27 @@ impl Output {
             // The error to report is the first one.
             let _ = self.file.set_len(0);
         }
-        reserved.map_err(io_error("write", &self.path))
+        reserved.map_err(Error::at("write", &self.path))
     }
 
     fn read(&self, bytes: &mut [u8], at: u64) -> Result<()> {
         let read = self.file.read_exact_at(bytes, at);
-        read.map_err(io_error("read", &self.path))
+        read.map_err(Error::at("read", &self.path))
     }
 
     fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
         let written = self.file.write_all_at(bytes, at);
-        written.map_err(io_error("write", &self.path))
+        written.map_err(Error::at("write", &self.path))
     }
 
     /// Makes the file last; returns its entry for the manifest under `name`.
-    fn finish(mut self, name: &str) -> Result<FileEntry> {
+    fn finish(self, name: &str) -> Result<FileEntry> {
         let synced = self.file.sync_all();
-        synced.map_err(io_error("write", &self.path))?;
-        let (bytes, sha256) = self.digest().map_err(io_error("read", &self.path))?;
+        synced.map_err(Error::at("write", &self.path))?;
         Ok(FileEntry {
             path: name.to_owned(),
-            bytes,
-            sha256,
+            bytes: self.length()?,
+            sha256: sha256_file(&self.path)?,
         })
-    }
-
-    /// Length and SHA-256 of the file.
-    fn digest(&mut self) -> io::Result<(u64, String)> {
-        self.file.rewind()?;
-        let mut hash = Sha256::new();
-        let mut length = 0;
-        let mut chunk = vec![0; 1 << 20];
-        loop {
-            let read = self.file.read(&mut chunk)?;
-            if read == 0 {
-                return Ok((length, files::hex(&hash.finalize())));
-            }
-            hash.update(&chunk[..read]);
-            length += read as u64;
-        }
     }
 }

@@ -1,14 +1,14 @@
 //! Takes numbers off the front of a file's bytes; every error names the offset.
 
+use super::sealed::unseal;
+use super::varint;
 use crate::error::{Error, Result};
-use crate::files;
 use crate::keys::KeyList;
 use crate::matcher::ID_LIMIT;
 use crate::ngram::TokenId;
-use crate::varint;
 
 /// What is left of a file.
-pub(crate) struct Reader<'a> {
+pub(super) struct Reader<'a> {
     file: &'a str,
     bytes: &'a [u8],
     length: usize,
@@ -16,7 +16,7 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// Checks magic, checksum and format version, in this order, and stands behind them.
-    pub(crate) fn open(
+    pub(super) fn open(
         file: &'a str,
         bytes: &'a [u8],
         magic: [u8; 8],
@@ -29,7 +29,7 @@ impl<'a> Reader<'a> {
                 format!("it does not start with {magic}"),
             ));
         }
-        let body = files::unseal(file, bytes)?;
+        let body = unseal(file, bytes)?;
         let rest = body.get(magic.len()..).unwrap_or_default();
         let mut reader = Self {
             file,
@@ -46,7 +46,7 @@ impl<'a> Reader<'a> {
     }
 
     /// An error about what was read last.
-    pub(crate) fn wrong(&self, problem: impl AsRef<str>) -> Error {
+    pub(super) fn wrong(&self, problem: impl AsRef<str>) -> Error {
         let offset = self.length - self.bytes.len();
         Error::format(
             self.file,
@@ -55,16 +55,11 @@ impl<'a> Reader<'a> {
     }
 
     /// Gives an error about the content the name of the file.
-    pub(crate) fn name_file(&self, error: Error) -> Error {
-        match error {
-            Error::InvalidArgument { .. } | Error::InvalidFgram { .. } => {
-                Error::format(self.file, error.to_string())
-            }
-            other => other,
-        }
+    pub(super) fn name_file(&self, error: Error) -> Error {
+        error.in_file(self.file)
     }
 
-    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         match self.bytes.split_first_chunk::<N>() {
             Some((array, rest)) => {
                 self.bytes = rest;
@@ -74,26 +69,26 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(crate) fn u32(&mut self) -> Result<u32> {
+    pub(super) fn u32(&mut self) -> Result<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
-    pub(crate) fn u64(&mut self) -> Result<u64> {
+    pub(super) fn u64(&mut self) -> Result<u64> {
         self.array().map(u64::from_le_bytes)
     }
 
     /// A u32 that has to be 255 or less.
-    pub(crate) fn small(&mut self) -> Result<u8> {
+    pub(super) fn small(&mut self) -> Result<u8> {
         let value = self.u32()?;
         u8::try_from(value).map_err(|_| self.wrong(format!("{value} is above 255")))
     }
 
-    pub(crate) fn varint(&mut self) -> Result<u64> {
+    pub(super) fn varint(&mut self) -> Result<u64> {
         varint::take(&mut self.bytes).ok_or_else(|| self.wrong("not a number"))
     }
 
     /// A number of records, checked against the bytes left before anything is allocated for them.
-    pub(crate) fn count(&mut self, least_bytes_each: usize) -> Result<usize> {
+    pub(super) fn count(&mut self, least_bytes_each: usize) -> Result<usize> {
         let count = self.u64()?;
         let most = self.bytes.len() / least_bytes_each;
         match usize::try_from(count) {
@@ -105,7 +100,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Appends one f-gram (its length, then its ids) to `keys`.
-    pub(crate) fn key(&mut self, max_n: u8, keys: &mut KeyList) -> Result<()> {
+    pub(super) fn key(&mut self, max_n: u8, keys: &mut KeyList) -> Result<()> {
         let n = self.varint()?;
         if !(2..=u64::from(max_n)).contains(&n) {
             return Err(self.wrong(format!("an f-gram of {n} ids, not 2 to {max_n}")));
@@ -124,7 +119,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Nothing may be left.
-    pub(crate) fn end(&self) -> Result<()> {
+    pub(super) fn end(&self) -> Result<()> {
         match self.bytes.len() {
             0 => Ok(()),
             left => Err(self.wrong(format!("{left} bytes left over"))),
@@ -133,7 +128,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Appends one f-gram as [`Reader::key`] reads it.
-pub(crate) fn put_key(ids: &[TokenId], out: &mut Vec<u8>) {
+pub(super) fn put_key(ids: &[TokenId], out: &mut Vec<u8>) {
     varint::put(ids.len() as u64, out);
     ids.iter().for_each(|&id| varint::put(u64::from(id), out));
 }

@@ -1,7 +1,7 @@
 //! Unsigned LEB128: seven bits a byte, low ones first, the high bit says "more".
 
 /// Appends `value`, 1 to 10 bytes.
-pub(crate) fn put(mut value: u64, out: &mut Vec<u8>) {
+pub(super) fn put(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -11,7 +11,7 @@ pub(crate) fn put(mut value: u64, out: &mut Vec<u8>) {
 
 /// Takes one number off the front of `bytes`. `None` when the bytes end within it, when it
 /// exceeds 64 bits, or when it is longer than needed (each number has one spelling).
-pub(crate) fn take(bytes: &mut &[u8]) -> Option<u64> {
+pub(super) fn take(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for (i, &byte) in bytes.iter().enumerate().take(10) {
         let low = u64::from(byte & 0x7f);
