@@ -1,4 +1,4 @@
-//! The limit: rows in one buffer, copied from places that are known.
+//! The limit: rows in one buffer, copied from offsets that are known.
 
 use anyhow::Result;
 

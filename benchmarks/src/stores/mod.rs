@@ -43,7 +43,7 @@ pub trait Store {
 /// What is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Subject {
-    /// The limit: the same bytes copied out of one buffer in memory, places known.
+    /// The limit: the same bytes copied out of one buffer in memory, offsets known.
     Memcpy,
     /// A table of immutable files, all of it read when it is opened (`--hot-bytes`).
     Mapped,

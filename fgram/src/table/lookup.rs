@@ -192,8 +192,8 @@ impl Table {
             prefetch_all(row);
         }
         out.reserve(rows.len() * row_bytes);
-        for ((&row, place), bytes) in rows.iter().zip(0..).zip(&stored) {
-            if let Some(Some(ahead)) = stored.get(place as usize + COPY_AHEAD) {
+        for ((&row, index), bytes) in rows.iter().zip(0..).zip(&stored) {
+            if let Some(Some(ahead)) = stored.get(index as usize + COPY_AHEAD) {
                 prefetch_all(ahead);
             }
             if self.hot_set.append(row, out) {
@@ -203,7 +203,7 @@ impl Table {
                 Some(bytes) => out.extend_from_slice(bytes),
                 None => {
                     out.resize(out.len() + row_bytes, 0);
-                    cold.push(RowRequest { row, place });
+                    cold.push(RowRequest { row, index });
                 }
             }
         }
@@ -212,18 +212,17 @@ impl Table {
 
     fn fetch(&self, cold: Vec<RowRequest>, out: &mut [u8]) -> Result<()> {
         let row_bytes = self.store().row_bytes();
-        let places = out.len() / row_bytes;
-        if cold.iter().any(|request| request.place as usize >= places) {
-            let problem = format!("has {places} rows, fewer than the look-up it should go on with");
+        let held = out.len() / row_bytes;
+        if cold.iter().any(|request| request.index as usize >= held) {
+            let problem = format!("has {held} rows, fewer than the look-up it should go on with");
             return Err(Error::argument("out", problem));
         }
         let fetch = |rows: &[RowRequest], out: &mut [u8]| {
             self.store().get_many(rows, out)?;
             // Kept before the flight ends, so that nobody in between misses them again.
             for request in rows {
-                let start = request.place as usize * row_bytes;
-                let row = &out[start..start + row_bytes];
-                self.hot_set.insert(request.row, row);
+                self.hot_set
+                    .insert(request.row, &out[request.range(row_bytes)]);
             }
             Ok(())
         };

@@ -97,9 +97,9 @@ impl Table {
         order.sort_unstable_by(|(a, _), (b, _)| a.as_slice().cmp(b.as_slice()));
         let mut rows = Vec::new();
         for batch in order.chunks(WARM_ROWS) {
-            let places = batch.iter().zip(0..);
-            let batch: Vec<RowRequest> = places
-                .map(|(&(_, row), place)| RowRequest { row, place })
+            let indexed = batch.iter().zip(0..);
+            let batch: Vec<RowRequest> = indexed
+                .map(|(&(_, row), index)| RowRequest { row, index })
                 .collect();
             rows.resize(batch.len() * row_bytes, 0);
             self.store().get_many(&batch, &mut rows)?;

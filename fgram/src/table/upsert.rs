@@ -122,7 +122,7 @@ impl Source {
         progress(0, total);
         for (&row, done) in order.iter().zip(1..) {
             let ids = self.keys.get(row as usize);
-            let request = RowRequest { row, place: 0 };
+            let request = RowRequest { row, index: 0 };
             self.table.store().get_many(&[request], &mut encoded)?;
             if tree.get(ids)?.row() != Some(&encoded[..]) {
                 tree.insert(ids, &encoded)?;

@@ -70,7 +70,7 @@ impl Table {
         let mut first_problem = None;
         let mut bad = 0u64;
         for (&row, done) in order.iter().zip(1..) {
-            let request = RowRequest { row, place: 0 };
+            let request = RowRequest { row, index: 0 };
             match self.store().get_many(&[request], &mut bytes) {
                 Ok(()) if self.store.mapped().is_none() => hash.add(keys.get(row as usize), &bytes),
                 Ok(()) => {}

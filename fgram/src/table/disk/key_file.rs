@@ -20,7 +20,7 @@ pub(crate) const KIND: FileKind = FileKind {
     version: 2,
 };
 
-/// Fills the places of a record behind the ids of a short f-gram; no id is as large.
+/// Fills the fields of a record behind the ids of a short f-gram; no id is as large.
 const UNUSED: TokenId = u32::MAX;
 
 /// Bytes of the checksum at the end of a record.

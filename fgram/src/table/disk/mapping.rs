@@ -1,7 +1,7 @@
-//! Files seen as memory, and their place on the disk.
+//! Files seen as memory, and their blocks on the disk.
 #![expect(
     unsafe_code,
-    reason = "mapping a file, its pages and its place on the disk have no safe interface"
+    reason = "mapping a file, its pages and its blocks on the disk have no safe interface"
 )]
 
 use std::fs::File;
@@ -46,7 +46,7 @@ impl Mapping {
         &self.map
     }
 
-    /// Rows are read at random places: reading ahead would only push others out of memory.
+    /// Rows are read at random offsets: reading ahead would only push others out of memory.
     pub(crate) fn expect_random_reads(&self) {
         // A hint; what is refused costs speed alone.
         let _ = self.map.advise(Advice::Random);
@@ -141,7 +141,7 @@ pub(crate) fn page_bytes() -> usize {
     usize::try_from(bytes).unwrap_or(4096).max(1)
 }
 
-/// Makes an empty file `length` bytes long and takes its place on the disk.
+/// Makes an empty file `length` bytes long and takes its blocks on the disk.
 pub(crate) fn preallocate(file: &File, length: u64) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     if let Ok(signed @ 1..) = libc::off_t::try_from(length) {

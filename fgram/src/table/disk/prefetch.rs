@@ -1,6 +1,6 @@
 //! Asks the processor for memory before it is needed.
 //!
-//! A look-up reads at random places of files far larger than the caches, and knows the places of a
+//! A look-up reads at random offsets of files far larger than the caches, and knows the offsets of a
 //! whole step long before it reads the first. A load that misses the caches holds up what comes
 //! after it as soon as the processor's window is full; a prefetch does not.
 #![cfg_attr(
@@ -11,7 +11,7 @@
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
 
-/// More of one place is not asked for: the first cache has 32 KiB and more, and the processor reads
+/// More of one run of bytes is not asked for: the first cache has 32 KiB and more, and the processor reads
 /// on by itself.
 const MOST_BYTES: usize = 8192;
 

@@ -42,7 +42,7 @@ struct Awaited {
 }
 
 impl Flights {
-    /// Fills the places of `rows` in `out`, rows of `row_bytes`, by as few calls of `fetch` as
+    /// Fills in `rows` at their indices in `out`, rows of `row_bytes`, by as few calls of `fetch` as
     /// the look-ups under way allow; returns how many rows others brought.
     ///
     /// # Errors
@@ -70,8 +70,7 @@ impl Flights {
                 index,
             } in awaited
             {
-                let start = request.place as usize * row_bytes;
-                if flight.copy(index, &mut out[start..start + row_bytes]) {
+                if flight.copy(index, &mut out[request.range(row_bytes)]) {
                     brought += 1;
                 } else {
                     left.push(request);
@@ -131,8 +130,7 @@ impl Departure<'_> {
         let mut landed = Vec::new();
         if waited_for {
             for request in &self.rows {
-                let start = request.place as usize * row_bytes;
-                landed.extend_from_slice(&out[start..start + row_bytes]);
+                landed.extend_from_slice(&out[request.range(row_bytes)]);
             }
         }
         self.flight.set(State::Landed(landed.into()));
@@ -200,14 +198,14 @@ mod tests {
     use crate::error::Error;
 
     fn requests(rows: &[u32]) -> Vec<RowRequest> {
-        let request = |(&row, place)| RowRequest { row, place };
+        let request = |(&row, index)| RowRequest { row, index };
         rows.iter().zip(0..).map(request).collect()
     }
 
     /// Row r is one byte of r.
     fn read(rows: &[RowRequest], out: &mut [u8]) -> Result<()> {
         rows.iter()
-            .for_each(|request| out[request.place as usize] = request.row as u8);
+            .for_each(|request| out[request.index as usize] = request.row as u8);
         Ok(())
     }
 

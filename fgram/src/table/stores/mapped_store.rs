@@ -61,7 +61,7 @@ impl MappedStore {
     pub(crate) fn warm(&self, bytes: u64) -> Result<()> {
         let rows = (bytes / self.row_bytes as u64).min(u64::from(self.keys.rows())) as u32;
         if rows > 0 {
-            self.file.bring_in(self.place(rows - 1).end)?;
+            self.file.bring_in(self.range(rows - 1).end)?;
         }
         (0..rows).try_for_each(|row| self.check(row, self.stored(row)?))
     }
@@ -71,14 +71,14 @@ impl MappedStore {
         self.file.verify(manifest, &KIND)
     }
 
-    /// Where the row is in the file.
-    fn place(&self, row: u32) -> Range<usize> {
+    /// The bytes of the row in the file.
+    fn range(&self, row: u32) -> Range<usize> {
         let start = ROWS_AT + row as usize * self.row_bytes;
         start..start + self.row_bytes
     }
 
     fn stored(&self, row: u32) -> Result<&[u8]> {
-        let stored = self.file.bytes().get(self.place(row));
+        let stored = self.file.bytes().get(self.range(row));
         stored.ok_or_else(|| self.file.wrong("cut short"))
     }
 
@@ -92,8 +92,8 @@ impl MappedStore {
         Err(Error::data_loss(&self.dir, problem))
     }
 
-    fn pages(&self, place: &Range<usize>) -> RangeInclusive<usize> {
-        place.start >> self.page_shift..=(place.end - 1) >> self.page_shift
+    fn pages(&self, range: &Range<usize>) -> RangeInclusive<usize> {
+        range.start >> self.page_shift..=(range.end - 1) >> self.page_shift
     }
 }
 
@@ -109,28 +109,27 @@ impl RowStore for MappedStore {
     fn in_memory<'a>(&'a self, rows: &[u32], found: &mut Vec<Option<&'a [u8]>>) {
         let tick = self.residency.tick(Instant::now());
         found.extend(rows.iter().map(|&row| {
-            let place = self.place(row);
-            let pages = self.pages(&place);
+            let range = self.range(row);
+            let pages = self.pages(&range);
             let resident = self.residency.holds(self.file.map(), pages, tick);
-            resident.then(|| self.file.bytes().get(place)).flatten()
+            resident.then(|| self.file.bytes().get(range)).flatten()
         }));
     }
 
     fn get_many(&self, rows: &[RowRequest], out: &mut [u8]) -> Result<()> {
         // All reads are under way before the first is waited for: disks like deep queues.
         for request in rows {
-            let place = self.place(request.row);
-            self.file.map().read_soon(place.start, place.len());
+            let range = self.range(request.row);
+            self.file.map().read_soon(range.start, range.len());
         }
         for request in rows {
-            let start = request.place as usize * self.row_bytes;
-            let out = &mut out[start..start + self.row_bytes];
+            let out = &mut out[request.range(self.row_bytes)];
             out.copy_from_slice(self.stored(request.row)?);
             // What is sent is checked, not what it was copied from.
             self.check(request.row, out)?;
             let tick = self.residency.tick(Instant::now());
             self.residency
-                .note(self.pages(&self.place(request.row)), tick);
+                .note(self.pages(&self.range(request.row)), tick);
         }
         Ok(())
     }
@@ -175,7 +174,7 @@ mod tests {
     }
 
     fn read(store: &MappedStore, rows: &[u32]) -> Result<Vec<u8>> {
-        let request = |(&row, place)| RowRequest { row, place };
+        let request = |(&row, index)| RowRequest { row, index };
         let requests: Vec<RowRequest> = rows.iter().zip(0..).map(request).collect();
         let mut out = vec![9; 8 * rows.len()];
         store.get_many(&requests, &mut out)?;
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_come_to_their_places_and_are_then_in_memory() {
+    fn rows_come_to_their_indices_and_are_then_in_memory() {
         let (bytes, sums) = files();
         let store = open(&bytes, &sums).unwrap();
         assert_eq!(read(&store, &[2, 0]).unwrap(), [[2; 8], [0; 8]].concat());

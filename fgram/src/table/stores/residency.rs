@@ -22,7 +22,7 @@ const GROUP_PAGES: usize = 16;
 /// Most groups remembered: 8 MiB of memory, 64 GiB of rows.
 const MAX_ENTRIES: usize = 1 << 20;
 
-/// Remembers pages lately found in memory. A group shares its place with others; the last one
+/// Remembers pages lately found in memory. A group shares its entry with others; the last one
 /// wins.
 pub(crate) struct Residency {
     /// A power of two many.
@@ -56,7 +56,7 @@ impl Seen {
 }
 
 /// The group of a page, and its bit there. Files of 2^48 bytes have fewer than 2^32 groups.
-fn place(page: usize) -> (usize, u16) {
+fn group_and_bit(page: usize) -> (usize, u16) {
     (page / GROUP_PAGES, 1 << (page % GROUP_PAGES))
 }
 
@@ -104,13 +104,13 @@ impl Residency {
     }
 
     fn is_fresh(&self, page: usize, tick: u16) -> bool {
-        let (group, bit) = place(page);
+        let (group, bit) = group_and_bit(page);
         let seen = self.fresh(group, tick);
         seen.is_some_and(|seen| seen.pages & bit != 0)
     }
 
     fn remember(&self, page: usize, tick: u16) {
-        let (group, bit) = place(page);
+        let (group, bit) = group_and_bit(page);
         // Beside older ones it gets their age. Threads may undo each other's; it is asked again.
         let seen = self.fresh(group, tick).unwrap_or(Seen {
             group: group as u32 + 1,
@@ -130,7 +130,7 @@ impl Residency {
         if !mapping.may_ask() {
             return false;
         }
-        let (group, bit) = place(page);
+        let (group, bit) = group_and_bit(page);
         let mut resident = [0; GROUP_PAGES];
         mapping.resident(group * GROUP_PAGES, &mut resident);
         let pages = resident.iter().zip(0..);
@@ -171,7 +171,7 @@ mod tests {
         residency.remember(4, tick(900));
         assert!(residency.is_fresh(3, tick(900)) && residency.is_fresh(4, tick(900)));
         assert!(!residency.is_fresh(4, tick(1300)), "as old as the first");
-        assert!(!residency.is_fresh(131, tick(0)), "a group in its place");
+        assert!(!residency.is_fresh(131, tick(0)), "a group in its entry");
         residency.remember(131, tick(0));
         assert!(residency.is_fresh(131, tick(0)) && !residency.is_fresh(3, tick(0)));
     }

@@ -18,7 +18,7 @@ pub trait RowStore: Send + Sync {
     /// store can tell. The checksum of a row was compared when it came from the disk, if ever.
     fn in_memory<'a>(&'a self, rows: &[u32], found: &mut Vec<Option<&'a [u8]>>);
 
-    /// Copies each row to its place in `out`, which is `row_bytes` times the number of places.
+    /// Copies each row to its index in `out`, which holds rows of `row_bytes`.
     /// Checks each row; may block on the disk.
     ///
     /// # Errors

@@ -87,7 +87,7 @@ impl RowWriter for SledWriter {
     }
 }
 
-/// Writes each row to its place in a file of its final size.
+/// Writes each row to its offset in a file of its final size.
 ///
 /// The order of ids, not that of the file, because neighbours then share prefixes, which an f-gram
 /// model computes once: on a set of 200,000 f-grams half the work of the order of the file.
@@ -145,7 +145,8 @@ impl MappedWriter {
         Ok(())
     }
 
-    fn place(&self, row: u32) -> u64 {
+    /// Where the row begins in the file.
+    fn offset(&self, row: u32) -> u64 {
         ROWS_AT as u64 + u64::from(row) * self.row_bytes as u64
     }
 
@@ -161,13 +162,13 @@ impl RowWriter for MappedWriter {
             return Ok(false);
         }
         let mut encoded = vec![0; self.row_bytes];
-        self.rows.read(&mut encoded, self.place(row))?;
+        self.rows.read(&mut encoded, self.offset(row))?;
         Ok(self.mark(ids, &encoded) == mark)
     }
 
     fn add(&mut self, row: u32, ids: &[TokenId], encoded: &[u8]) -> Result<()> {
         let mark = self.mark(ids, encoded);
-        self.rows.write(encoded, self.place(row))?;
+        self.rows.write(encoded, self.offset(row))?;
         self.marks
             .write(&mark.to_le_bytes(), u64::from(row) * MARK_BYTES)?;
         self.written[row as usize] = mark;
@@ -188,7 +189,7 @@ impl RowWriter for MappedWriter {
     }
 }
 
-/// A file that is written at any place.
+/// A file that is written at any offset.
 struct Output {
     path: PathBuf,
     file: File,
@@ -219,7 +220,7 @@ impl Output {
         Ok(found == bytes)
     }
 
-    /// Makes the file this long, all zeros, with its place on the disk taken: a disk that is too
+    /// Makes the file this long, all zeros, with its blocks on the disk taken: a disk that is too
     /// small is noticed before anything is computed. Leaves nothing there when it is.
     fn reserve(&self, length: u64) -> Result<()> {
         let reserved = self

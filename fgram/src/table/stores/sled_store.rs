@@ -202,8 +202,7 @@ impl RowStore for SledStore {
         let width = self.tree.row_bytes;
         for request in rows {
             let stored = self.tree.sound(self.keys.get(request.row)?.as_slice())?;
-            let start = request.place as usize * width;
-            out[start..start + width].copy_from_slice(stored.row().unwrap_or_default());
+            out[request.range(width)].copy_from_slice(stored.row().unwrap_or_default());
         }
         Ok(())
     }
@@ -254,8 +253,8 @@ fn sled_error(dir: &Path, action: &'static str, error: sled::Error) -> Error {
             Error::TableInUse { dir }
         }
         sled::Error::Corruption { at, .. } => {
-            let place = at.map_or_else(String::new, |at| format!(" at {at:?}"));
-            Error::data_loss(&dir, format!("sled found its file corrupted{place}"))
+            let at = at.map_or_else(String::new, |at| format!(" at {at:?}"));
+            Error::data_loss(&dir, format!("sled found its file corrupted{at}"))
         }
         sled::Error::ReportableBug(what) => Error::data_loss(&dir, format!("sled reports: {what}")),
         other => Error::Store {

@@ -91,9 +91,9 @@ fn partitioned(seed: u64, keys: &KeyList, partitions: usize) -> (Vec<Entry>, Vec
     let mut entries = vec![Entry::default(); keys.len()];
     for (ids, row) in keys.iter().zip(0..) {
         let hash = hash_of(seed, ids);
-        let place = &mut next[partition_of(hash, partitions as u32) as usize];
-        entries[*place] = Entry { hash, row };
-        *place += 1;
+        let position = &mut next[partition_of(hash, partitions as u32) as usize];
+        entries[*position] = Entry { hash, row };
+        *position += 1;
     }
     (entries, starts)
 }

@@ -135,7 +135,7 @@ impl KeyIndex {
     }
 
     /// At most [`LANES`] heads, in step: n = 2 for all, then n = 3 for those that matched, …
-    /// What the next step reads is asked for as soon as its place is known.
+    /// What the next step reads is asked for as soon as its address is known.
     fn longest_lanes(&self, heads: &[&[TokenId]], out: &mut Vec<Option<Match>>) {
         let mut lanes = [Lane::default(); LANES];
         let mut live = [0u8; LANES];

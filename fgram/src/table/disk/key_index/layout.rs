@@ -113,7 +113,7 @@ pub(super) fn fingerprint(hash: u64) -> u8 {
     (hash.wrapping_mul(0xd6e8_feb8_6659_fd93) >> 56) as u8
 }
 
-/// Where a pilot sends a hash: another place for each pilot.
+/// Where a pilot sends a hash: another slot for each pilot.
 #[inline]
 pub(super) fn slot_of(hash: u64, pilot: u16, slots: u32) -> u32 {
     let mixed = (hash ^ splitmix64(u64::from(pilot))).wrapping_mul(0x9e37_79b9_7f4a_7c15);
