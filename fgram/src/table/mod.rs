@@ -37,6 +37,7 @@ pub use disk::names::MANIFEST_FILE;
 pub use lookup::{Cold, LookupResult, Span};
 pub use memory::hot_set::{HOT_ROW_OVERHEAD, HotSetStats};
 pub use memory::request::RowRequest;
+pub use memory::tiny_lfu::{Slot, TinyLfu};
 pub use open::TableOptions;
 pub use state::Table;
 pub use stores::row_store::RowStore;

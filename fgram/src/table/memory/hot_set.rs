@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::tiny_lfu::{self, Place, Policy};
+use super::tiny_lfu::{self, Slot, TinyLfu};
 
 /// What one kept row costs beside its bytes: the entry of the LRU list (32 with the allocator's
 /// share) and of its hash map (about 40 just after the map has grown), and counts.
@@ -25,7 +25,7 @@ pub struct HotSetStats {
     pub misses: u64,
     /// Misses that waited for another look-up's fetch of the same row; counted in `misses` too.
     pub coalesced: u64,
-    /// Rows that made place for others.
+    /// Rows that made room for others.
     pub evictions: u64,
     /// Memory of the hot set in use: rows and their overhead; never above the budget.
     pub bytes: u64,
@@ -41,9 +41,9 @@ pub(crate) struct HotSet {
 }
 
 struct Segment {
-    /// The place of each row in `rows`; knows rows by their number within the segment.
-    policy: Policy,
-    /// Grows to the capacity of the policy, then places are reused.
+    /// The slot of each row in `rows`; knows rows by their number within the segment.
+    policy: TinyLfu,
+    /// Grows to the capacity of the policy, then slots are reused.
     rows: Vec<u8>,
 }
 
@@ -57,7 +57,7 @@ impl HotSet {
         let sizes = (0..count).map(|s| capacity / count + usize::from(s < capacity % count));
         let segments = sizes.filter_map(NonZeroUsize::new).map(|size| {
             Mutex::new(Segment {
-                policy: Policy::new(size, table_rows.div_ceil(count)),
+                policy: TinyLfu::new(size, table_rows.div_ceil(count)),
                 rows: Vec::new(),
             })
         });
@@ -81,15 +81,15 @@ impl HotSet {
         let Some((mut segment, number)) = self.segment(row) else {
             return false;
         };
-        let Some(place) = segment.policy.get(number) else {
+        let Some(slot) = segment.policy.get(number) else {
             return false;
         };
-        let start = place as usize * self.row_bytes;
+        let start = slot as usize * self.row_bytes;
         out.extend_from_slice(&segment.rows[start..start + self.row_bytes]);
         true
     }
 
-    /// Keeps a row; another of its segment makes place.
+    /// Keeps a row; another of its segment makes room.
     pub(crate) fn insert(&self, row: u32, bytes: &[u8]) {
         let Some((mut segment, number)) = self.segment(row) else {
             return;
@@ -99,10 +99,10 @@ impl HotSet {
             return;
         }
         match segment.policy.insert(number) {
-            Place::Next => segment.rows.extend_from_slice(bytes),
-            Place::Of(place) => {
+            Slot::Next => segment.rows.extend_from_slice(bytes),
+            Slot::Freed(slot) => {
                 self.evictions.fetch_add(1, Ordering::Relaxed);
-                let start = place as usize * self.row_bytes;
+                let start = slot as usize * self.row_bytes;
                 segment.rows[start..start + self.row_bytes].copy_from_slice(bytes);
             }
         }
@@ -115,7 +115,7 @@ impl HotSet {
         }
     }
 
-    /// Rows that made place for others.
+    /// Rows that made room for others.
     pub(crate) fn evictions(&self) -> u64 {
         self.evictions.load(Ordering::Relaxed)
     }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn drops_one_row_and_never_mixes_places_up() {
+    fn drops_one_row_and_never_mixes_slots_up() {
         let hot = HotSet::new(3 * (4 + HOT_ROW_OVERHEAD), 4, 100);
         (0..3).for_each(|r| hot.insert(r, &row(r)));
         assert!(holds(&hot, 0) && holds(&hot, 2) && !holds(&hot, 3));
