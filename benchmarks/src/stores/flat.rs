@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::Store;
+use super::store::Store;
 use crate::batches::{Batch, Served};
 use crate::rows;
 
