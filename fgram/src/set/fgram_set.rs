@@ -140,7 +140,7 @@ impl FgramSet {
         Self::from_ranked(ranked).map_err(|error| error.in_file(file))
     }
 
-    /// Writes a set file beside `path`, syncs it and renames it into place.
+    /// Writes a set file; `path` is never half of one, also after a power cut.
     ///
     /// # Errors
     /// When the file cannot be written; `path` is then as before.

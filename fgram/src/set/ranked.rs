@@ -8,7 +8,7 @@ use crate::ngram::TokenId;
 pub struct SetHeader {
     /// Number of token ids; every id is below it.
     pub vocab_size: u32,
-    /// K: the longest f-gram allowed, 2 to [`MAX_N`].
+    /// K: the longest f-gram allowed, 2 to [`MAX_N`](crate::MAX_N).
     pub max_n: u8,
     /// SHA-256 of the bytes of tokenizer.json.
     pub tokenizer_hash: [u8; 32],
