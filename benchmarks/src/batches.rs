@@ -38,7 +38,7 @@ impl Skew {
 /// Distinct rows asked for together, as each kind of store wants to be asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// Row ids: places in served order.
+    /// Row ids: positions in served order.
     pub rows: Vec<u32>,
     /// For a table: the ids of the f-grams, end to end.
     pub ids: Vec<TokenId>,
@@ -85,7 +85,7 @@ pub fn key(ids: &[TokenId]) -> impl Iterator<Item = u8> {
     ids.iter().flat_map(|id| id.to_be_bytes())
 }
 
-/// The f-grams of a set in served order: place = row id of a table built from it.
+/// The f-grams of a set in served order: position = row id of a table built from it.
 #[derive(Debug)]
 pub struct Served<'a> {
     set: &'a FgramSet,

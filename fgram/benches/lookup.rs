@@ -211,22 +211,22 @@ fn index(table: &Table, ids: &[u32]) {
     report("matching", &case, "KeyIndex", "memory", bytes, "bytes/key");
 }
 
-/// Rows at random places of one buffer into another: the limit of any store.
+/// Rows at random offsets of one buffer into another: the limit of any store.
 fn memcpy(rows: usize, row_bytes: usize, case: &str) {
     let from = vec![1u8; rows * row_bytes];
     let mut rng = ChaCha8Rng::seed_from_u64(3);
-    let places: Vec<usize> = (0..100_000).map(|_| rng.random_range(0..rows)).collect();
+    let rows_asked: Vec<usize> = (0..100_000).map(|_| rng.random_range(0..rows)).collect();
     let mut to = Vec::with_capacity(512 * row_bytes);
     let ns = best_ns(|| {
-        for batch in places.chunks(512) {
+        for batch in rows_asked.chunks(512) {
             to.clear();
-            for place in batch {
-                to.extend_from_slice(&from[place * row_bytes..][..row_bytes]);
+            for row in batch {
+                to.extend_from_slice(&from[row * row_bytes..][..row_bytes]);
             }
             black_box(&to);
         }
     });
-    let time = ns / places.len() as f64;
+    let time = ns / rows_asked.len() as f64;
     report("rows", case, "memcpy, uniform", "time", time, "ns/row");
 }
 

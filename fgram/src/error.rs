@@ -178,6 +178,26 @@ impl Error {
         }
     }
 
+    /// Wraps an I/O error, as in `.map_err(Error::at("read", path))`.
+    pub(crate) fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Error::Io {
+            action,
+            path,
+            source,
+        }
+    }
+
+    /// Gives an error about the content of a file the name of that file.
+    pub(crate) fn in_file(self, file: &str) -> Self {
+        match self {
+            Error::InvalidArgument { .. } | Error::InvalidFgram { .. } => {
+                Error::format(file, self.to_string())
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn data_loss(dir: &Path, problem: impl Into<String>) -> Self {
         Error::DataLoss {
             dir: dir.to_owned(),
@@ -189,6 +209,21 @@ impl Error {
         Error::InvalidFgram {
             ids: ids.to_vec(),
             problem: problem.into(),
+        }
+    }
+}
+
+impl From<scone_files::Error> for Error {
+    fn from(error: scone_files::Error) -> Self {
+        let scone_files::Error {
+            action,
+            path,
+            source,
+        } = error;
+        Error::Io {
+            action,
+            path,
+            source,
         }
     }
 }

@@ -29,16 +29,13 @@
 //! position. The byte layout of every file is in `docs/formats.md`.
 
 pub mod error;
-mod files;
 mod keys;
 pub mod matcher;
 pub mod ngram;
-mod reader;
 pub mod row;
 pub mod set;
 pub mod shard;
 pub mod table;
-mod varint;
 
 pub use error::{Error, ErrorKind, Result};
 pub use matcher::{Match, Matcher};

@@ -24,7 +24,7 @@ const EMPTY: u32 = u32::MAX;
 pub struct Match {
     /// Its length in tokens, 2 to K.
     pub len: u8,
-    /// Its row id: its place among the keys the matcher was built from.
+    /// Its row id: its position among the keys the matcher was built from.
     pub row: u32,
 }
 

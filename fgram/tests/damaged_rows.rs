@@ -118,7 +118,7 @@ fn probe(dir: &Path, set: &FgramSet) -> Outcome {
     }
 }
 
-/// A table of several sled pages, and a place for damaged copies.
+/// A table of several sled pages, and a folder for damaged copies.
 struct Bench {
     home: tempfile::TempDir,
     set: FgramSet,
@@ -282,7 +282,7 @@ fn a_flipped_bit_that_sled_does_not_see_is_refused() {
 }
 
 #[test]
-fn rows_that_changed_places_are_refused() {
+fn rows_that_were_swapped_are_refused() {
     let (dir, [ids, other]) = changed(|db, ids, other| {
         let (a, b) = (
             db.get(key(ids)).unwrap().unwrap(),

@@ -1,4 +1,4 @@
-//! Longest match and sets against a brute-force oracle (SCONE.md, properties 1, 4 and 6).
+//! Longest match and sets against a brute-force oracle (`docs/method.md`, properties 1, 4 and 6).
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

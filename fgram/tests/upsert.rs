@@ -27,7 +27,7 @@ fn new_options(store: StoreKind) -> BuildOptions {
     }
 }
 
-/// A sled table, and a place for the one its new rows come from.
+/// A sled table, and a folder for the one its new rows come from.
 struct Fixture {
     home: tempfile::TempDir,
     set: FgramSet,

@@ -11,7 +11,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Endpoint;
 use tonic::{Request, Status, Streaming};
 
-use super::Connection;
+use super::connection::Connection;
 
 /// Questions that may wait to be sent: a whole prompt.
 const WAITING: usize = 256;

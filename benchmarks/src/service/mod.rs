@@ -3,6 +3,7 @@
 //! All clients are equally thin: a blocking thread for each connection, requests encoded before the
 //! clock starts, answers taken as bytes. What an answer holds is checked apart, untimed.
 
+mod connection;
 pub mod echo;
 mod grpc;
 pub mod redis;
@@ -23,22 +24,11 @@ use scone_proto::embed::v1::{
     self as proto, LookupRequest, LookupResponse, LookupRows, lookup_response,
 };
 
+pub use connection::Connection;
 pub use grpc::Stream;
 
 /// The rpc that answers a decoder.
 pub const LOOKUP: &str = "/scone.embed.v1.EmbedService/Lookup";
-
-/// One connection; asks and waits.
-pub trait Connection: Send {
-    /// Sends a question and waits for the whole answer.
-    ///
-    /// # Errors
-    /// When the connection breaks.
-    fn ask(&mut self, question: &Bytes) -> Result<()>;
-
-    /// The last answer.
-    fn answer(&self) -> &[u8];
-}
 
 /// An embed-service in a process of its own.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use integration_tests::eventually::{PATIENCE, eventually_within};
 use integration_tests::process::Process;
 
-use super::Connection;
+use super::connection::Connection;
 use crate::batches::{Batch, Served};
 use crate::rows;
 

@@ -1,8 +1,8 @@
-//! The limit: rows in one buffer, copied from places that are known.
+//! The limit: rows in one buffer, copied from offsets that are known.
 
 use anyhow::Result;
 
-use super::Store;
+use super::store::Store;
 use crate::batches::{Batch, Served};
 use crate::rows;
 

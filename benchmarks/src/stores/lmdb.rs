@@ -7,7 +7,7 @@ use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions, PutFlags, RoTxn, WithoutTls};
 use scone_fgram::FgramSet;
 
-use super::{COMMIT_ROWS, Store, in_key_order};
+use super::store::{COMMIT_ROWS, Store, in_key_order};
 use crate::batches::{Batch, key};
 use crate::rows;
 

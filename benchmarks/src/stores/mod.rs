@@ -7,6 +7,7 @@ mod flat;
 mod lmdb;
 mod ours;
 mod redb;
+mod store;
 
 use std::path::Path;
 
@@ -16,34 +17,12 @@ use scone_fgram::{FgramSet, StoreKind};
 use crate::args::Shape;
 use crate::batches::{Batch, Served};
 use crate::{disk, rows, tables};
-
-/// Rows written between two commits of a peer.
-const COMMIT_ROWS: usize = 10_000;
-
-/// A store that is open for reads.
-pub trait Store {
-    /// The rows of a batch, end to end.
-    ///
-    /// # Errors
-    /// When one is missing or cannot be read.
-    fn read(&mut self, batch: &Batch) -> Result<&[u8]>;
-
-    /// Finds the rows and leaves them where they are, where the store can: the part of a read that is
-    /// not copying. The sum of their ids, so that nothing can be left out.
-    fn find(&mut self, _batch: &Batch) -> Option<u64> {
-        None
-    }
-
-    /// Memory or pages that serve to find rows, in bytes, where the store tells.
-    fn index_bytes(&self) -> Option<u64> {
-        None
-    }
-}
+pub use store::Store;
 
 /// What is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Subject {
-    /// The limit: the same bytes copied out of one buffer in memory, places known.
+    /// The limit: the same bytes copied out of one buffer in memory, offsets known.
     Memcpy,
     /// A table of immutable files, all of it read when it is opened (`--hot-bytes`).
     Mapped,
@@ -178,13 +157,6 @@ pub fn check(store: &mut dyn Store, batch: &Batch, row_bytes: usize) -> Result<(
         .for_each(|ids| rows::encoded(ids, row_bytes, &mut expected));
     ensure!(store.read(batch)? == expected, "a store read a wrong row");
     Ok(())
-}
-
-/// The f-grams of a set in the order of their keys, in which peers are loaded.
-fn in_key_order(set: &FgramSet) -> Vec<&[u32]> {
-    let mut keys: Vec<&[u32]> = set.iter().map(|fgram| fgram.ids).collect();
-    keys.sort_unstable();
-    keys
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use scone_fgram::table::{HOT_ROW_OVERHEAD, LookupResult, Manifest};
 use scone_fgram::{Match, Table, TableOptions, TokenId};
 
-use super::Store;
+use super::store::Store;
 use crate::batches::Batch;
 
 /// An open table.

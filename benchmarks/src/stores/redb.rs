@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase as _, TableDefinition};
 use scone_fgram::FgramSet;
 
-use super::{COMMIT_ROWS, Store, in_key_order};
+use super::store::{COMMIT_ROWS, Store, in_key_order};
 use crate::batches::{Batch, key};
 use crate::rows;
 

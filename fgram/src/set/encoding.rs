@@ -2,13 +2,13 @@
 
 use std::cmp::Ordering;
 
-use super::{FgramSet, SetHeader};
+use super::ranked::{Ranked, SetHeader};
+use super::reader::{Reader, put_key};
+use super::sealed::{HASH_BYTES, seal};
+use super::varint;
 use crate::error::{Error, Result};
-use crate::files::{HASH_BYTES, seal};
 use crate::keys::KeyList;
 use crate::matcher::check_max_n;
-use crate::reader::{Reader, put_key};
-use crate::varint;
 
 const MAGIC: [u8; 8] = *b"SCONEFGS";
 const VERSION: u32 = 1;
@@ -16,21 +16,21 @@ const VERSION: u32 = 1;
 /// Fewest bytes an f-gram takes: length, two ids, two counts, one byte each.
 const LEAST_BYTES: usize = 5;
 
-pub(super) fn encode(set: &FgramSet) -> Vec<u8> {
+pub(super) fn encode(set: &Ranked) -> Vec<u8> {
     let header = &set.header;
-    let mut out = Vec::with_capacity(128 + 12 * set.len());
+    let mut out = Vec::with_capacity(128 + 12 * set.keys.len());
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&VERSION.to_le_bytes());
     out.extend_from_slice(&header.vocab_size.to_le_bytes());
     out.extend_from_slice(&u32::from(header.max_n).to_le_bytes());
     out.extend_from_slice(&header.min_count.to_le_bytes());
     out.extend_from_slice(&header.tokenizer_hash);
-    let totals = set.count_by_length();
+    let totals = set.keys.count_by_length();
     for total in &totals[2..=usize::from(header.max_n)] {
         out.extend_from_slice(&total.to_le_bytes());
     }
-    out.extend_from_slice(&(set.len() as u64).to_le_bytes());
-    for fgram in set.iter() {
+    out.extend_from_slice(&(set.keys.len() as u64).to_le_bytes());
+    for fgram in (0..set.keys.len()).map(|rank| set.get(rank)) {
         put_key(fgram.ids, &mut out);
         varint::put(fgram.count, &mut out);
         varint::put(fgram.match_count, &mut out);
@@ -39,7 +39,8 @@ pub(super) fn encode(set: &FgramSet) -> Vec<u8> {
     out
 }
 
-pub(super) fn decode(file: &str, bytes: &[u8]) -> Result<FgramSet> {
+/// Checks everything but what a set checks of its f-grams. `file` names the bytes in errors.
+pub(super) fn decode(file: &str, bytes: &[u8]) -> Result<Ranked> {
     let mut reader = Reader::open(file, bytes, MAGIC, VERSION)?;
     let header = read_header(&mut reader)?;
     let lengths = 2..=usize::from(header.max_n);
@@ -57,13 +58,16 @@ pub(super) fn decode(file: &str, bytes: &[u8]) -> Result<FgramSet> {
         match_counts.push(reader.varint()?);
     }
     reader.end()?;
-    let named = |error| reader.name_file(error);
-    check_rank_order(&keys, &counts).map_err(named)?;
-    let set = FgramSet::from_ranked(header, keys, counts, match_counts).map_err(named)?;
-    if set.count_by_length()[lengths] != totals {
+    check_rank_order(&keys, &counts).map_err(|error| error.in_file(file))?;
+    if keys.count_by_length()[lengths] != totals {
         return Err(reader.wrong("the totals by length do not add up"));
     }
-    Ok(set)
+    Ok(Ranked {
+        header,
+        keys,
+        counts,
+        match_counts,
+    })
 }
 
 fn read_header(reader: &mut Reader<'_>) -> Result<SetHeader> {

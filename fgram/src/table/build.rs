@@ -10,18 +10,17 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::manifest::{self, FileEntry, MANIFEST_FILE, Manifest, StoreKind};
-use super::row_writer::{self, RowWriter, WrittenRows};
-use super::{key_file, key_index};
+use scone_files::{hex, sha256_hex, write_atomic};
+
+use super::disk::manifest::{self, FileEntry, Manifest, StoreKind};
+use super::disk::names::{BUILD_FILE, MANIFEST_FILE, MARKS_FILE};
+use super::disk::{key_file, key_index};
+use super::stores::row_writer::{self, RowWriter, WrittenRows};
 use crate::error::{Error, Result};
-use crate::files;
 use crate::keys::KeyList;
 use crate::ngram::TokenId;
 use crate::row::RowDtype;
 use crate::set::FgramSet;
-
-/// There while a table is being built.
-pub(super) const BUILD_FILE: &str = "build.json";
 
 /// A killed run loses at most the rows of this long.
 const FLUSH_EVERY: Duration = Duration::from_secs(2);
@@ -91,9 +90,9 @@ pub fn build_table<E: From<Error>>(
         progress(total, total);
         return Ok(finished);
     }
-    fs::create_dir_all(dir).map_err(files::io_error("create", dir))?;
+    fs::create_dir_all(dir).map_err(Error::at("create", dir))?;
     begin_or_resume(dir, &manifest)?;
-    let mut writer = row_writer::open(dir, &manifest, options)?;
+    let mut writer = row_writer::open(dir, &manifest, options.store_cache_bytes)?;
     let mut order: Vec<u32> = (0..keys.len() as u32).collect();
     order.sort_unstable_by_key(|&row| keys.get(row as usize));
     let mut numbers = Vec::new();
@@ -169,27 +168,27 @@ fn finish(
     let key_bytes = key_file::encode(keys, &rows.sums, &manifest);
     let index_bytes = key_index::encode(keys, &manifest, threads)?;
     for (kind, bytes) in [(key_file::KIND, key_bytes), (key_index::KIND, index_bytes)] {
-        files::write_atomic(&dir.join(kind.name), &bytes)?;
+        write_atomic(&dir.join(kind.name), &bytes)?;
         manifest.files.push(FileEntry {
             path: kind.name.to_owned(),
             bytes: bytes.len() as u64,
-            sha256: files::sha256_hex(&bytes),
+            sha256: sha256_hex(&bytes),
         });
     }
     manifest.files.extend(rows.file);
     manifest.rows_sha256 = rows.rows_sha256;
-    files::write_atomic(&dir.join(MANIFEST_FILE), &manifest.to_json())?;
+    write_atomic(&dir.join(MANIFEST_FILE), &manifest.to_json())?;
     tidy(dir)?;
     Ok(manifest)
 }
 
 /// Removes what only a build needs.
 fn tidy(dir: &Path) -> Result<()> {
-    for name in [row_writer::SUMS_FILE, BUILD_FILE] {
+    for name in [MARKS_FILE, BUILD_FILE] {
         let path = dir.join(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(files::io_error("remove", &path)(error));
+                return Err(Error::at("remove", &path)(error));
             }
             _ => {}
         }
@@ -232,7 +231,7 @@ fn planned(set: &FgramSet, options: &BuildOptions, rows: u64) -> Result<Manifest
         checksum_seed: table_id.clone(),
         table_id,
         model_hash: options.model_hash.clone(),
-        tokenizer_hash: files::hex(&set.header().tokenizer_hash),
+        tokenizer_hash: hex(&set.header().tokenizer_hash),
         fgram_set_hash,
         vocab_size: set.header().vocab_size,
         max_n: set.header().max_n,
@@ -265,7 +264,7 @@ fn finished(dir: &Path, planned: &Manifest) -> Result<Option<Manifest>> {
 fn begin_or_resume(dir: &Path, planned: &Manifest) -> Result<()> {
     let mark = dir.join(BUILD_FILE);
     if mark.exists() {
-        let found = Manifest::from_json(&mark.display().to_string(), &files::read(&mark)?)?;
+        let found = Manifest::read_file(&mark)?;
         return check_same(dir, planned, &found);
     }
     if row_writer::FILES.iter().any(|name| dir.join(name).exists()) {
@@ -276,7 +275,7 @@ fn begin_or_resume(dir: &Path, planned: &Manifest) -> Result<()> {
             problem,
         });
     }
-    files::write_atomic(&mark, &planned.to_json())
+    Ok(write_atomic(&mark, &planned.to_json())?)
 }
 
 fn check_same(dir: &Path, planned: &Manifest, found: &Manifest) -> Result<()> {

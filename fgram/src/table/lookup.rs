@@ -3,9 +3,9 @@
 //! It has two parts, so that an async service may do the first on a worker of its runtime and
 //! send only the second, when there is one, to a thread that may block.
 
-use super::open::Table;
-use super::prefetch::prefetch_all;
-use super::store::RowRequest;
+use super::disk::prefetch::prefetch_all;
+use super::memory::request::RowRequest;
+use super::state::Table;
 use crate::error::{Error, Result};
 use crate::matcher::{ID_LIMIT, Match};
 use crate::ngram::TokenId;
@@ -105,8 +105,7 @@ impl Table {
         self.check(ids, spans)?;
         let rows = self.find(ids, spans, out);
         let cold = self.copy_from_memory(&rows, &mut out.rows);
-        self.counters()
-            .answered(rows.len() as u64, cold.len() as u64);
+        self.counters.answered(rows.len() as u64, cold.len() as u64);
         Ok((!cold.is_empty()).then_some(Cold { rows: cold }))
     }
 
@@ -193,18 +192,18 @@ impl Table {
             prefetch_all(row);
         }
         out.reserve(rows.len() * row_bytes);
-        for ((&row, place), bytes) in rows.iter().zip(0..).zip(&stored) {
-            if let Some(Some(ahead)) = stored.get(place as usize + COPY_AHEAD) {
+        for ((&row, index), bytes) in rows.iter().zip(0..).zip(&stored) {
+            if let Some(Some(ahead)) = stored.get(index as usize + COPY_AHEAD) {
                 prefetch_all(ahead);
             }
-            if self.hot_set().append(row, out) {
+            if self.hot_set.append(row, out) {
                 continue;
             }
             match bytes {
                 Some(bytes) => out.extend_from_slice(bytes),
                 None => {
                     out.resize(out.len() + row_bytes, 0);
-                    cold.push(RowRequest { row, place });
+                    cold.push(RowRequest { row, index });
                 }
             }
         }
@@ -213,23 +212,22 @@ impl Table {
 
     fn fetch(&self, cold: Vec<RowRequest>, out: &mut [u8]) -> Result<()> {
         let row_bytes = self.store().row_bytes();
-        let places = out.len() / row_bytes;
-        if cold.iter().any(|request| request.place as usize >= places) {
-            let problem = format!("has {places} rows, fewer than the look-up it should go on with");
+        let held = out.len() / row_bytes;
+        if cold.iter().any(|request| request.index as usize >= held) {
+            let problem = format!("has {held} rows, fewer than the look-up it should go on with");
             return Err(Error::argument("out", problem));
         }
         let fetch = |rows: &[RowRequest], out: &mut [u8]| {
             self.store().get_many(rows, out)?;
             // Kept before the flight ends, so that nobody in between misses them again.
             for request in rows {
-                let start = request.place as usize * row_bytes;
-                let row = &out[start..start + row_bytes];
-                self.hot_set().insert(request.row, row);
+                self.hot_set
+                    .insert(request.row, &out[request.range(row_bytes)]);
             }
             Ok(())
         };
-        let brought = self.flights().fetch(cold, row_bytes, out, fetch)?;
-        self.counters().coalesced(brought);
+        let brought = self.flights.fetch(cold, row_bytes, out, fetch)?;
+        self.counters.coalesced(brought);
         Ok(())
     }
 }

@@ -1,18 +1,16 @@
 //! Opening a table directory.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::flights::Flights;
-use super::hot_set::{HotSet, HotSetStats};
-use super::key_file::KeyFile;
-use super::key_index::KeyIndex;
-use super::manifest::{Manifest, StoreKind};
-use super::mapped_store::MappedStore;
-use super::sled_store::SledStore;
-use super::store::{RowRequest, RowStore};
+use super::disk::key_file::KeyFile;
+use super::disk::key_index::KeyIndex;
+use super::disk::manifest::Manifest;
+use super::memory::flights::Flights;
+use super::memory::hot_set::HotSet;
+use super::memory::request::RowRequest;
+use super::state::{Counters, Table};
+use super::stores::Store;
 use crate::error::Result;
 use crate::ngram::NGram;
 
@@ -50,44 +48,6 @@ impl Default for TableOptions {
     }
 }
 
-/// One shard of a table, open for look-ups from any number of threads.
-pub struct Table {
-    dir: PathBuf,
-    manifest: Manifest,
-    index: KeyIndex,
-    store: Store,
-    hot_set: HotSet,
-    flights: Flights,
-    counters: Counters,
-}
-
-/// Either kind of store.
-pub(super) enum Store {
-    Sled(SledStore),
-    Mapped(MappedStore),
-}
-
-/// What look-ups have met since the table was opened.
-#[derive(Default)]
-pub(super) struct Counters {
-    hits: AtomicU64,
-    misses: AtomicU64,
-    coalesced: AtomicU64,
-}
-
-impl Counters {
-    /// Counts the distinct rows of a look-up, of which some were not in memory.
-    pub(super) fn answered(&self, rows: u64, cold: u64) {
-        self.hits.fetch_add(rows - cold, Ordering::Relaxed);
-        self.misses.fetch_add(cold, Ordering::Relaxed);
-    }
-
-    /// Counts misses that another look-up's fetch has answered.
-    pub(super) fn coalesced(&self, rows: u64) {
-        self.coalesced.fetch_add(rows, Ordering::Relaxed);
-    }
-}
-
 impl Table {
     /// Opens the table in `dir`: reads the manifest, index and keys, opens the store, and brings the
     /// rows served most into memory. Rows are left alone beyond what `options` say.
@@ -100,7 +60,7 @@ impl Table {
         let manifest = Manifest::read(dir)?;
         let keys = Arc::new(KeyFile::open(dir, &manifest)?);
         let index = KeyIndex::open(dir, &manifest, Arc::clone(&keys))?;
-        let store = Store::open(dir, &manifest, options, keys)?;
+        let store = Store::open(dir, &manifest, options.store_cache_bytes, keys)?;
         let hot_bytes = match store {
             Store::Mapped(_) if !options.hot_set_on_mapped => 0,
             _ => options.hot_bytes,
@@ -119,67 +79,12 @@ impl Table {
         if options.verify {
             table.verify(|_, _| {})?;
         }
-        match table.mapped() {
+        match table.store.mapped() {
             _ if !options.warm => {}
             Some(mapped) if !options.hot_set_on_mapped => mapped.warm(options.hot_bytes)?,
             _ => table.warm_hot_set()?,
         }
         Ok(table)
-    }
-
-    /// Facts of the table.
-    pub fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
-    /// Finds the f-grams of this shard.
-    pub fn index(&self) -> &KeyIndex {
-        &self.index
-    }
-
-    /// The directory it was opened from.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// Counters of look-ups and of the hot set.
-    pub fn stats(&self) -> HotSetStats {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        HotSetStats {
-            hits: count(&self.counters.hits),
-            misses: count(&self.counters.misses),
-            coalesced: count(&self.counters.coalesced),
-            evictions: self.hot_set.evictions(),
-            bytes: self.hot_set.bytes(),
-            rows: self.hot_set.rows(),
-        }
-    }
-
-    pub(super) fn store(&self) -> &dyn RowStore {
-        match &self.store {
-            Store::Sled(store) => store,
-            Store::Mapped(store) => store,
-        }
-    }
-
-    /// The mapped store, when it is one.
-    pub(super) fn mapped(&self) -> Option<&MappedStore> {
-        match &self.store {
-            Store::Sled(_) => None,
-            Store::Mapped(store) => Some(store),
-        }
-    }
-
-    pub(super) fn hot_set(&self) -> &HotSet {
-        &self.hot_set
-    }
-
-    pub(super) fn flights(&self) -> &Flights {
-        &self.flights
-    }
-
-    pub(super) fn counters(&self) -> &Counters {
-        &self.counters
     }
 
     /// Reads in the order of the store, which touches each of its pages once.
@@ -192,9 +97,9 @@ impl Table {
         order.sort_unstable_by(|(a, _), (b, _)| a.as_slice().cmp(b.as_slice()));
         let mut rows = Vec::new();
         for batch in order.chunks(WARM_ROWS) {
-            let places = batch.iter().zip(0..);
-            let batch: Vec<RowRequest> = places
-                .map(|(&(_, row), place)| RowRequest { row, place })
+            let indexed = batch.iter().zip(0..);
+            let batch: Vec<RowRequest> = indexed
+                .map(|(&(_, row), index)| RowRequest { row, index })
                 .collect();
             rows.resize(batch.len() * row_bytes, 0);
             self.store().get_many(&batch, &mut rows)?;
@@ -205,32 +110,5 @@ impl Table {
         // The most served ones become the most recently used.
         (0..fit).rev().for_each(|row| self.hot_set.promote(row));
         Ok(())
-    }
-}
-
-impl Store {
-    fn open(
-        dir: &Path,
-        manifest: &Manifest,
-        options: &TableOptions,
-        keys: Arc<KeyFile>,
-    ) -> Result<Self> {
-        Ok(match manifest.store {
-            StoreKind::Sled => {
-                let cache = options.store_cache_bytes;
-                Store::Sled(SledStore::open(dir, manifest, cache, keys)?)
-            }
-            StoreKind::Mapped => Store::Mapped(MappedStore::open(dir, manifest, keys)?),
-        })
-    }
-}
-
-impl fmt::Debug for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = f.debug_struct("Table");
-        shown
-            .field("dir", &self.dir)
-            .field("manifest", &self.manifest);
-        shown.field("stats", &self.stats()).finish_non_exhaustive()
     }
 }

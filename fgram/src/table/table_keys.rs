@@ -4,8 +4,8 @@
 use std::fmt;
 use std::path::Path;
 
-use super::key_file::KeyFile;
-use super::manifest::Manifest;
+use super::disk::key_file::KeyFile;
+use super::disk::manifest::Manifest;
 use crate::error::Result;
 use crate::keys::KeyList;
 use crate::ngram::{MAX_N, TokenId};

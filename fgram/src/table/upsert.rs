@@ -6,19 +6,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::key_file::KeyFile;
-use super::key_index::KeyIndex;
-use super::manifest::{MANIFEST_FILE, Manifest, StoreKind};
-use super::open::{Table, TableOptions};
-use super::sled_store::SledTree;
-use super::store::RowRequest;
+use scone_files::write_atomic;
+
+use super::disk::key_file::KeyFile;
+use super::disk::key_index::KeyIndex;
+use super::disk::manifest::{Manifest, StoreKind};
+use super::disk::names::{MANIFEST_FILE, UPSERT_FILE};
+use super::memory::request::RowRequest;
+use super::open::TableOptions;
+use super::state::Table;
+use super::stores::sled_store::SledTree;
 use crate::error::{Error, Result};
-use crate::files;
 use crate::keys::KeyList;
 use crate::ngram::TokenId;
-
-/// There while an upsert is unfinished.
-pub(super) const UPSERT_FILE: &str = "upsert.json";
 
 /// A killed upsert loses at most the rows of this long.
 const FLUSH_EVERY: Duration = Duration::from_secs(2);
@@ -66,7 +66,7 @@ pub fn upsert(dir: &Path, from: &Path, mut progress: impl FnMut(u64, u64)) -> Re
     check_unfinished(dir, from, &manifest, source.table.manifest())?;
     let tree = SledTree::open(dir, &manifest, CACHE_BYTES, false)?;
     let mark = dir.join(UPSERT_FILE);
-    files::write_atomic(&mark, &source.table.manifest().to_json())?;
+    write_atomic(&mark, &source.table.manifest().to_json())?;
     let replaced = source.copy_rows(&tree, &mut progress)?;
     let all = keys.read_all(&manifest)?;
     let rows_sha256 = Some(tree.rows_sha256(&sorted(&all))?);
@@ -76,8 +76,8 @@ pub fn upsert(dir: &Path, from: &Path, mut progress: impl FnMut(u64, u64)) -> Re
         rows_sha256,
         ..next
     };
-    files::write_atomic(&dir.join(MANIFEST_FILE), &manifest.to_json())?;
-    fs::remove_file(&mark).map_err(files::io_error("remove", &mark))?;
+    write_atomic(&dir.join(MANIFEST_FILE), &manifest.to_json())?;
+    fs::remove_file(&mark).map_err(Error::at("remove", &mark))?;
     Ok(UpsertReport {
         replaced,
         unchanged: source.keys.len() as u64 - replaced,
@@ -122,7 +122,7 @@ impl Source {
         progress(0, total);
         for (&row, done) in order.iter().zip(1..) {
             let ids = self.keys.get(row as usize);
-            let request = RowRequest { row, place: 0 };
+            let request = RowRequest { row, index: 0 };
             self.table.store().get_many(&[request], &mut encoded)?;
             if tree.get(ids)?.row() != Some(&encoded[..]) {
                 tree.insert(ids, &encoded)?;
@@ -195,7 +195,7 @@ fn check_unfinished(dir: &Path, from: &Path, old: &Manifest, new: &Manifest) -> 
     if !mark.exists() {
         return Ok(());
     }
-    let begun = Manifest::from_json(&mark.display().to_string(), &files::read(&mark)?)?;
+    let begun = Manifest::read_file(&mark)?;
     if begun.table_id == new.table_id || new.rows == old.rows {
         return Ok(());
     }
@@ -217,12 +217,5 @@ fn mismatch(
         field,
         expected,
         found,
-    }
-}
-
-impl Table {
-    /// Whether an [`upsert`] of the table was begun and has not ended.
-    pub fn has_unfinished_upsert(&self) -> bool {
-        self.dir().join(UPSERT_FILE).exists()
     }
 }

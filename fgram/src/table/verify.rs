@@ -1,14 +1,10 @@
 //! Reading a whole table and checking every byte of it.
 
-use sha2::{Digest as _, Sha256};
-
-use super::open::Table;
-use super::sled_store::key_bytes;
-use super::store::RowRequest;
+use super::disk::sums::RowsHash;
+use super::memory::request::RowRequest;
+use super::state::Table;
 use crate::error::{Error, Result};
-use crate::files;
 use crate::keys::KeyList;
-use crate::ngram::TokenId;
 
 /// What [`Table::verify`] has read and found sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,26 +15,6 @@ pub struct VerifyReport {
     pub row_bytes: u64,
     /// Files whose checksum was compared.
     pub files: u64,
-}
-
-/// SHA-256 of all rows with their keys, in the order of keys.
-pub(super) struct RowsHash(Sha256);
-
-impl RowsHash {
-    pub(super) fn new() -> Self {
-        Self(Sha256::new())
-    }
-
-    /// Adds one row: length of the f-gram, its ids as in the store's keys, the encoded row.
-    pub(super) fn add(&mut self, ids: &[TokenId], row: &[u8]) {
-        self.0.update([ids.len() as u8]);
-        self.0.update(key_bytes(ids));
-        self.0.update(row);
-    }
-
-    pub(super) fn finish(self) -> String {
-        files::hex(&self.0.finalize())
-    }
 }
 
 impl Table {
@@ -61,7 +37,7 @@ impl Table {
         let list = keys.read_all(manifest)?;
         self.index().verify(manifest)?;
         let rows_sha256 = self.verify_rows(&list, progress)?;
-        match self.mapped() {
+        match self.store.mapped() {
             Some(store) => store.verify(manifest)?,
             None if Some(rows_sha256) != manifest.rows_sha256 => {
                 let problem = "the checksum over all rows differs from table.json";
@@ -86,7 +62,7 @@ impl Table {
     fn verify_rows(&self, keys: &KeyList, mut progress: impl FnMut(u64, u64)) -> Result<String> {
         let total = keys.len() as u64;
         let mut order: Vec<u32> = (0..keys.len() as u32).collect();
-        if self.mapped().is_none() {
+        if self.store.mapped().is_none() {
             order.sort_unstable_by_key(|&row| keys.get(row as usize));
         }
         let mut hash = RowsHash::new();
@@ -94,9 +70,9 @@ impl Table {
         let mut first_problem = None;
         let mut bad = 0u64;
         for (&row, done) in order.iter().zip(1..) {
-            let request = RowRequest { row, place: 0 };
+            let request = RowRequest { row, index: 0 };
             match self.store().get_many(&[request], &mut bytes) {
-                Ok(()) if self.mapped().is_none() => hash.add(keys.get(row as usize), &bytes),
+                Ok(()) if self.store.mapped().is_none() => hash.add(keys.get(row as usize), &bytes),
                 Ok(()) => {}
                 Err(error) => {
                     bad += 1;

@@ -26,7 +26,7 @@ pub(crate) fn header(vocab_size: u32, max_n: u8) -> SetHeader {
     }
 }
 
-/// The top `limit` n-grams of `documents`, as SCONE.md ranks them, with their match counts.
+/// The top `limit` n-grams of `documents`, as `docs/method.md` ranks them, with their match counts.
 pub(crate) fn mine(documents: &[Vec<u32>], vocab: u32, max_n: u8, limit: usize) -> FgramSet {
     let mut counts: HashMap<NGram, u64> = HashMap::new();
     for ids in documents {

@@ -1,0 +1,304 @@
+//! The open index, and longest matches in it.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::layout::{
+    EMPTY, KIND, Lengths, PILOT_BYTES, Partition, SLOT_BYTES, bucket_of, extend, fingerprint,
+    partition_of, read_directory, slot_of,
+};
+use crate::error::Result;
+use crate::matcher::Match;
+use crate::ngram::{MAX_N, TokenId};
+use crate::table::disk::key_file::KeyFile;
+use crate::table::disk::manifest::Manifest;
+use crate::table::disk::prefetch::prefetch;
+use crate::table::disk::table_file::{HEADER_BYTES, TableFile};
+
+/// Heads matched in step: enough to keep the memory busy, few enough for the first cache.
+const LANES: usize = 32;
+
+/// Where to look for a hash: at its pilot, which names the slot.
+#[derive(Clone, Copy, Default)]
+struct Probe {
+    hash: u64,
+    /// Where the pilot is in the file.
+    pilot: usize,
+    /// Where the slots of its partition begin, and how many there are.
+    first_slot: u32,
+    slots: u32,
+}
+
+/// One head being matched.
+#[derive(Clone, Copy)]
+struct Lane {
+    probe: Probe,
+    /// Where the slot of the probe is in the file.
+    slot: usize,
+    /// The longest candidate; length 0 for none.
+    found: Match,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self {
+            probe: Probe::default(),
+            slot: 0,
+            found: Match { len: 0, row: EMPTY },
+        }
+    }
+}
+
+/// Finds the f-grams of a table. Opened by mmap; processes share its memory.
+pub struct KeyIndex {
+    file: TableFile,
+    keys: Arc<KeyFile>,
+    /// Where the hash starts.
+    seed: u64,
+    partitions: Vec<Partition>,
+    /// Where the pilots and the slots begin in the file.
+    pilots_at: usize,
+    slots_at: usize,
+    max_n: usize,
+}
+
+impl KeyIndex {
+    /// Opens the index in `dir`. Reads header and directory, a byte for a thousand keys.
+    pub(crate) fn open(dir: &Path, manifest: &Manifest, keys: Arc<KeyFile>) -> Result<Self> {
+        let file = TableFile::open(dir, manifest, &KIND)?;
+        let [seed, partitions, slots, buckets, directory_crc, _] = file.facts();
+        let body = &file.bytes()[HEADER_BYTES..];
+        let lengths = Lengths::of(partitions, buckets, slots);
+        let Some(lengths) = lengths.filter(|lengths| lengths.total() == body.len()) else {
+            return Err(file.wrong("its parts do not fill it"));
+        };
+        let directory = &body[..lengths.directory];
+        if u64::from(crc32fast::hash(directory)) != directory_crc {
+            return Err(file.wrong("checksum of the directory does not match: it is damaged"));
+        }
+        let Some(partitions) = read_directory(directory, slots, buckets) else {
+            return Err(file.wrong("the directory is out of order"));
+        };
+        Ok(Self {
+            keys,
+            seed,
+            partitions,
+            pilots_at: HEADER_BYTES + lengths.directory,
+            slots_at: HEADER_BYTES + lengths.directory + lengths.pilots,
+            max_n: usize::from(manifest.max_n),
+            file,
+        })
+    }
+
+    /// Reads index and keys into memory. Every look-up reads them; only rows are allowed to be cold.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub(crate) fn bring_in(&self) -> Result<()> {
+        self.file.bring_in(self.file.bytes().len())?;
+        self.keys.bring_in()
+    }
+
+    /// The longest f-gram that ends at the last of `ids`, looking only inside `ids`. Makes at
+    /// most K-1 probes.
+    #[inline]
+    pub fn longest(&self, ids: &[TokenId]) -> Option<Match> {
+        let mut candidates = [EMPTY; MAX_N + 1];
+        let mut longest = 1;
+        let mut hash = self.seed;
+        for (&id, n) in ids.iter().rev().take(self.max_n).zip(1..) {
+            hash = extend(hash, id);
+            if n == 1 {
+                continue;
+            }
+            let Some(row) = self.row_at(hash) else {
+                break;
+            };
+            candidates[n] = row;
+            longest = n;
+        }
+        (2..=longest).rev().find_map(|n| {
+            let row = candidates[n];
+            let found = Match { len: n as u8, row };
+            self.keys.is(row, &ids[ids.len() - n..]).then_some(found)
+        })
+    }
+
+    /// Appends what [`KeyIndex::longest`] finds at the end of each of `heads`. Faster than one
+    /// call each when the index is larger than the caches: the reads of many heads are under way
+    /// at once, where those of one head wait for each other.
+    pub fn longest_each(&self, heads: &[&[TokenId]], out: &mut Vec<Option<Match>>) {
+        for heads in heads.chunks(LANES) {
+            self.longest_lanes(heads, out);
+        }
+    }
+
+    /// At most [`LANES`] heads, in step: n = 2 for all, then n = 3 for those that matched, …
+    /// What the next step reads is asked for as soon as its address is known.
+    fn longest_lanes(&self, heads: &[&[TokenId]], out: &mut Vec<Option<Match>>) {
+        let mut lanes = [Lane::default(); LANES];
+        let mut live = [0u8; LANES];
+        let mut count = 0;
+        for (i, (lane, ids)) in lanes.iter_mut().zip(heads).enumerate() {
+            if let [.., before, last] = **ids {
+                let hash = extend(extend(self.seed, last), before);
+                lane.probe = self.probe_soon(hash);
+                live[count] = i as u8;
+                count += 1;
+            }
+        }
+        for n in 2..=self.max_n {
+            for &i in &live[..count] {
+                let lane = &mut lanes[usize::from(i)];
+                lane.slot = self.slot(&lane.probe);
+                self.file.bytes().get(lane.slot).map(prefetch);
+            }
+            let mut kept = 0;
+            for at in 0..count {
+                let i = live[at];
+                let (lane, ids) = (&mut lanes[usize::from(i)], heads[usize::from(i)]);
+                let Some(row) = self.row_in(self.slot_at(lane.slot), lane.probe.hash) else {
+                    continue;
+                };
+                lane.found = Match { len: n as u8, row };
+                if n < self.max_n && ids.len() > n {
+                    let hash = extend(lane.probe.hash, ids[ids.len() - n - 1]);
+                    lane.probe = self.probe_soon(hash);
+                    live[kept] = i;
+                    kept += 1;
+                }
+            }
+            count = kept;
+        }
+        for lane in lanes[..heads.len()]
+            .iter()
+            .filter(|lane| lane.found.len > 0)
+        {
+            self.keys.prefetch(lane.found.row);
+        }
+        out.extend(heads.iter().zip(&lanes).map(|(ids, lane)| {
+            let Match { len, row } = lane.found;
+            match usize::from(len) {
+                0 => None,
+                n if self.keys.is(row, &ids[ids.len() - n..]) => Some(lane.found),
+                // A fingerprint met by chance; `longest` knows the shorter candidates.
+                _ => self.longest(ids),
+            }
+        }));
+    }
+
+    /// The row id of exactly these ids.
+    pub fn row(&self, ids: &[TokenId]) -> Option<u32> {
+        let found = self.longest(ids)?;
+        (usize::from(found.len) == ids.len()).then_some(found.row)
+    }
+
+    /// The row that the slot of `hash` names, when it has the right fingerprint.
+    #[inline]
+    fn row_at(&self, hash: u64) -> Option<u32> {
+        self.row_in(self.slot_at(self.slot(&self.probe(hash))), hash)
+    }
+
+    /// Where to look for `hash`.
+    #[inline]
+    fn probe(&self, hash: u64) -> Probe {
+        #[cfg(test)]
+        PROBES.with(|probes| probes.set(probes.get() + 1));
+        // A directory has at least one partition, and each at least one slot and one bucket.
+        let at = partition_of(hash, self.partitions.len() as u32);
+        let partition = self.partitions[at as usize];
+        let bucket = partition.first_bucket + bucket_of(hash, partition.buckets);
+        Probe {
+            hash,
+            pilot: self.pilots_at + PILOT_BYTES * bucket as usize,
+            first_slot: partition.first_slot,
+            slots: partition.slots,
+        }
+    }
+
+    /// The same; asks for the pilot.
+    #[inline]
+    fn probe_soon(&self, hash: u64) -> Probe {
+        let probe = self.probe(hash);
+        self.file.bytes().get(probe.pilot).map(prefetch);
+        probe
+    }
+
+    /// Where the slot of a probe is in the file; reads the pilot.
+    #[inline]
+    fn slot(&self, probe: &Probe) -> usize {
+        let bytes = self.file.bytes();
+        let pilot = u16::from_le_bytes([bytes[probe.pilot], bytes[probe.pilot + 1]]);
+        let slot = slot_of(probe.hash, pilot, probe.slots);
+        self.slots_at + SLOT_BYTES * (probe.first_slot + slot) as usize
+    }
+
+    /// The slot at `at`; an empty one behind the end, where there is none.
+    #[inline]
+    fn slot_at(&self, at: usize) -> [u8; SLOT_BYTES] {
+        let slot = self.file.bytes().get(at..at + SLOT_BYTES);
+        let slot = slot.and_then(<[u8]>::first_chunk).copied();
+        slot.unwrap_or([u8::MAX; SLOT_BYTES])
+    }
+
+    /// The row that a slot names, when it has the fingerprint of `hash`.
+    #[inline]
+    fn row_in(&self, slot: [u8; SLOT_BYTES], hash: u64) -> Option<u32> {
+        let [print, row @ ..] = slot;
+        let row = u32::from_le_bytes(row);
+        (print == fingerprint(hash) && row < self.keys.rows()).then_some(row)
+    }
+
+    /// Number of f-grams.
+    pub fn len(&self) -> usize {
+        self.keys.rows() as usize
+    }
+
+    /// Whether there are no f-grams at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// K: the longest f-gram allowed, in tokens.
+    pub fn max_n(&self) -> u8 {
+        self.max_n as u8
+    }
+
+    /// Bytes of the index, without the keys it is checked against.
+    pub fn index_bytes(&self) -> usize {
+        self.file.bytes().len()
+    }
+
+    /// The keys that the index is about.
+    pub(crate) fn keys(&self) -> &Arc<KeyFile> {
+        &self.keys
+    }
+
+    /// Compares the checksum of the file with `table.json`, and finds every key.
+    pub(crate) fn verify(&self, manifest: &Manifest) -> Result<()> {
+        self.file.verify(manifest, &KIND)?;
+        for row in 0..self.keys.rows() {
+            let key = self.keys.get(row)?;
+            if self.row(key.as_slice()) != Some(row) {
+                return Err(self.file.wrong(format!("does not find {key:?}, row {row}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for KeyIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyIndex")
+            .field("len", &self.len())
+            .field("max_n", &self.max_n)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Probes made by this thread.
+    pub(super) static PROBES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}

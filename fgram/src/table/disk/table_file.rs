@@ -1,0 +1,167 @@
+//! What `keys.bin`, `index.bin` and `rows.bin` have in common: they are listed in `table.json`,
+//! are opened by mmap, and begin with the same 128 bytes (`docs/formats.md`, "The header").
+
+use std::path::{Path, PathBuf};
+
+use scone_files::sha256_hex;
+
+use super::manifest::{FileEntry, Manifest};
+use super::mapping::Mapping;
+use crate::error::{Error, Result};
+
+/// Bytes of the header.
+pub(crate) const HEADER_BYTES: usize = 128;
+
+/// Numbers in the header whose meaning depends on the file.
+pub(crate) const FACTS: usize = 6;
+
+/// Where the facts begin.
+const FACTS_AT: usize = 72;
+
+/// Where the CRC-32 of all bytes before it stands.
+const CRC_AT: usize = HEADER_BYTES - 4;
+
+/// One of the three kinds of file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FileKind {
+    /// Name in the table directory.
+    pub(crate) name: &'static str,
+    pub(crate) magic: [u8; 8],
+    pub(crate) version: u32,
+}
+
+impl FileKind {
+    /// The header of this file in the table of `manifest`.
+    pub(crate) fn header(&self, manifest: &Manifest, facts: [u64; FACTS]) -> [u8; HEADER_BYTES] {
+        let mut out = Vec::with_capacity(HEADER_BYTES);
+        out.extend_from_slice(&self.magic);
+        out.extend_from_slice(&self.version.to_le_bytes());
+        out.extend_from_slice(manifest.checksum_seed.as_bytes());
+        out.extend_from_slice(&manifest.vocab_size.to_le_bytes());
+        out.extend_from_slice(&u32::from(manifest.max_n).to_le_bytes());
+        out.extend_from_slice(&manifest.shard_index.to_le_bytes());
+        out.extend_from_slice(&manifest.shard_count.to_le_bytes());
+        out.extend_from_slice(&manifest.rows.to_le_bytes());
+        out.resize(FACTS_AT, 0);
+        facts
+            .iter()
+            .for_each(|fact| out.extend_from_slice(&fact.to_le_bytes()));
+        out.resize(CRC_AT, 0);
+        let crc = crc32fast::hash(&out);
+        let mut header = [0; HEADER_BYTES];
+        header[..CRC_AT].copy_from_slice(&out);
+        header[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+        header
+    }
+
+    /// Checks the header of a file that should belong to the table of `manifest`; returns its
+    /// facts. `file` names it in errors. Survives any bytes at all.
+    pub(crate) fn read_header(
+        &self,
+        file: &str,
+        bytes: &[u8],
+        manifest: &Manifest,
+    ) -> Result<[u64; FACTS]> {
+        let wrong = |problem: String| Err(Error::format(file, problem));
+        let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
+            return wrong(format!("cut short: {} bytes hold no header", bytes.len()));
+        };
+        if !header.starts_with(&self.magic) {
+            return wrong(format!(
+                "it does not start with {}",
+                self.magic.escape_ascii()
+            ));
+        }
+        let version = u32_at(header, 8);
+        if version != self.version {
+            let known = self.version;
+            return wrong(format!(
+                "format version {version}, this build reads {known}"
+            ));
+        }
+        if crc32fast::hash(&header[..CRC_AT]) != u32_at(header, CRC_AT) {
+            return wrong("checksum of the header does not match: the file is damaged".into());
+        }
+        let mut facts = [0; FACTS];
+        for (fact, bytes) in facts.iter_mut().zip(header[FACTS_AT..].as_chunks::<8>().0) {
+            *fact = u64::from_le_bytes(*bytes);
+        }
+        if *header != self.header(manifest, facts) {
+            return wrong("it belongs to another table or shard than table.json".into());
+        }
+        Ok(facts)
+    }
+}
+
+/// The u32 at `at`, which is inside the header.
+fn u32_at(header: &[u8; HEADER_BYTES], at: usize) -> u32 {
+    let bytes = header[at..].first_chunk().copied();
+    u32::from_le_bytes(bytes.unwrap_or_default())
+}
+
+/// One of the files, open.
+pub(crate) struct TableFile {
+    path: PathBuf,
+    map: Mapping,
+    facts: [u64; FACTS],
+}
+
+impl TableFile {
+    /// Opens the file in `dir`; checks its length against `manifest` and its header, and reads
+    /// nothing else.
+    pub(crate) fn open(dir: &Path, manifest: &Manifest, kind: &FileKind) -> Result<Self> {
+        let path = dir.join(kind.name);
+        let listed = entry(&path, manifest, kind.name)?;
+        let map = Mapping::open(&path)?;
+        let length = map.bytes().len() as u64;
+        if length != listed.bytes {
+            let problem = format!("{length} bytes, but table.json says {}", listed.bytes);
+            return Err(Error::format(path.display().to_string(), problem));
+        }
+        let facts = kind.read_header(&path.display().to_string(), map.bytes(), manifest)?;
+        Ok(Self { path, map, facts })
+    }
+
+    /// The numbers of the header that belong to this kind of file.
+    pub(crate) fn facts(&self) -> [u64; FACTS] {
+        self.facts
+    }
+
+    /// The whole file.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.map.bytes()
+    }
+
+    /// The memory it is mapped to.
+    pub(crate) fn map(&self) -> &Mapping {
+        &self.map
+    }
+
+    /// Reads the first `bytes` of the file into memory.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(crate) fn bring_in(&self, bytes: usize) -> Result<()> {
+        let read = self.map.bring_in(bytes);
+        read.map_err(Error::at("read", &self.path))
+    }
+
+    /// An error about this file.
+    pub(crate) fn wrong(&self, problem: impl Into<String>) -> Error {
+        Error::format(self.path.display().to_string(), problem)
+    }
+
+    /// Compares the SHA-256 of the whole file with `table.json`.
+    pub(crate) fn verify(&self, manifest: &Manifest, kind: &FileKind) -> Result<()> {
+        let listed = entry(&self.path, manifest, kind.name)?;
+        if sha256_hex(self.bytes()) == listed.sha256 {
+            return Ok(());
+        }
+        Err(self.wrong("checksum differs from that in table.json: the file is damaged"))
+    }
+}
+
+fn entry<'a>(path: &Path, manifest: &'a Manifest, name: &str) -> Result<&'a FileEntry> {
+    let listed = manifest.files.iter().find(|entry| entry.path == name);
+    listed.ok_or_else(|| Error::format(path.display().to_string(), "is not listed in table.json"))
+}

@@ -1,0 +1,27 @@
+//! The border between a table and whatever holds its rows.
+
+use crate::error::Result;
+use crate::table::memory::request::RowRequest;
+
+/// Holds the encoded rows of one shard.
+pub trait RowStore: Send + Sync {
+    /// Bytes of one row.
+    fn row_bytes(&self) -> usize;
+
+    /// Number of rows held; may take a scan of the store.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn count_rows(&self) -> Result<u64>;
+
+    /// Appends each row to `found`, or `None` when reading it may wait for a disk, as far as the
+    /// store can tell. The checksum of a row was compared when it came from the disk, if ever.
+    fn in_memory<'a>(&'a self, rows: &[u32], found: &mut Vec<Option<&'a [u8]>>);
+
+    /// Copies each row to its index in `out`, which holds rows of `row_bytes`.
+    /// Checks each row; may block on the disk.
+    ///
+    /// # Errors
+    /// When a row is missing or damaged, or the store cannot be read. Never a wrong row.
+    fn get_many(&self, rows: &[RowRequest], out: &mut [u8]) -> Result<()>;
+}
