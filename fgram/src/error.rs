@@ -38,6 +38,10 @@ pub enum Error {
         problem: String,
     },
 
+    /// A row that its type cannot hold, or of another length.
+    #[error(transparent)]
+    Row(#[from] scone_row::Error),
+
     /// An f-gram of a set is impossible, or a part of it is missing.
     #[error("f-gram {ids:?}: {problem}")]
     InvalidFgram {
@@ -153,7 +157,9 @@ impl Error {
     /// Sorts the error by what can be done about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::InvalidArgument { .. } | Error::InvalidFgram { .. } => ErrorKind::InvalidInput,
+            Error::InvalidArgument { .. } | Error::InvalidFgram { .. } | Error::Row(_) => {
+                ErrorKind::InvalidInput
+            }
             Error::NoTable { .. }
             | Error::TableMismatch { .. }
             | Error::UpsertMismatch { .. }

@@ -19,8 +19,8 @@ use super::stores::row_writer::{self, RowWriter, WrittenRows};
 use crate::error::{Error, Result};
 use crate::keys::KeyList;
 use crate::ngram::TokenId;
-use crate::row::RowDtype;
 use crate::set::FgramSet;
+use scone_row::RowDtype;
 
 /// A killed run loses at most the rows of this long.
 const FLUSH_EVERY: Duration = Duration::from_secs(2);

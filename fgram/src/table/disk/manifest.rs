@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::names::{BUILD_FILE, MANIFEST_FILE};
 use crate::error::{Error, Result};
 use crate::matcher::{ID_LIMIT, check_max_n};
-use crate::row::RowDtype;
+use scone_row::RowDtype;
 
 /// Format version of tables that this build writes and reads.
 pub const FORMAT_VERSION: u32 = 2;

@@ -7,7 +7,7 @@ use scone_files::sha256_hex;
 
 use super::manifest::{FORMAT_VERSION, FileEntry, Manifest, StoreKind, table_id};
 use super::table_file::{FileKind, HEADER_BYTES};
-use crate::row::RowDtype;
+use scone_row::RowDtype;
 
 /// A mapped table of ids below 10 and f16 rows of 4, in one shard, without files.
 pub(crate) fn manifest(rows: u64, max_n: u8) -> Manifest {

@@ -5,8 +5,7 @@
 use half::{bf16, f16};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use scone_fgram::RowDtype;
-use scone_fgram::row::INT4_GROUP;
+use scone_row::{INT4_GROUP, RowDtype};
 
 fn encode(dtype: RowDtype, row: &[f32]) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -90,8 +90,12 @@ impl RowDtype {
         };
         encoded.map_err(|(i, value)| {
             out.truncate(start);
-            let problem = format!("element {i} is {value}, which {self} cannot hold");
-            Error::argument("row", problem)
+            let (dtype, index) = (self, i);
+            Error::Element {
+                dtype,
+                index,
+                value,
+            }
         })
     }
 
@@ -102,10 +106,12 @@ impl RowDtype {
     pub fn decode(self, bytes: &[u8], out: &mut [f32]) -> Result<()> {
         let expected = self.row_bytes(out.len());
         if bytes.len() != expected {
-            let dim = out.len();
-            let got = bytes.len();
-            let problem = format!("{got} bytes, but {dim} elements of {self} take {expected}");
-            return Err(Error::argument("row", problem));
+            return Err(Error::Length {
+                dtype: self,
+                dim: out.len(),
+                expected,
+                got: bytes.len(),
+            });
         }
         match self {
             RowDtype::F32 => decode_each(bytes, out, f32::from_le_bytes),
@@ -129,10 +135,7 @@ impl FromStr for RowDtype {
 
     fn from_str(text: &str) -> Result<Self> {
         let named = RowDtype::ALL.into_iter().find(|dtype| dtype.name() == text);
-        named.ok_or_else(|| {
-            let problem = format!("{text:?} is none of f32, f16, bf16, int8, int4");
-            Error::argument("dtype", problem)
-        })
+        named.ok_or_else(|| Error::Name(text.to_owned()))
     }
 }
 
