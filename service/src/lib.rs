@@ -27,6 +27,7 @@ pub mod connections;
 mod error;
 pub mod grpc;
 pub mod health;
+pub mod late;
 pub mod metrics;
 pub mod progress;
 pub mod reflection;

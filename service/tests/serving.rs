@@ -7,6 +7,7 @@ use scone_service::{
     connections::{ConnectionLimits, ConnectionMetrics, Connections},
     grpc::{self, Drained},
     health::Health,
+    late::late_service,
     metrics::MetricsEndpoint,
 };
 use tokio::{
@@ -16,7 +17,7 @@ use tokio::{
 };
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
-use tonic::{Streaming, transport::Endpoint};
+use tonic::{Code, Status, Streaming, transport::Endpoint};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
     health_client::HealthClient,
@@ -138,4 +139,35 @@ async fn an_old_connection_is_ended() {
     assert_eq!(metrics.refused.get(), 0);
     server.stop.send(()).unwrap();
     assert_eq!(server.task.await.unwrap(), Drained::Complete);
+}
+
+/// The port answers before what it serves is there; then calls on the same connection succeed.
+#[tokio::test]
+async fn a_late_service_refuses_calls_until_it_is_set() {
+    let (listener, endpoint) = bind().await;
+    let mut refusal = Status::unavailable("the model is being loaded");
+    let hint = "100".parse().unwrap();
+    refusal
+        .metadata_mut()
+        .insert("grpc-retry-pushback-ms", hint);
+    let (late, setter) = late_service(refusal);
+    let router = grpc::server_builder().add_service(late);
+    let server = tokio::spawn(router.serve_with_incoming(grpc::incoming(listener)));
+
+    let endpoint = Endpoint::from_shared(endpoint).unwrap();
+    let mut client = HealthClient::new(endpoint.connect().await.unwrap());
+    let refused = client.check(HealthCheckRequest::default()).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert_eq!(refused.message(), "the model is being loaded");
+    let hint = refused.metadata().get("grpc-retry-pushback-ms");
+    assert_eq!(hint.unwrap(), "100");
+    let refused = client.watch(HealthCheckRequest::default()).await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
+
+    let (_health, service) = Health::register(&[]).await;
+    setter.set(service);
+    let answer = client.check(HealthCheckRequest::default()).await.unwrap();
+    assert_eq!(answer.into_inner().status(), ServingStatus::NotServing);
+    server.abort();
 }
