@@ -61,7 +61,7 @@ use crate::{engine::EngineHandle, metrics::Metrics, server::DecoderService};
 const LAST_MESSAGES: Duration = Duration::from_secs(1);
 
 /// Name of the service in health checks.
-pub const SERVICE_NAME: &str = "scone.decoder.v1.DecoderService";
+pub use scone_proto::decoder::v1::decoder_service_server::SERVICE_NAME;
 
 /// Loads the model, then serves until `shutdown` resolves and running generations have ended, or
 /// the drain timeout passed.
