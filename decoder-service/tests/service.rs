@@ -255,7 +255,7 @@ async fn overload_is_refused_at_once_with_a_retry_hint() {
     assert_eq!(status.code(), Code::ResourceExhausted);
     let retry: u64 = status
         .metadata()
-        .get("retry-after-ms")
+        .get(scone_proto::RETRY_PUSHBACK)
         .unwrap()
         .to_str()
         .unwrap()
@@ -300,7 +300,7 @@ async fn draining_finishes_what_runs_and_refuses_what_is_new() {
     let refused = refused.await.unwrap();
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     assert!(
-        refused.metadata().contains_key("retry-after-ms"),
+        refused.metadata().contains_key(scone_proto::RETRY_PUSHBACK),
         "our own answer"
     );
     for stream in &mut streams {

@@ -21,7 +21,10 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::{error::LookupError, parts};
+use crate::{
+    error::{LookupError, Unusable},
+    parts,
+};
 
 /// HTTP/2 windows: a prompt's rows are some MiB.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
@@ -154,10 +157,10 @@ impl Link {
     pub(crate) async fn open(
         address: SocketAddr,
         client: &mut EmbedServiceClient<Channel>,
-    ) -> Result<(Arc<Self>, Streaming<LookupResponse>), String> {
+    ) -> Result<(Arc<Self>, Streaming<LookupResponse>), Unusable> {
         let (requests, outgoing) = mpsc::channel(REQUESTS_IN_FLIGHT);
         let stream = client.lookup(ReceiverStream::new(outgoing)).await;
-        let answers = stream.map_err(|status| format!("Lookup: {status}"))?;
+        let answers = stream.map_err(|status| Unusable::refused("Lookup", &status))?;
         let link = Self {
             address,
             requests,

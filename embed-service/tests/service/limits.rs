@@ -160,8 +160,8 @@ async fn streams_are_limited_and_their_places_come_back() {
     let first = TestStream::open(&mut client).await.unwrap();
     let refused = TestStream::open(&mut client).await.err().unwrap();
     assert_eq!(refused.code(), Code::ResourceExhausted);
-    let pushback = refused.metadata().get("grpc-retry-pushback-ms").unwrap();
-    assert_eq!(pushback.to_str().unwrap(), "7");
+    let pushback = refused.metadata().get(scone_proto::RETRY_PUSHBACK);
+    assert_eq!(pushback.unwrap(), "7");
     // The client goes away without a word: its place is free soon after.
     drop(first);
     let mut second = eventually("a free place", async || {
