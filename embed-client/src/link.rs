@@ -16,24 +16,14 @@ use scone_proto::embed::v1::{
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Code, Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Streaming, transport::Channel};
 
 use crate::{
+    endpoint::endpoint,
     error::{LookupError, Unusable},
     parts,
 };
 
-/// HTTP/2 windows: a prompt's rows are some MiB.
-const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// Largest HTTP/2 frame accepted: rows come in few, large ones.
-const MAX_FRAME_BYTES: u32 = 1 << 20;
-/// A peer that leaves pings unanswered this long is gone, though its connection looks open.
-const PING_EVERY: Duration = Duration::from_secs(2);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Look-ups handed over and not written to the connection yet. When it is full, more are refused
 /// at once.
 const REQUESTS_IN_FLIGHT: usize = 256;
@@ -125,17 +115,7 @@ pub(crate) async fn connect(
     address: SocketAddr,
     limit: Duration,
 ) -> Result<EmbedServiceClient<Channel>, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"));
-    let endpoint = endpoint
-        .map_err(|error| chain(&error))?
-        .connect_timeout(limit)
-        .tcp_nodelay(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(MAX_FRAME_BYTES)
-        .http2_keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .keep_alive_while_idle(true);
+    let endpoint = endpoint(&address.to_string(), limit).map_err(|error| chain(&error))?;
     let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
     let client = EmbedServiceClient::new(channel);
     Ok(client.max_decoding_message_size(parts::LARGEST_ANSWER_BYTES))

@@ -12,23 +12,23 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum};
+use scone_embed_client::endpoint;
 use scone_proto::embed::v1::{
     GetTableInfoRequest, GetTableInfoResponse, LookupRequest, LookupResponse, Span,
     embed_service_client::EmbedServiceClient, lookup_response,
 };
-use scone_service::grpc::{CONNECTION_WINDOW_BYTES, MAX_FRAME_BYTES, STREAM_WINDOW_BYTES};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Code, Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Streaming, transport::Channel};
 use tracing::info;
 
 use self::{
     draw::{Drawer, Source},
     report::{Measured, Report},
 };
+
+/// How long a server may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The flags of `embed-service load`.
 #[derive(Args, Clone, Debug)]
@@ -204,15 +204,8 @@ async fn connect(
 
 async fn connect_one(address: &str) -> anyhow::Result<EmbedServiceClient<Channel>> {
     let address = address.trim_start_matches("http://");
-    let channel = Endpoint::from_shared(format!("http://{address}"))?
-        .tcp_nodelay(true)
-        .connect_timeout(Duration::from_secs(5))
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(MAX_FRAME_BYTES)
-        .connect()
-        .await?;
-    Ok(EmbedServiceClient::new(channel).max_decoding_message_size(1 << 30))
+    let endpoint = endpoint(address, CONNECT_TIMEOUT)?;
+    Ok(EmbedServiceClient::new(endpoint.connect().await?).max_decoding_message_size(1 << 30))
 }
 
 fn check_limits(shape: Shape, info: &GetTableInfoResponse) -> anyhow::Result<()> {
