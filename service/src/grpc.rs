@@ -1,16 +1,14 @@
 //! Settings of the gRPC server that both services need, and its life from bind to drain.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use tokio::{net::TcpListener, time::timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{
-    Server,
-    server::{Router, TcpIncoming},
-};
+use tonic::transport::{Server, server::Router};
 use tracing::{info, warn};
 
-use crate::{Error, connections::Connections, health::Health};
+pub use crate::listener::{KEEPALIVE_INTERVAL, bind, incoming};
+use crate::{connections::Connections, health::Health};
 
 /// HTTP/2 window of one stream: how much a client may send ahead of what its call has taken.
 ///
@@ -23,34 +21,8 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// HTTP/2 window of one connection, shared by its streams.
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
-/// A peer that is silent this long is pinged, so that connections to vanished hosts end.
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-
 /// A peer that does not answer a ping this long is gone.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Binds the port of a gRPC server; port 0 takes a free one.
-///
-/// # Errors
-/// When the port is in use or not allowed, naming the address.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::Bind {
-            purpose: "gRPC",
-            address,
-            source,
-        })
-}
-
-/// The connections of a listener, with TCP_NODELAY: with Nagle's algorithm on, a small reply
-/// waits for the client's delayed acknowledgement, 44 ms instead of 0.15 ms.
-#[must_use]
-pub fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener)
-        .with_nodelay(Some(true))
-        .with_keepalive(Some(KEEPALIVE_INTERVAL))
-}
 
 /// A server with the windows and keepalive above. Frames have HTTP/2's default size, in which most
 /// requests fit. Message size limits belong to the generated service types.
