@@ -10,7 +10,10 @@ use std::{
 use clap::Args;
 use scone_embed_client::{Address, Options};
 use scone_fgram::{RowDtype, TableOptions};
-use scone_service::args::{parse_bytes, parse_duration};
+use scone_service::{
+    args::{parse_bytes, parse_duration},
+    connections::{ConnectionArgs, ConnectionLimits, ConnectionNames},
+};
 
 use crate::{
     engine::{EngineConfig, OnLookupFailure},
@@ -243,6 +246,22 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub client_timeout: Duration,
+
+    /// Limits of connections.
+    #[command(flatten)]
+    pub connections: ConnectionArgs<Names>,
+}
+
+/// The environment variables of the connection flags.
+#[derive(Clone, Debug)]
+pub struct Names;
+
+impl ConnectionNames for Names {
+    const MAX_CONNECTIONS: &'static str = "SCONE_MAX_CONNECTIONS";
+    const MAX_CONNECTION_AGE: &'static str = "SCONE_MAX_CONNECTION_AGE";
+    const MAX_CONNECTION_AGE_GRACE: &'static str = "SCONE_MAX_CONNECTION_AGE_GRACE";
+    /// A generation may be long, and one whose client does not read ends by itself.
+    const DEFAULT_GRACE: &'static str = "1h";
 }
 
 /// Where rows come from.
@@ -285,6 +304,8 @@ pub struct Config {
     pub model: ModelConfig,
     /// Batch, queue, steps and clients.
     pub engine: EngineConfig,
+    /// Of connections.
+    pub connections: ConnectionLimits,
     /// Prometheus endpoint.
     pub metrics_listen: Option<SocketAddr>,
     /// How long running generations may take to end after SIGTERM.
@@ -389,6 +410,7 @@ impl ServeArgs {
                 self.max_batch + 1
             ));
         }
+        self.connections.check(&mut problems);
         none_or_error(&problems)?;
         Ok(Config {
             model: self.model.check()?,
@@ -401,6 +423,7 @@ impl ServeArgs {
                 on_lookup_failure: self.model.on_lookup_failure,
                 client_timeout: self.client_timeout,
             },
+            connections: self.connections.limits(),
             metrics_listen: self.metrics_listen,
             drain_timeout: self.drain_timeout,
         })

@@ -43,6 +43,7 @@ use std::time::Duration;
 use scone_proto::decoder::v1::decoder_service_server::DecoderServiceServer;
 use scone_service::{
     announce::Listening,
+    connections::{ConnectionMetrics, Connections},
     grpc::{Drained, serve_until, server_builder},
     health::Health,
     metrics::MetricsEndpoint,
@@ -76,8 +77,15 @@ pub async fn run(
 ) -> Result<(), Error> {
     info!(?config, "starting");
     let metrics = Metrics::default();
+    let mut registry = metrics.registry();
+    let connections = Connections {
+        listener,
+        limits: config.connections,
+        metrics: ConnectionMetrics::default(),
+    };
+    connections.metrics.register(&mut registry);
     let endpoint = match config.metrics_listen {
-        Some(address) => Some(MetricsEndpoint::start(address, metrics.registry()).await?),
+        Some(address) => Some(MetricsEndpoint::start(address, registry).await?),
         None => None,
     };
     tokio::pin!(shutdown);
@@ -91,11 +99,14 @@ pub async fn run(
     let (parts, tier) = prepared;
     let info = parts.info.clone();
     let (engine, mut engine_ended) = engine::start(config.engine, parts)?;
-    let address = listener.local_addr().map_err(|source| Error::File {
-        action: "read the address of",
-        path: "the gRPC listener".into(),
-        source: source.into(),
-    })?;
+    let address = connections
+        .listener
+        .local_addr()
+        .map_err(|source| Error::File {
+            action: "read the address of",
+            path: "the gRPC listener".into(),
+            source: source.into(),
+        })?;
     // First new requests are refused, later the port and the connections close.
     let (draining, closing) = (CancellationToken::new(), CancellationToken::new());
     let service = DecoderService::new(
@@ -123,7 +134,14 @@ pub async fn run(
         shutdown.await;
         finish_generations(&health, &draining, &engine, config.drain_timeout).await;
     };
-    let serving = serve_until(router, listener, shutdown, &health, closing, LAST_MESSAGES);
+    let serving = serve_until(
+        router,
+        connections,
+        shutdown,
+        &health,
+        closing,
+        LAST_MESSAGES,
+    );
     let drained = served_or_engine_lost(serving, &mut engine_ended).await?;
     drop(engine);
     if drained == Drained::Complete {

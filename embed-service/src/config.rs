@@ -13,7 +13,7 @@ use clap::{Args, builder::BoolishValueParser};
 use scone_fgram::table::TableOptions;
 use scone_service::{
     args::{parse_bytes, parse_duration},
-    connections::ConnectionLimits,
+    connections::{ConnectionArgs, ConnectionLimits, ConnectionNames},
 };
 
 use crate::{admission::Capacity, request::Limits};
@@ -101,6 +101,21 @@ pub struct ServeArgs {
     /// Limits and threads.
     #[command(flatten)]
     pub limits: LimitArgs,
+
+    /// Limits of connections.
+    #[command(flatten)]
+    pub connections: ConnectionArgs<Names>,
+}
+
+/// The environment variables of the connection flags.
+#[derive(Clone, Debug)]
+pub struct Names;
+
+impl ConnectionNames for Names {
+    const MAX_CONNECTIONS: &'static str = "SCONE_EMBED_MAX_CONNECTIONS";
+    const MAX_CONNECTION_AGE: &'static str = "SCONE_EMBED_MAX_CONNECTION_AGE";
+    const MAX_CONNECTION_AGE_GRACE: &'static str = "SCONE_EMBED_MAX_CONNECTION_AGE_GRACE";
+    const DEFAULT_GRACE: &'static str = "10s";
 }
 
 /// The limits of `embed-service serve`.
@@ -156,15 +171,6 @@ pub struct LimitArgs {
     )]
     pub max_streams: u32,
 
-    /// Most connections open at one time; one more is closed at once.
-    #[arg(
-        long,
-        env = "SCONE_EMBED_MAX_CONNECTIONS",
-        value_name = "N",
-        default_value_t = 1024
-    )]
-    pub max_connections: u32,
-
     /// Most calls of one connection at one time, Lookup streams included; the client waits with
     /// one more.
     #[arg(
@@ -174,27 +180,6 @@ pub struct LimitArgs {
         default_value_t = 128
     )]
     pub max_connection_streams: u32,
-
-    /// Age at which a connection is ended, with a unit, 10 % more or less, so that clients come
-    /// back to replicas that were added; 0s for never. Its streams answer what they have got.
-    #[arg(
-        long,
-        env = "SCONE_EMBED_MAX_CONNECTION_AGE",
-        value_name = "DURATION",
-        default_value = "10m",
-        value_parser = parse_duration
-    )]
-    pub max_connection_age: Duration,
-
-    /// How long the calls of such a connection may take to end before it is cut, with a unit.
-    #[arg(
-        long,
-        env = "SCONE_EMBED_MAX_CONNECTION_AGE_GRACE",
-        value_name = "DURATION",
-        default_value = "10s",
-        value_parser = parse_duration
-    )]
-    pub max_connection_age_grace: Duration,
 
     /// What a refused client is told to wait before it tries again, with a unit.
     #[arg(
@@ -284,11 +269,7 @@ impl Config {
                 max_streams: limits.max_streams,
                 retry_delay: limits.retry_delay,
             },
-            connections: ConnectionLimits {
-                max_connections: limits.max_connections as usize,
-                max_age: Some(limits.max_connection_age).filter(|age| !age.is_zero()),
-                age_grace: limits.max_connection_age_grace,
-            },
+            connections: args.connections.limits(),
             max_connection_streams: limits.max_connection_streams,
             threads: limits.threads.unwrap_or_else(default_threads),
             read_threads: limits.read_threads,
@@ -312,7 +293,6 @@ fn problems(args: &ServeArgs) -> Vec<String> {
         ("--max-spans", u64::from(limits.max_spans)),
         ("--max-inflight-bytes", limits.max_inflight_bytes),
         ("--max-streams", u64::from(limits.max_streams)),
-        ("--max-connections", u64::from(limits.max_connections)),
         (
             "--max-connection-streams",
             u64::from(limits.max_connection_streams),
@@ -323,6 +303,7 @@ fn problems(args: &ServeArgs) -> Vec<String> {
     for (flag, _) in at_least_one.iter().filter(|(_, value)| *value == 0) {
         problems.push(format!("{flag} is 0, at least 1 is needed"));
     }
+    args.connections.check(&mut problems);
     if !REQUEST_BYTES.contains(&limits.max_request_bytes) {
         problems.push(format!(
             "--max-request-bytes is {}, it must be {} to {} bytes",
