@@ -259,5 +259,4 @@ pub(crate) fn merge(
 }
 
 #[cfg(test)]
-#[path = "parts_tests.rs"]
 mod tests;
