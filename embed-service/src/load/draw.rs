@@ -7,7 +7,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use scone_fgram::table::{Manifest, TableKeys};
 use scone_proto::embed::v1::{GetTableInfoResponse, LookupRequest, Span};
 
-use super::{Draw, LoadArgs, Shape, request};
+use super::args::{Draw, LoadArgs, Shape};
 
 /// The largest file of ids that is read: 1 GiB, 268 million ids.
 const MAX_IDS_BYTES: u64 = 1 << 30;
@@ -168,6 +168,16 @@ impl Drawer {
 fn zipf(random: f64, rows: usize) -> usize {
     let place = ((rows + 1) as f64).powf(random) as usize;
     place.saturating_sub(1).min(rows - 1)
+}
+
+/// A request for `spans`, which cover `ids`.
+fn request(id: u64, ids: &[u32], spans: Vec<Span>) -> LookupRequest {
+    LookupRequest {
+        id,
+        token_ids: ids.iter().flat_map(|id| id.to_le_bytes()).collect(),
+        spans,
+        table_id: None,
+    }
 }
 
 #[cfg(test)]
