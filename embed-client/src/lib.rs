@@ -3,7 +3,7 @@
 //! ```text
 //! EmbedClient ── names (DNS, files) ──> replicas × shards, each kept connected with one stream
 //!    lookup: split by shard ──> one replica each (again elsewhere on failure, twice when late)
-//!            ──> checked answers ──> rows decoded into their places
+//!            ──> checked answers ──> rows decoded, each to its position
 //! ```
 //!
 //! Every address behind a name is a replica; names are resolved again and again, so replicas that

@@ -242,7 +242,7 @@ impl Link {
     }
 }
 
-/// One look-up's place in a link; gives it back however the look-up ends.
+/// One look-up waiting at a link; waits no more once this is dropped, however it ended.
 struct InFlight<'a> {
     link: &'a Link,
     id: u64,

@@ -147,7 +147,7 @@ async fn an_old_connection_is_ended() {
         let mut watch = watch(&endpoint).await;
         while let Ok(Some(_)) = watch.message().await {}
         assert_eq!(metrics.aged.get(), aged);
-        // The only place is free again; a test that never sees that hangs, and fails by its log.
+        // The only connection allowed is free again; a test that never sees that hangs, and fails by its log.
         while metrics.open.get() > 0 {
             tokio::task::yield_now().await;
         }

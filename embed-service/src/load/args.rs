@@ -31,7 +31,7 @@ pub struct LoadArgs {
     #[arg(long, env = "SCONE_LOAD_IDS", value_name = "FILE")]
     pub ids: Option<PathBuf>,
 
-    /// How f-grams of --table are drawn: `zipf` takes the row at place r with a weight of 1/r, as
+    /// How f-grams of --table are drawn: `zipf` takes the row of rank r with a weight of 1/r, as
     /// in text; `uniform` takes all alike.
     #[arg(long, env = "SCONE_LOAD_DRAW", value_enum, default_value_t = Draw::Zipf)]
     pub draw: Draw,
@@ -107,7 +107,7 @@ pub struct LoadArgs {
 /// How f-grams are drawn from a table.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Draw {
-    /// The row at place r with a weight of 1/r.
+    /// The row of rank r with a weight of 1/r.
     Zipf,
     /// All rows alike.
     Uniform,

@@ -163,11 +163,11 @@ impl Drawer {
     }
 }
 
-/// The place, 0-based, of a row among `rows`, where place r has a weight close to 1/(r+1): the
-/// logarithm of the place is spread evenly. `random` is in `0..1`.
+/// The rank, 0-based, of a row among `rows`, where rank r has a weight close to 1/(r+1): the
+/// logarithm of the rank is spread evenly. `random` is in `0..1`.
 fn zipf(random: f64, rows: usize) -> usize {
-    let place = ((rows + 1) as f64).powf(random) as usize;
-    place.saturating_sub(1).min(rows - 1)
+    let rank = ((rows + 1) as f64).powf(random) as usize;
+    rank.saturating_sub(1).min(rows - 1)
 }
 
 /// A request for `spans`, which cover `ids`.

@@ -161,8 +161,8 @@ fn case(args: &LoadArgs, shape: Shape, info: &GetTableInfoResponse) -> String {
 
 /// The smallest value that at least this share of the sorted values does not exceed; 0 of none.
 fn percentile(sorted: &[u32], share: f64) -> u32 {
-    let place = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(place.saturating_sub(1)).copied().unwrap_or(0)
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0)
 }
 
 /// The code of an answer; an answer without a result is a fault of the server.
