@@ -2,15 +2,13 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use tonic::{Code, Status, metadata::MetadataValue};
+use scone_proto::with_retry_pushback;
+use tonic::{Code, Status};
 
 use crate::{
     embed_tier::{Incompatible, LookupError},
     text::DecodeError,
 };
-
-/// Metadata of a RESOURCE_EXHAUSTED or UNAVAILABLE status: when to try again, in milliseconds.
-pub const RETRY_AFTER: &str = "retry-after-ms";
 
 /// Any failure of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -212,11 +210,7 @@ fn lines(problems: &[String]) -> String {
 }
 
 fn with_retry(code: Code, text: String, after: Duration) -> Status {
-    let mut status = Status::new(code, text);
-    status
-        .metadata_mut()
-        .insert(RETRY_AFTER, MetadataValue::from(after.as_millis() as u64));
-    status
+    with_retry_pushback(Status::new(code, text), after)
 }
 
 #[cfg(test)]
@@ -231,7 +225,8 @@ mod tests {
             retry_after: Duration::from_millis(250),
         });
         assert_eq!(status.code(), Code::ResourceExhausted);
-        assert_eq!(status.metadata().get(RETRY_AFTER).unwrap(), "250");
+        let hint = status.metadata().get(scone_proto::RETRY_PUSHBACK);
+        assert_eq!(hint.unwrap(), "250");
     }
 
     #[test]

@@ -46,6 +46,7 @@ use std::{
 use scone_proto::decoder::v1::decoder_service_server::DecoderServiceServer;
 use scone_service::{
     announce::Listening,
+    connections::{ConnectionMetrics, Connections},
     grpc::{Drained, serve_until, server_builder},
     health::Health,
     late::{LateService, SetService, late_service},
@@ -69,7 +70,7 @@ type GrpcService = DecoderServiceServer<DecoderService>;
 const LAST_MESSAGES: Duration = Duration::from_secs(1);
 
 /// Name of the service in health checks.
-pub const SERVICE_NAME: &str = "scone.decoder.v1.DecoderService";
+pub use scone_proto::decoder::v1::decoder_service_server::SERVICE_NAME;
 
 /// Loads the model, then serves until `shutdown` resolves and running generations have ended, or
 /// the drain timeout passed. While the model is loading the port is served already: health says
@@ -86,13 +87,20 @@ pub async fn run(
 ) -> Result<(), Error> {
     info!(?config, "starting");
     let metrics = Metrics::default();
+    let mut registry = metrics.registry();
+    let connections = Connections {
+        listener,
+        limits: config.connections,
+        metrics: ConnectionMetrics::default(),
+    };
+    connections.metrics.register(&mut registry);
     let endpoint = match config.metrics_listen {
-        Some(address) => Some(MetricsEndpoint::start(address, metrics.registry()).await?),
+        Some(address) => Some(MetricsEndpoint::start(address, registry).await?),
         None => None,
     };
     let listening = Listening {
         service: "decoder",
-        address: listener.local_addr().map_err(Error::Address)?,
+        address: connections.listener.local_addr().map_err(Error::Address)?,
         metrics: endpoint.as_ref().map(MetricsEndpoint::address),
     };
     let engine = Arc::new(OnceLock::new());
@@ -108,7 +116,14 @@ pub async fn run(
         limit: config.drain_timeout,
     };
     let shutdown = finish.generations_after(shutdown);
-    let serving = serve_until(router, listener, shutdown, &health, closing, LAST_MESSAGES);
+    let serving = serve_until(
+        router,
+        connections,
+        shutdown,
+        &health,
+        closing,
+        LAST_MESSAGES,
+    );
     tokio::pin!(serving);
     let started = tokio::select! {
         _ = &mut serving => return Ok(()),

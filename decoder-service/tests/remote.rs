@@ -4,20 +4,14 @@
 mod common;
 
 use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use candle_core::Device;
 use common::{
-    Fixture, TestEngine, collect,
-    embed_server::{EmbedServer, Meddle, PATIENCE, open},
-    embedded, encode, engine_config, engine_over, eventually, fixture, fixture_of, greedy,
-    int4_table_of, limits, shards_of,
+    Fixture, TestEngine, collect, embedded, encode, engine_config, engine_over, eventually,
+    fixture, fixture_of, greedy, int4_table_of, limits, shards_of,
 };
 use decoder_service::{
     Error,
@@ -27,6 +21,8 @@ use decoder_service::{
     startup::TierInfo,
 };
 use scone_embed_client::Options;
+use scone_fgram::Table;
+use scone_test_support::{Behaviour, Change, EmbedServer, PATIENCE, Setup, tables::open};
 use tokio::runtime::Runtime;
 
 fn runtime() -> Runtime {
@@ -37,7 +33,10 @@ fn runtime() -> Runtime {
         .unwrap()
 }
 
-fn options(servers: &[&EmbedServer]) -> Options {
+/// A server of a real table.
+type Server = EmbedServer<Arc<Table>>;
+
+fn options(servers: &[&Server]) -> Options {
     let addresses = servers.iter().map(|server| server.address.to_string());
     Options {
         timeout: Duration::from_secs(5),
@@ -97,9 +96,13 @@ fn expected(fixture: &Fixture, batch: &LookupBatch) -> Answers {
     answers(&mut *embedded(fixture, &model), batch)
 }
 
-fn start_with(table: &Path, meddle: Meddle, max_positions: u32) -> EmbedServer {
-    let any = "127.0.0.1:0".parse().unwrap();
-    EmbedServer::over(open(table), any, meddle, max_positions)
+/// A server that treats look-ups so.
+fn misbehaving(table: Arc<Table>, behaviour: Behaviour) -> Server {
+    let setup = Setup {
+        behaviour,
+        ..Setup::default()
+    };
+    Server::start_with(table, setup)
 }
 
 #[test]
@@ -107,7 +110,11 @@ fn the_answers_are_those_of_the_embedded_table() {
     let (fixture, runtime, batch) = (fixture(), runtime(), batch());
     let expected = expected(&fixture, &batch);
     // Small limits, so that the prompt goes in several messages.
-    let server = start_with(&fixture.table, Arc::new(Some), 12);
+    let setup = Setup {
+        max_positions: 12,
+        ..Setup::default()
+    };
+    let server = Server::start_with(open(&fixture.table), setup);
     let mut tier = connect(&runtime, &fixture, &options(&[&server])).unwrap();
     assert_same(answers(&mut tier, &batch), expected);
     assert!(server.lookups() > 5);
@@ -119,7 +126,7 @@ fn shards_answer_together_what_one_table_answers() {
     let expected = expected(&fixture, &batch);
     let servers: Vec<_> = shards_of(&fixture, 3)
         .iter()
-        .map(|s| EmbedServer::start(s))
+        .map(|shard| Server::start(open(shard)))
         .collect();
     let all: Vec<_> = servers.iter().collect();
     let mut tier = connect(&runtime, &fixture, &options(&all)).unwrap();
@@ -131,7 +138,7 @@ fn shards_answer_together_what_one_table_answers() {
 fn a_missing_shard_is_a_start_up_error_that_names_it() {
     let (fixture, runtime) = (fixture(), runtime());
     let shards = shards_of(&fixture, 2);
-    let server = EmbedServer::start(&shards[1]);
+    let server = Server::start(open(&shards[1]));
     let mut options = options(&[&server]);
     options.start_timeout = Duration::from_millis(300);
     let error = connect(&runtime, &fixture, &options)
@@ -156,7 +163,7 @@ fn nobody_there_is_a_start_up_error_that_names_the_address() {
 #[test]
 fn the_table_of_another_model_is_refused() {
     let (fixture, other, runtime) = (fixture(), fixture_of(2, 3), runtime());
-    let server = EmbedServer::start(&other.table);
+    let server = Server::start(open(&other.table));
     let error = connect(&runtime, &fixture, &options(&[&server])).unwrap_err();
     let Error::Incompatible(incompatible) = &error else {
         panic!("{error}");
@@ -170,9 +177,7 @@ fn the_table_of_another_model_is_refused() {
 fn replicas_share_the_work_and_stand_in_for_one_another() {
     let (fixture, runtime) = (fixture(), runtime());
     let table = open(&fixture.table);
-    let any = "127.0.0.1:0".parse().unwrap();
-    let start = || EmbedServer::over(table.clone(), any, Arc::new(Some), 2048);
-    let (first, second) = (start(), start());
+    let [first, second] = [(); 2].map(|()| Server::start(table.clone()));
     let tier = connect(&runtime, &fixture, &options(&[&first, &second])).unwrap();
     let engine = engine(&fixture, tier, OnLookupFailure::Fail);
     let whole = engine.run(greedy("the fox", 120));
@@ -192,10 +197,8 @@ fn a_replica_that_hangs_is_passed_over_within_the_timeout() {
     let (fixture, runtime, batch) = (fixture(), runtime(), batch());
     let expected = expected(&fixture, &batch);
     let table = open(&fixture.table);
-    let any = "127.0.0.1:0".parse().unwrap();
-    let hang: Meddle = Arc::new(|_| None);
-    let hanging = EmbedServer::over(table.clone(), any, hang, 2048);
-    let good = EmbedServer::over(table, any, Arc::new(Some), 2048);
+    let hanging = misbehaving(table.clone(), Behaviour::Silent);
+    let good = Server::start(table);
     let mut options = options(&[&hanging, &good]);
     options.timeout = Duration::from_millis(1000);
     let mut tier = connect(&runtime, &fixture, &options).unwrap();
@@ -209,7 +212,7 @@ fn a_replica_that_hangs_is_passed_over_within_the_timeout() {
 #[test]
 fn a_tier_that_hangs_fails_in_time() {
     let (fixture, runtime, batch) = (fixture(), runtime(), batch());
-    let server = start_with(&fixture.table, Arc::new(|_| None), 2048);
+    let server = misbehaving(open(&fixture.table), Behaviour::Silent);
     let mut options = options(&[&server]);
     options.timeout = Duration::from_millis(100);
     let mut tier = connect(&runtime, &fixture, &options).unwrap();
@@ -223,21 +226,21 @@ fn a_tier_that_hangs_fails_in_time() {
 #[test]
 fn a_bad_answer_is_an_error_and_never_a_row() {
     let (fixture, runtime, batch) = (fixture(), runtime(), batch());
-    let cut: Meddle = Arc::new(|mut rows| {
+    let cut: Change = Arc::new(|mut rows| {
         rows.rows = rows.rows.slice(..rows.rows.len() - 1);
-        Some(rows)
+        rows
     });
-    let other_table: Meddle = Arc::new(|mut rows| {
+    let other_table: Change = Arc::new(|mut rows| {
         rows.table_id = "another".into();
-        Some(rows)
+        rows
     });
-    for meddle in [cut, other_table] {
-        let server = start_with(&fixture.table, meddle, 2048);
+    for change in [cut, other_table] {
+        let table = open(&fixture.table);
+        let server = misbehaving(table.clone(), Behaviour::Changed(change));
         let mut tier = connect(&runtime, &fixture, &options(&[&server])).unwrap();
         let got = answers(&mut tier, &batch);
         assert!(matches!(got.error(), Some(LookupError::BadAnswer(_))));
         assert!(got.match_lengths().iter().all(|&length| length == 0));
-        let table = server.table.clone();
         server.kill();
         drop(tier);
         eventually("the table is closed", || Arc::strong_count(&table) == 1);
@@ -247,8 +250,9 @@ fn a_bad_answer_is_an_error_and_never_a_row() {
 #[test]
 fn a_killed_tier_gives_unavailable_and_serves_again_when_it_is_back() {
     let (fixture, runtime) = (fixture(), runtime());
-    let server = EmbedServer::start(&fixture.table);
-    let (table, address) = (server.table.clone(), server.address);
+    let table = open(&fixture.table);
+    let server = Server::start(table.clone());
+    let address = server.address;
     let mut options = options(&[&server]);
     options.timeout = Duration::from_millis(300);
     let tier = connect(&runtime, &fixture, &options).unwrap();
@@ -280,7 +284,11 @@ fn a_killed_tier_gives_unavailable_and_serves_again_when_it_is_back() {
         began.elapsed()
     );
 
-    let back = EmbedServer::over(table, address, Arc::new(Some), 2048);
+    let setup = Setup {
+        address,
+        ..Setup::default()
+    };
+    let back = Server::start_with(table, setup);
     eventually("it serves again", || {
         let first = engine.submit(greedy("the fox", 1)).blocking_recv().unwrap();
         first.is_ok()
@@ -292,18 +300,15 @@ fn a_killed_tier_gives_unavailable_and_serves_again_when_it_is_back() {
 #[test]
 fn fallback_goes_on_without_the_tier_and_uses_it_again() {
     let (fixture, runtime) = (fixture(), runtime());
-    let silent = Arc::new(AtomicBool::new(false));
-    let flag = silent.clone();
-    let meddle: Meddle = Arc::new(move |rows| (!flag.load(Ordering::Relaxed)).then_some(rows));
-    let server = start_with(&fixture.table, meddle, 2048);
+    let server = Server::start(open(&fixture.table));
     let mut options = options(&[&server]);
     options.timeout = Duration::from_millis(20);
     let tier = connect(&runtime, &fixture, &options).unwrap();
     let engine = engine(&fixture, tier, OnLookupFailure::TokenEmbedding);
-    silent.store(true, Ordering::Relaxed);
+    server.behave(Behaviour::Silent);
     let usage = engine.run(greedy("the fox", 5)).finish.usage;
     assert!(usage.fallback_positions > 5 && usage.matched_positions == 0);
-    silent.store(false, Ordering::Relaxed);
+    server.behave(Behaviour::Answer);
     eventually("rows come again", || {
         engine
             .run(greedy("the fox", 5))
@@ -318,7 +323,7 @@ fn fallback_goes_on_without_the_tier_and_uses_it_again() {
 fn with_one_shard_of_two_away_only_its_positions_fall_back() {
     let (fixture, runtime) = (fixture(), runtime());
     let shards = shards_of(&fixture, 2);
-    let [zero, one] = [0, 1].map(|shard| EmbedServer::start(&shards[shard]));
+    let [zero, one] = [0, 1].map(|shard| Server::start(open(&shards[shard])));
     let mut options = options(&[&zero, &one]);
     options.timeout = Duration::from_millis(100);
     let tier = connect(&runtime, &fixture, &options).unwrap();
@@ -335,8 +340,7 @@ fn a_generation_keeps_its_table_version_and_the_next_one_gets_the_new_one() {
     let (fixture, runtime) = (fixture(), runtime());
     let old = open(&fixture.table);
     let new = open(&int4_table_of(&fixture));
-    let any = "127.0.0.1:0".parse().unwrap();
-    let servers = [(); 2].map(|()| EmbedServer::over(old.clone(), any, Arc::new(Some), 2048));
+    let servers = [(); 2].map(|()| Server::start(old.clone()));
     let tier = connect(&runtime, &fixture, &options(&servers.each_ref())).unwrap();
     let told = TierInfo::Remote(tier.monitor());
     let engine = engine(&fixture, tier, OnLookupFailure::Fail);
@@ -375,7 +379,7 @@ fn a_generation_keeps_its_table_version_and_the_next_one_gets_the_new_one() {
 fn a_generation_whose_table_version_is_gone_ends_with_unavailable() {
     let (fixture, runtime) = (fixture(), runtime());
     let new = open(&int4_table_of(&fixture));
-    let server = EmbedServer::start(&fixture.table);
+    let server = Server::start(open(&fixture.table));
     let tier = connect(&runtime, &fixture, &options(&[&server])).unwrap();
     let engine = engine(&fixture, tier, OnLookupFailure::Fail);
     let mut running = engine.submit(greedy("the fox", 900));

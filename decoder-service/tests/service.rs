@@ -11,6 +11,7 @@ use decoder_service::{
     Config, SERVICE_NAME,
     config::{CacheOptions, EmbedSource, ModelConfig},
     engine::OnLookupFailure,
+    scheduler::Limits,
 };
 use scone_fgram::{RowDtype, TableOptions};
 use scone_model::Dtype;
@@ -19,6 +20,7 @@ use scone_proto::decoder::v1::{
     TokenIds, decoder_service_client::DecoderServiceClient, finish::StoppedBy,
     generate_request::Prompt,
 };
+use scone_service::connections::ConnectionLimits;
 use tokio::{
     sync::oneshot,
     task::JoinHandle,
@@ -61,7 +63,28 @@ impl Service {
         max_queue: usize,
         drain_timeout: Duration,
     ) -> Self {
+        let config = Self::config(&fixture, embed, limits(max_batch, max_queue, 64));
         let config = Config {
+            drain_timeout,
+            ..config
+        };
+        Self::run(fixture, config).await
+    }
+
+    /// One table, and these limits of connections.
+    async fn limiting(connections: ConnectionLimits) -> Self {
+        let fixture = fixture();
+        let embed = EmbedSource::Table(fixture.table.clone());
+        let config = Self::config(&fixture, embed, limits(1, 8, 64));
+        let config = Config {
+            connections,
+            ..config
+        };
+        Self::run(fixture, config).await
+    }
+
+    fn config(fixture: &Fixture, embed: EmbedSource, limits: Limits) -> Config {
+        Config {
             model: ModelConfig {
                 model: fixture.model.clone(),
                 device: Device::Cpu,
@@ -70,10 +93,14 @@ impl Service {
                 table: TableOptions::default(),
                 on_lookup_failure: OnLookupFailure::Fail,
             },
-            engine: common::engine_config(limits(max_batch, max_queue, 64)),
+            engine: common::engine_config(limits),
+            connections: ConnectionLimits::default(),
             metrics_listen: None,
-            drain_timeout,
-        };
+            drain_timeout: PATIENCE,
+        }
+    }
+
+    async fn run(fixture: Fixture, config: Config) -> Self {
         let any = "127.0.0.1:0".parse().unwrap();
         let listener = scone_service::grpc::bind(any).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -276,7 +303,7 @@ async fn overload_is_refused_at_once_with_a_retry_hint() {
     assert_eq!(status.code(), Code::ResourceExhausted);
     let retry: u64 = status
         .metadata()
-        .get("retry-after-ms")
+        .get(scone_proto::RETRY_PUSHBACK)
         .unwrap()
         .to_str()
         .unwrap()
@@ -321,7 +348,7 @@ async fn draining_finishes_what_runs_and_refuses_what_is_new() {
     let refused = refused.await.unwrap();
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     assert!(
-        refused.metadata().contains_key("retry-after-ms"),
+        refused.metadata().contains_key(scone_proto::RETRY_PUSHBACK),
         "our own answer"
     );
     for stream in &mut streams {
@@ -435,4 +462,47 @@ async fn without_a_table_it_is_built_once_and_kept() {
         1,
         "nothing half-built is left"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_connection_more_than_allowed_is_closed() {
+    let service = Service::limiting(ConnectionLimits {
+        max_connections: 1,
+        ..ConnectionLimits::default()
+    })
+    .await;
+    let mut first = service.client().await;
+    all(&mut first, request("x", 1)).await.unwrap();
+    let url = format!("http://{}", service.address);
+    let second = Channel::from_shared(url).unwrap().connect_lazy();
+    let mut second = DecoderServiceClient::new(second);
+    all(&mut second, request("x", 1)).await.unwrap_err();
+    all(&mut first, request("x", 1)).await.unwrap();
+}
+
+/// The client stays, and its connection ends all the same, after what runs on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_connection_ends_after_its_generations() {
+    let service = Service::limiting(ConnectionLimits {
+        max_connections: 1,
+        max_age: Some(Duration::from_millis(5)),
+        age_grace: PATIENCE,
+    })
+    .await;
+    let mut first = service.client().await;
+    let text = all(&mut first, request("the fox", 200)).await.unwrap();
+    assert_eq!(ids(&text).len(), 200);
+    let url = format!("http://{}", service.address);
+    let another = async {
+        loop {
+            let channel = Channel::from_shared(url.clone()).unwrap().connect_lazy();
+            let mut second = DecoderServiceClient::new(channel);
+            if all(&mut second, request("x", 1)).await.is_ok() {
+                break;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, another).await.unwrap();
+    drop(first);
 }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use scone_embed_client::{Answers, EmbedClient, LookupBatch, Options};
+use scone_embed_client::{Answers, EmbedClient, LookupBatch, Options, endpoint};
 use scone_proto::embed::v1::{
     GetTableInfoRequest, GetTableInfoResponse, LookupRequest, LookupResponse, LookupRows, RowDtype,
     embed_service_client::EmbedServiceClient,
@@ -20,7 +20,7 @@ use scone_proto::embed::v1::{
 use scone_service::grpc;
 use tokio::{runtime::Runtime, sync::mpsc};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
-use tonic::{Request, Response, Status, Streaming, transport::Endpoint};
+use tonic::{Request, Response, Status, Streaming};
 
 const WARM_UP: usize = 500;
 const ROUNDS: usize = 4000;
@@ -89,14 +89,8 @@ fn through_client(
 fn bare(runtime: &Runtime, address: &str, windows: usize) -> Result<Vec<Duration>, Failure> {
     let (sender, requests) = mpsc::channel(16);
     let mut responses = runtime.block_on(async {
-        let channel = Endpoint::from_shared(format!("http://{address}"))?
-            .tcp_nodelay(true)
-            .initial_stream_window_size(8 << 20)
-            .initial_connection_window_size(16 << 20)
-            .max_frame_size(1 << 20)
-            .connect()
-            .await?;
-        let mut client = EmbedServiceClient::new(channel);
+        let endpoint = endpoint(address, Duration::from_secs(5))?;
+        let mut client = EmbedServiceClient::new(endpoint.connect().await?);
         let stream = client.lookup(ReceiverStream::new(requests)).await?;
         Ok::<_, Failure>(stream.into_inner())
     })?;

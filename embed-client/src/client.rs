@@ -137,7 +137,7 @@ impl Monitor {
     }
 }
 
-/// Writes an answer, or its absence, to its place.
+/// Writes an answer, or its absence, to the positions it is for.
 fn put(
     part: &Part,
     answer: Result<LookupRows, LookupError>,

@@ -3,7 +3,7 @@
 //! ```text
 //! EmbedClient ── names (DNS, files) ──> replicas × shards, each kept connected with one stream
 //!    lookup: split by shard ──> one replica each (again elsewhere on failure, twice when late)
-//!            ──> checked answers ──> rows decoded into their places
+//!            ──> checked answers ──> rows decoded, each to its position
 //! ```
 //!
 //! Every address behind a name is a replica; names are resolved again and again, so replicas that
@@ -49,6 +49,7 @@ mod address;
 mod ask;
 mod batch;
 mod client;
+mod endpoint;
 mod error;
 mod facts;
 mod link;
@@ -63,6 +64,7 @@ mod view;
 pub use address::{Address, Resolve, SystemResolver};
 pub use batch::{Answers, LookupBatch};
 pub use client::{EmbedClient, Monitor};
+pub use endpoint::endpoint;
 pub use error::{ConnectError, LookupError};
 pub use facts::{Incompatible, ModelFacts, TableFacts};
 pub use options::Options;

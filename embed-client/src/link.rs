@@ -16,21 +16,14 @@ use scone_proto::embed::v1::{
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Code, Streaming,
-    transport::{Channel, Endpoint},
+use tonic::{Code, Streaming, transport::Channel};
+
+use crate::{
+    endpoint::endpoint,
+    error::{LookupError, Unusable},
+    parts,
 };
 
-use crate::{error::LookupError, parts};
-
-/// HTTP/2 windows: a prompt's rows are some MiB.
-const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// Largest HTTP/2 frame accepted: rows come in few, large ones.
-const MAX_FRAME_BYTES: u32 = 1 << 20;
-/// A peer that leaves pings unanswered this long is gone, though its connection looks open.
-const PING_EVERY: Duration = Duration::from_secs(2);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Look-ups handed over and not written to the connection yet. When it is full, more are refused
 /// at once.
 const REQUESTS_IN_FLIGHT: usize = 256;
@@ -122,17 +115,7 @@ pub(crate) async fn connect(
     address: SocketAddr,
     limit: Duration,
 ) -> Result<EmbedServiceClient<Channel>, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"));
-    let endpoint = endpoint
-        .map_err(|error| chain(&error))?
-        .connect_timeout(limit)
-        .tcp_nodelay(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(MAX_FRAME_BYTES)
-        .http2_keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .keep_alive_while_idle(true);
+    let endpoint = endpoint(&address.to_string(), limit).map_err(|error| chain(&error))?;
     let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
     let client = EmbedServiceClient::new(channel);
     Ok(client.max_decoding_message_size(parts::LARGEST_ANSWER_BYTES))
@@ -154,10 +137,10 @@ impl Link {
     pub(crate) async fn open(
         address: SocketAddr,
         client: &mut EmbedServiceClient<Channel>,
-    ) -> Result<(Arc<Self>, Streaming<LookupResponse>), String> {
+    ) -> Result<(Arc<Self>, Streaming<LookupResponse>), Unusable> {
         let (requests, outgoing) = mpsc::channel(REQUESTS_IN_FLIGHT);
         let stream = client.lookup(ReceiverStream::new(outgoing)).await;
-        let answers = stream.map_err(|status| format!("Lookup: {status}"))?;
+        let answers = stream.map_err(|status| Unusable::refused("Lookup", &status))?;
         let link = Self {
             address,
             requests,
@@ -259,7 +242,7 @@ impl Link {
     }
 }
 
-/// One look-up's place in a link; gives it back however the look-up ends.
+/// One look-up waiting at a link; waits no more once this is dropped, however it ended.
 struct InFlight<'a> {
     link: &'a Link,
     id: u64,

@@ -13,6 +13,7 @@ use tonic::{Code, transport::Channel};
 use tracing::{debug, info, warn};
 
 use crate::{
+    error::Unusable,
     facts::{Incompatible, TableFacts},
     link::{self, Ended, Link},
     parts::Limits,
@@ -24,6 +25,8 @@ use crate::{
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// How long one attempt to connect, or one answer to GetTableInfo, may take.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// The most that is waited because a replica asked for it: a hint, not an order to stay away.
+const LONGEST_HINT: Duration = Duration::from_secs(30);
 /// Table versions of one replica that are looked at.
 const MAX_SERVED: usize = 8;
 
@@ -56,13 +59,14 @@ impl Replica {
                 connected = timeout(PATIENCE, self.connect()) => connected,
                 _ = &mut stop => break,
             };
-            let connected = connected
-                .unwrap_or_else(|_| Err(format!("no answer within {} ms", PATIENCE.as_millis())));
+            let connected = connected.unwrap_or_else(|_| {
+                Err(format!("no answer within {} ms", PATIENCE.as_millis()).into())
+            });
             let wait = match connected {
-                Err(problem) => {
-                    warn!(%address, problem, "cannot use embed-service");
-                    self.pool.failed(self.id, problem);
-                    pause.next()
+                Err(Unusable { why, retry_after }) => {
+                    warn!(%address, problem = why, "cannot use embed-service");
+                    self.pool.failed(self.id, why);
+                    pause.refused(retry_after)
                 }
                 Ok(connection) => {
                     let began = Instant::now();
@@ -80,7 +84,7 @@ impl Replica {
         self.pool.remove(self.id);
     }
 
-    async fn connect(&self) -> Result<Connection, String> {
+    async fn connect(&self) -> Result<Connection, Unusable> {
         let mut client = link::connect(self.address, PATIENCE).await?;
         let (report, refused) = self.ask(&mut client, None).await?;
         let (link, answers) = Link::open(self.address, &mut client).await?;
@@ -100,9 +104,9 @@ impl Replica {
         &self,
         client: &mut EmbedServiceClient<Channel>,
         before: Option<&Reported>,
-    ) -> Result<Reported, String> {
+    ) -> Result<Reported, Unusable> {
         let info = client.get_table_info(GetTableInfoRequest::default()).await;
-        let info = info.map_err(|status| format!("GetTableInfo: {status}"))?;
+        let info = info.map_err(|status| Unusable::refused("GetTableInfo", &status))?;
         let info = info.into_inner();
         let current = served(&info)?;
         let model = self.pool.model(|| current.facts.model());
@@ -148,7 +152,7 @@ async fn facts_of(
     client: &mut EmbedServiceClient<Channel>,
     table_id: &str,
     shard: u32,
-) -> Result<Option<Served>, String> {
+) -> Result<Option<Served>, Unusable> {
     let request = GetTableInfoRequest {
         table_id: Some(table_id.to_owned()),
     };
@@ -156,14 +160,16 @@ async fn facts_of(
         Ok(info) if info.get_ref().table_id != table_id => Err(format!(
             "GetTableInfo of table_id {table_id} answered for {}",
             info.get_ref().table_id
-        )),
+        )
+        .into()),
         Ok(info) if info.get_ref().shard_index != shard => Err(format!(
             "it is shard {shard} of one table and {} of another",
             info.get_ref().shard_index
-        )),
-        Ok(info) => served(info.get_ref()).map(Some),
+        )
+        .into()),
+        Ok(info) => Ok(Some(served(info.get_ref())?)),
         Err(status) if status.code() == Code::FailedPrecondition => Ok(None),
-        Err(status) => Err(format!("GetTableInfo: {status}")),
+        Err(status) => Err(Unusable::refused("GetTableInfo", &status)),
     }
 }
 
@@ -240,7 +246,7 @@ async fn poll(
             }
             Ok(Ok(_)) => {}
             // The stream tells whether the replica is there.
-            Ok(Err(problem)) => debug!(%address, problem, "cannot ask what it serves"),
+            Ok(Err(problem)) => debug!(%address, %problem, "cannot ask what it serves"),
             Err(_) => debug!(%address, "does not say in time what it serves"),
         }
     }
@@ -261,6 +267,11 @@ impl Backoff {
         pause.mul_f64(rand::random_range(0.5..1.0))
     }
 
+    /// After a replica that asked to be left alone for so long.
+    fn refused(&mut self, retry_after: Duration) -> Duration {
+        self.next().max(retry_after.min(LONGEST_HINT))
+    }
+
     /// After a connection that lasted `lasted`. None when the server ended it in good order,
     /// unless it does so at once and would be called in a loop.
     fn after(&mut self, ended: &Ended, lasted: Duration) -> Duration {
@@ -276,6 +287,9 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use scone_proto::with_retry_pushback;
+    use tonic::Status;
+
     use super::*;
 
     #[test]
@@ -293,6 +307,18 @@ mod tests {
             pause.after(&broken, Duration::from_secs(10)),
             BACKOFF.0
         ));
+    }
+
+    #[test]
+    fn a_replica_that_names_a_pause_gets_it_within_reason() {
+        let status = Status::unavailable("the table is still being opened");
+        let hint = Duration::from_secs(7);
+        let hinted = Unusable::refused("Lookup", &with_retry_pushback(status.clone(), hint));
+        assert_eq!(Backoff::default().refused(hinted.retry_after), hint);
+        let plain = Unusable::refused("Lookup", &status);
+        assert!(Backoff::default().refused(plain.retry_after) <= BACKOFF.0);
+        let day = Duration::from_secs(24 * 60 * 60);
+        assert_eq!(Backoff::default().refused(day), LONGEST_HINT);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use scone_fgram::ErrorKind;
-use scone_proto::embed::v1::LookupError;
+use scone_proto::{embed::v1::LookupError, with_retry_pushback};
 use tonic::{Code, Status};
 use tracing::error;
 
@@ -175,17 +175,11 @@ impl Error {
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         error.log();
-        let mut status = Status::new(error.code(), error.public_message());
-        if let Some(delay) = error.retry_delay() {
-            // The gRPC convention for "wait this long" (proposal A6, server pushback).
-            let delay = delay.as_millis().to_string();
-            if let Ok(value) = delay.parse() {
-                status
-                    .metadata_mut()
-                    .insert("grpc-retry-pushback-ms", value);
-            }
+        let status = Status::new(error.code(), error.public_message());
+        match error.retry_delay() {
+            Some(delay) => with_retry_pushback(status, delay),
+            None => status,
         }
-        status
     }
 }
 

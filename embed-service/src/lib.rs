@@ -53,13 +53,6 @@ use crate::{
     tables::Tables,
 };
 
-/// HTTP/2 windows of what clients send. Requests are small (`--max-request-bytes`), and what a
-/// client has sent but the server not yet taken stays in memory, so these are far below the
-/// windows of answers.
-const REQUEST_STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// Of all streams of a connection.
-const REQUEST_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
-
 /// Serves the table until `shutdown` resolves, then drains. Once the table is open and the port
 /// answers, says where it listens, in the log and as one JSON line on stdout. Looks at the table's
 /// path again whenever `reload` is notified.
@@ -155,8 +148,6 @@ fn lookups(config: &Config, registry: &mut Registry) -> Arc<Lookups> {
 async fn router(lookups: &Arc<Lookups>, config: &Config) -> Result<(Router, Health), RunError> {
     let (health, health_service) = Health::register(&[SERVICE_NAME]).await;
     let router = grpc::server_builder()
-        .initial_stream_window_size(REQUEST_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(REQUEST_CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(config.max_connection_streams)
         .add_service(Server::service(Arc::clone(lookups)))
         .add_service(health_service);

@@ -43,13 +43,13 @@ impl EmbedService for Server {
         request: Request<Streaming<LookupRequest>>,
     ) -> Result<Response<Self::LookupStream>, Status> {
         let lookups = &self.lookups;
-        let place = lookups
+        let permit = lookups
             .tables
             .versions()
             .and_then(|_| lookups.admission.open_stream())
             .inspect_err(|error| lookups.metrics.outcome(error.code()))?;
         let ending = connections::ending(request.extensions());
-        let stream = LookupStream::new(request.into_inner(), Arc::clone(lookups), ending, place);
+        let stream = LookupStream::new(request.into_inner(), Arc::clone(lookups), ending, permit);
         Ok(Response::new(Box::pin(stream.answers())))
     }
 

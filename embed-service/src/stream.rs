@@ -38,8 +38,8 @@ pub(crate) struct LookupStream {
     ending: CancellationToken,
     /// How many requests were taken since then.
     taken_since_ending: usize,
-    /// The place this stream takes among those allowed.
-    _place: Admitted,
+    /// One of the streams allowed, until this is dropped.
+    _permit: Admitted,
 }
 
 impl LookupStream {
@@ -48,7 +48,7 @@ impl LookupStream {
         requests: Streaming<LookupRequest>,
         lookups: Arc<Lookups>,
         ending: CancellationToken,
-        place: Admitted,
+        permit: Admitted,
     ) -> Self {
         Self {
             requests: Some(requests),
@@ -57,7 +57,7 @@ impl LookupStream {
             unsent: None,
             ending,
             taken_since_ending: 0,
-            _place: place,
+            _permit: permit,
         }
     }
 

@@ -8,7 +8,8 @@ use std::{
 use crate::{
     binaries::binaries,
     eventually::{PATIENCE, eventually_within},
-    fixtures::{copy_of, fixtures},
+    fixtures::fixtures,
+    folders::copy_of,
     process::{Finished, Process, run},
 };
 

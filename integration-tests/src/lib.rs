@@ -2,6 +2,7 @@
 //! `decoder-service` are started on free loopback ports and spoken to over gRPC.
 //!
 //! - [`binaries`] builds the three binaries once and says where they are,
+//! - [`folders`] holds all files of a run,
 //! - [`fixtures`] makes text, model directories and tables with them, once,
 //! - [`process`] starts processes, keeps their logs, and stops them on drop,
 //! - [`cluster`] starts the two services and waits for their address,
@@ -20,5 +21,6 @@ pub mod client;
 pub mod cluster;
 pub mod eventually;
 pub mod fixtures;
+pub mod folders;
 pub mod process;
 pub mod rows;

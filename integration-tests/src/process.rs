@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     eventually::{PATIENCE, eventually_within},
-    fixtures,
+    folders::run_dir,
 };
 
 /// Lines of a log that a failing test shows.
@@ -34,7 +34,7 @@ impl Process {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let log = |stream: &str| {
-            let path = fixtures::run_dir().join(format!("logs/{number:03}-{name}.{stream}"));
+            let path = run_dir().join(format!("logs/{number:03}-{name}.{stream}"));
             let file = File::create(&path).expect("create the log file");
             (path, file)
         };
@@ -47,7 +47,7 @@ impl Process {
             }
         }
         let child = command
-            .env("XDG_CACHE_HOME", fixtures::run_dir().join("cache"))
+            .env("XDG_CACHE_HOME", run_dir().join("cache"))
             .stdin(Stdio::null())
             .stdout(stdout_file)
             .stderr(stderr_file)

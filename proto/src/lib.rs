@@ -1,6 +1,11 @@
-//! The gRPC contracts of SCONE: `.proto` files and the code generated from them, nothing else.
+//! The gRPC contracts of SCONE: `.proto` files, the code generated from them, and the one piece of
+//! metadata that both services send; nothing else.
 //!
 //! The protos under `proto/scone/` are the reference for every field's unit, shape and limit.
+
+mod retry;
+
+pub use retry::{RETRY_PUSHBACK, retry_pushback, with_retry_pushback};
 
 /// The descriptors of all protos, for gRPC server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

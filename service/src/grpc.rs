@@ -1,64 +1,36 @@
 //! Settings of the gRPC server that both services need, and its life from bind to drain.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use tokio::{net::TcpListener, time::timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{
-    Server,
-    server::{Router, TcpIncoming},
-};
+use tonic::transport::{Server, server::Router};
 use tracing::{info, warn};
 
-use crate::{Error, connections::Connections, health::Health};
+pub use crate::listener::{KEEPALIVE_INTERVAL, bind, incoming};
+use crate::{connections::Connections, health::Health};
 
-/// HTTP/2 window of one stream. A prompt's rows are some MiB; the default of 64 KiB would stop
-/// them for a round trip every 64 KiB.
-pub const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+/// HTTP/2 window of one stream: how much a client may send ahead of what its call has taken.
+///
+/// A server's windows pace what clients send, not what it answers; that is for the client's
+/// windows. What clients send is small: a decode step's look-ups are some KiB and a prompt's at
+/// most some 100 KiB, so many fit; a text to continue has up to 4 MiB and takes a few round trips.
+/// A client that sends and is not served costs no more memory than this.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 
 /// HTTP/2 window of one connection, shared by its streams.
-pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-
-/// Largest HTTP/2 frame received: fewer, larger frames for messages of rows.
-pub const MAX_FRAME_BYTES: u32 = 1 << 20;
-
-/// A peer that is silent this long is pinged, so that connections to vanished hosts end.
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
 /// A peer that does not answer a ping this long is gone.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Binds the port of a gRPC server; port 0 takes a free one.
-///
-/// # Errors
-/// When the port is in use or not allowed, naming the address.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::Bind {
-            purpose: "gRPC",
-            address,
-            source,
-        })
-}
-
-/// The connections of a listener, with TCP_NODELAY: with Nagle's algorithm on, a small reply
-/// waits for the client's delayed acknowledgement, 44 ms instead of 0.15 ms.
-#[must_use]
-pub fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener)
-        .with_nodelay(Some(true))
-        .with_keepalive(Some(KEEPALIVE_INTERVAL))
-}
-
-/// A server with the windows, frame size and keepalive above. Message size limits belong to the
-/// generated service types.
+/// A server with the windows and keepalive above. Frames have HTTP/2's default size, in which most
+/// requests fit. Message size limits belong to the generated service types.
 #[must_use]
 pub fn server_builder() -> Server {
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(MAX_FRAME_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
 }

@@ -17,7 +17,7 @@ use tonic::{
     server::NamedService,
 };
 
-/// A service that is set later; clones share it. Add it to a router in place of the service.
+/// A service that is set later; clones share it. Add it to a router instead of the service.
 #[derive(Clone, Debug)]
 pub struct LateService<S> {
     service: Arc<OnceLock<S>>,

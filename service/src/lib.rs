@@ -28,6 +28,7 @@ mod error;
 pub mod grpc;
 pub mod health;
 pub mod late;
+mod listener;
 pub mod metrics;
 pub mod progress;
 pub mod reflection;

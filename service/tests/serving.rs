@@ -111,6 +111,22 @@ async fn health_watchers_do_not_hold_up_a_drain() {
     assert!(server.draining.is_cancelled());
 }
 
+/// Windows pace a message that is larger than they are, and do not stop it.
+#[tokio::test]
+async fn a_message_of_several_windows_arrives() {
+    let (listener, endpoint) = bind().await;
+    let server = HealthServer::start(listener).await;
+    let endpoint = Endpoint::from_shared(endpoint).unwrap();
+    let mut client = HealthClient::new(endpoint.connect().await.unwrap());
+    // As large as tonic decodes, but for its length; that it was read shows in the answer.
+    let service = "x".repeat((4 << 20) - 16);
+    let answer = client.check(HealthCheckRequest { service }).await;
+    assert_eq!(answer.unwrap_err().code(), Code::NotFound);
+    drop(client);
+    server.stop.send(()).unwrap();
+    assert_eq!(server.task.await.unwrap(), Drained::Complete);
+}
+
 /// A stream that does not end by itself is cut after the grace period; others may connect.
 #[tokio::test]
 async fn an_old_connection_is_ended() {
@@ -131,7 +147,7 @@ async fn an_old_connection_is_ended() {
         let mut watch = watch(&endpoint).await;
         while let Ok(Some(_)) = watch.message().await {}
         assert_eq!(metrics.aged.get(), aged);
-        // The only place is free again; a test that never sees that hangs, and fails by its log.
+        // The only connection allowed is free again; a test that never sees that hangs, and fails by its log.
         while metrics.open.get() > 0 {
             tokio::task::yield_now().await;
         }

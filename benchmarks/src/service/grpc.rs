@@ -1,20 +1,24 @@
 //! One bidirectional gRPC stream of raw messages, used from a blocking thread.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use bytes::{Buf as _, BufMut as _, Bytes};
-use scone_service::grpc::{CONNECTION_WINDOW_BYTES, MAX_FRAME_BYTES, STREAM_WINDOW_BYTES};
+use scone_embed_client::endpoint;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::Endpoint;
 use tonic::{Request, Status, Streaming};
 
 use super::connection::Connection;
 
 /// Questions that may wait to be sent: a whole prompt.
 const WAITING: usize = 256;
+
+/// How long a server may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Largest answer taken.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
@@ -77,11 +81,7 @@ impl Stream {
             .build()?;
         let (questions, waiting) = mpsc::channel(WAITING);
         let answers = runtime.block_on(async {
-            let endpoint = Endpoint::from_shared(format!("http://{address}"))?
-                .tcp_nodelay(true)
-                .initial_stream_window_size(STREAM_WINDOW_BYTES)
-                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-                .max_frame_size(MAX_FRAME_BYTES);
+            let endpoint = endpoint(address, CONNECT_TIMEOUT)?;
             let mut client = tonic::client::Grpc::new(endpoint.connect().await?)
                 .max_decoding_message_size(MAX_ANSWER_BYTES);
             client.ready().await?;

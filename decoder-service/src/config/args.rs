@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::Args;
 use scone_fgram::RowDtype;
 use scone_model::{DeviceChoice, Dtype};
-use scone_service::args::{parse_bytes, parse_duration};
+use scone_service::{
+    args::{parse_bytes, parse_duration},
+    connections::{ConnectionArgs, ConnectionNames},
+};
 
 use crate::engine::OnLookupFailure;
 
@@ -245,4 +248,20 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub client_timeout: Duration,
+
+    /// Limits of connections.
+    #[command(flatten)]
+    pub connections: ConnectionArgs<Names>,
+}
+
+/// The environment variables of the connection flags.
+#[derive(Clone, Debug)]
+pub struct Names;
+
+impl ConnectionNames for Names {
+    const MAX_CONNECTIONS: &'static str = "SCONE_MAX_CONNECTIONS";
+    const MAX_CONNECTION_AGE: &'static str = "SCONE_MAX_CONNECTION_AGE";
+    const MAX_CONNECTION_AGE_GRACE: &'static str = "SCONE_MAX_CONNECTION_AGE_GRACE";
+    /// A generation may be long, and one whose client does not read ends by itself.
+    const DEFAULT_GRACE: &'static str = "1h";
 }

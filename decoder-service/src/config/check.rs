@@ -12,6 +12,7 @@ use candle_core::Device;
 use scone_embed_client::{Address, Options};
 use scone_fgram::{RowDtype, TableOptions};
 use scone_model::Dtype;
+use scone_service::connections::ConnectionLimits;
 
 use super::args::{ModelArgs, ServeArgs};
 use crate::{
@@ -73,6 +74,8 @@ pub struct Config {
     pub model: ModelConfig,
     /// Batch, queue, steps and clients.
     pub engine: EngineConfig,
+    /// Of connections.
+    pub connections: ConnectionLimits,
     /// Prometheus endpoint.
     pub metrics_listen: Option<SocketAddr>,
     /// How long running generations may take to end after SIGTERM.
@@ -220,6 +223,7 @@ impl ServeArgs {
                 self.max_step_tokens
             ));
         }
+        self.connections.check(&mut problems.0);
         problems.or(model.map(|model| Config {
             model,
             engine: EngineConfig {
@@ -231,6 +235,7 @@ impl ServeArgs {
                 on_lookup_failure: self.model.on_lookup_failure,
                 client_timeout: self.client_timeout,
             },
+            connections: self.connections.limits(),
             metrics_listen: self.metrics_listen,
             drain_timeout: self.drain_timeout,
         }))

@@ -6,8 +6,6 @@
     reason = "tests; each test file uses its own part"
 )]
 
-pub mod embed_server;
-
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use scone_embed_client::{EmbedClient, LookupError};
+use scone_test_support::Behaviour;
 use tokio::task::JoinSet;
 
-use crate::fake::{FakeServer, Mode, OLD, assert_rows_of, connect, eventually, lookup, options};
+use crate::asking::{OLD, Server, assert_rows_of, connect, eventually, lookup, options};
 
 /// Starts look-ups until `server` holds some that it does not answer.
-async fn stuck_at(client: &EmbedClient, server: &FakeServer) -> JoinSet<()> {
-    server.set_mode(Mode::Silent);
+async fn stuck_at(client: &EmbedClient, server: &Server) -> JoinSet<()> {
+    server.behave(Behaviour::Silent);
     let before = server.lookups();
     let mut lookups = JoinSet::new();
     while server.lookups() == before {
@@ -30,7 +31,7 @@ async fn all_answered(mut lookups: JoinSet<()>) {
 
 #[tokio::test]
 async fn lookups_at_a_killed_replica_are_answered_by_another() {
-    let [first, second] = [(); 2].map(|()| FakeServer::start(OLD));
+    let [first, second] = [(); 2].map(|()| Server::start(OLD));
     let client = connect(&[&first, &second]).await;
     let lookups = stuck_at(&client, &first).await;
     first.kill();
@@ -41,23 +42,23 @@ async fn lookups_at_a_killed_replica_are_answered_by_another() {
 
 #[tokio::test]
 async fn lookups_left_by_a_stream_that_ended_in_good_order_are_answered_elsewhere() {
-    let [first, second] = [(); 2].map(|()| FakeServer::start(OLD));
+    let [first, second] = [(); 2].map(|()| Server::start(OLD));
     let client = connect(&[&first, &second]).await;
     let lookups = stuck_at(&client, &first).await;
     first.end_streams();
     all_answered(lookups).await;
     assert!(client.monitor().stats().retries > 0);
-    first.set_mode(Mode::Answer);
+    first.behave(Behaviour::Answer);
     eventually("it is back", || client.monitor().replicas() == [2]).await;
 }
 
 #[tokio::test]
 async fn the_only_replica_may_end_its_streams() {
-    let server = FakeServer::start(OLD);
+    let server = Server::start(OLD);
     let client = connect(&[&server]).await;
     for _ in 0..5 {
         let lookups = stuck_at(&client, &server).await;
-        server.set_mode(Mode::Answer);
+        server.behave(Behaviour::Answer);
         server.end_streams();
         all_answered(lookups).await;
     }
@@ -65,7 +66,7 @@ async fn the_only_replica_may_end_its_streams() {
 
 #[tokio::test]
 async fn a_late_lookup_is_sent_to_a_second_replica_whose_answer_is_used() {
-    let [first, second] = [(); 2].map(|()| FakeServer::start(OLD));
+    let [first, second] = [(); 2].map(|()| Server::start(OLD));
     let mut options = options(&[&first, &second]);
     options.hedge = true;
     let client = EmbedClient::connect(options).await.unwrap();
@@ -82,11 +83,11 @@ async fn a_late_lookup_is_sent_to_a_second_replica_whose_answer_is_used() {
 
 #[tokio::test]
 async fn a_replica_that_hangs_is_passed_over_for_a_while() {
-    let [first, second] = [(); 2].map(|()| FakeServer::start(OLD));
+    let [first, second] = [(); 2].map(|()| Server::start(OLD));
     let mut options = options(&[&first, &second]);
     options.timeout = Duration::from_secs(2);
     let client = EmbedClient::connect(options).await.unwrap();
-    first.set_mode(Mode::Silent);
+    first.behave(Behaviour::Silent);
     for _ in 0..100 {
         assert_rows_of(&OLD, &mut lookup(&client, &client.current()).await);
     }
@@ -96,7 +97,7 @@ async fn a_replica_that_hangs_is_passed_over_for_a_while() {
 
 #[tokio::test]
 async fn without_hedging_no_lookup_is_sent_twice() {
-    let [first, second] = [(); 2].map(|()| FakeServer::start(OLD));
+    let [first, second] = [(); 2].map(|()| Server::start(OLD));
     let client = connect(&[&first, &second]).await;
     for _ in 0..200 {
         assert_rows_of(&OLD, &mut lookup(&client, &client.current()).await);
@@ -107,9 +108,9 @@ async fn without_hedging_no_lookup_is_sent_twice() {
 
 #[tokio::test]
 async fn a_full_replica_is_passed_over_at_once() {
-    let [first, second] = [(); 2].map(|()| FakeServer::start(OLD));
+    let [first, second] = [(); 2].map(|()| Server::start(OLD));
     let client = connect(&[&first, &second]).await;
-    first.set_mode(Mode::Exhausted {
+    first.behave(Behaviour::Exhausted {
         times: u64::MAX,
         retry_delay_ms: u32::MAX,
     });
@@ -121,9 +122,9 @@ async fn a_full_replica_is_passed_over_at_once() {
 
 #[tokio::test]
 async fn the_only_replica_is_asked_again_after_the_delay_it_names() {
-    let server = FakeServer::start(OLD);
+    let server = Server::start(OLD);
     let client = connect(&[&server]).await;
-    server.set_mode(Mode::Exhausted {
+    server.behave(Behaviour::Exhausted {
         times: 2,
         retry_delay_ms: 1,
     });
@@ -131,7 +132,7 @@ async fn the_only_replica_is_asked_again_after_the_delay_it_names() {
     assert_eq!(server.lookups(), 3);
 
     // A delay beyond the time limit is not waited for.
-    server.set_mode(Mode::Exhausted {
+    server.behave(Behaviour::Exhausted {
         times: 1,
         retry_delay_ms: u32::MAX,
     });
@@ -144,8 +145,8 @@ async fn the_only_replica_is_asked_again_after_the_delay_it_names() {
 
 #[tokio::test]
 async fn a_shard_without_a_replica_fails_its_positions_and_no_others() {
-    let zero = FakeServer::shard(OLD, (0, 2));
-    let one = FakeServer::shard(OLD, (1, 2));
+    let zero = Server::start(OLD.shard(0, 2));
+    let one = Server::start(OLD.shard(1, 2));
     let mut options = options(&[&zero, &one]);
     options.timeout = Duration::from_millis(200);
     let client = EmbedClient::connect(options).await.unwrap();

@@ -1,7 +1,7 @@
 //! The client against embed-services that come and go, fail, lag and switch tables.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod asking;
 mod failures;
-mod fake;
 mod members;
 mod versions;

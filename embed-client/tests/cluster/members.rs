@@ -11,8 +11,9 @@ use std::{
 };
 
 use scone_embed_client::{ConnectError, EmbedClient, Options, Resolve};
+use scone_test_support::Setup;
 
-use crate::fake::{FOREIGN, FakeServer, OLD, assert_rows_of, connect, eventually, lookup, options};
+use crate::asking::{FOREIGN, OLD, Server, assert_rows_of, connect, eventually, lookup, options};
 
 /// Looks up all the time, in several tasks, until told to stop.
 struct Load {
@@ -58,13 +59,13 @@ impl Load {
 async fn replicas_of_a_file_come_and_go_without_a_failed_lookup() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("replicas");
-    let write = |servers: &[&FakeServer]| {
+    let write = |servers: &[&Server]| {
         let lines = servers.iter().map(|s| format!("{} # one\n", s.address));
         let new = folder.path().join("new");
         fs::write(&new, lines.collect::<String>()).unwrap();
         fs::rename(new, &file).unwrap();
     };
-    let [first, second, third] = [(); 3].map(|()| FakeServer::start(OLD));
+    let [first, second, third] = [(); 3].map(|()| Server::start(OLD));
     write(&[&first]);
     let options = Options {
         addresses: vec![format!("file:{}", file.display()).parse().unwrap()],
@@ -99,7 +100,7 @@ async fn replicas_of_a_file_come_and_go_without_a_failed_lookup() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_only_replica_may_be_replaced_by_another() {
-    let [first, second] = [(); 2].map(|()| FakeServer::start(OLD));
+    let [first, second] = [(); 2].map(|()| Server::start(OLD));
     let resolver = Arc::new(FakeResolver::default());
     resolver.answer(&[&first]);
     let options = Options {
@@ -120,7 +121,15 @@ async fn the_only_replica_may_be_replaced_by_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_are_too_old_are_opened_again_without_a_failed_lookup() {
     let age = Duration::from_millis(40);
-    let servers = [(); 2].map(|()| FakeServer::with_connection_age(OLD, age));
+    let start = || {
+        let connection_age = Some(age);
+        let setup = Setup {
+            connection_age,
+            ..Setup::default()
+        };
+        Server::start_with(OLD, setup)
+    };
+    let servers = [start(), start()];
     let client = connect(&servers.each_ref()).await;
     let load = Load::start(&client);
     let reached_again = || client.monitor().stats().retries > 5;
@@ -137,7 +146,7 @@ struct FakeResolver {
 }
 
 impl FakeResolver {
-    fn answer(&self, servers: &[&FakeServer]) {
+    fn answer(&self, servers: &[&Server]) {
         let addresses = servers.iter().map(|server| server.address).collect();
         *self.addresses.lock().unwrap() = Some(addresses);
     }
@@ -165,7 +174,7 @@ impl Resolve for FakeResolver {
 
 #[tokio::test]
 async fn a_name_that_does_not_resolve_keeps_what_is_known() {
-    let [first, second] = [(); 2].map(|()| FakeServer::start(OLD));
+    let [first, second] = [(); 2].map(|()| Server::start(OLD));
     let resolver = Arc::new(FakeResolver::default());
     resolver.answer(&[&first, &second]);
     let options = Options {
@@ -197,9 +206,9 @@ async fn a_name_that_never_resolved_is_named_at_start() {
 
 #[tokio::test]
 async fn another_models_table_alone_is_refused_and_beside_others_left_out_until_it_fits() {
-    let foreign = FakeServer::start(FOREIGN);
+    let foreign = Server::start(FOREIGN);
     let mut wanted = options(&[&foreign]);
-    let good = FakeServer::start(OLD);
+    let good = Server::start(OLD);
     wanted.model = Some(connect(&[&good]).await.current().model());
     let error = EmbedClient::connect(wanted.clone()).await.unwrap_err();
     let ConnectError::Incompatible(incompatible) = error else {

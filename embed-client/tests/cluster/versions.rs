@@ -1,12 +1,13 @@
 //! Replicas that switch to another version of the table.
 
 use scone_embed_client::LookupError;
+use scone_test_support::tables::Rows as _;
 
-use crate::fake::{FOREIGN, FakeServer, NEW, OLD, assert_rows_of, connect, eventually, lookup};
+use crate::asking::{FOREIGN, NEW, OLD, Server, assert_rows_of, connect, eventually, lookup};
 
 #[tokio::test]
 async fn work_begun_stays_on_its_version_and_new_work_moves_when_all_replicas_have() {
-    let [first, second] = [(); 2].map(|()| FakeServer::start(OLD));
+    let [first, second] = [(); 2].map(|()| Server::start(OLD));
     let client = connect(&[&first, &second]).await;
     let pinned = client.current();
     assert_eq!(pinned.table_id, OLD.id());
@@ -41,20 +42,20 @@ async fn work_begun_stays_on_its_version_and_new_work_moves_when_all_replicas_ha
 
 #[tokio::test]
 async fn a_switch_without_retention_moves_new_work_as_soon_as_the_old_version_is_incomplete() {
-    let zero = FakeServer::shard(OLD, (0, 2));
-    let one = [(); 2].map(|()| FakeServer::shard(OLD, (1, 2)));
+    let zero = Server::start(OLD.shard(0, 2));
+    let one = [(); 2].map(|()| Server::start(OLD.shard(1, 2)));
     let client = connect(&[&zero, &one[0], &one[1]]).await;
-    one[0].serve(&[NEW]);
+    one[0].serve(&[NEW.shard(1, 2)]);
     one[0].polled().await;
     assert_rows_of(&OLD, &mut lookup(&client, &client.current()).await);
-    zero.serve(&[NEW]);
+    zero.serve(&[NEW.shard(0, 2)]);
     eventually("it moves", || client.current().table_id == NEW.id()).await;
     assert_rows_of(&NEW, &mut lookup(&client, &client.current()).await);
 }
 
 #[tokio::test]
 async fn a_version_of_another_model_is_not_taken() {
-    let server = FakeServer::start(OLD);
+    let server = Server::start(OLD);
     let client = connect(&[&server]).await;
     server.serve(&[FOREIGN, OLD]);
     server.polled().await;

@@ -7,7 +7,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use scone_fgram::table::{Manifest, TableKeys};
 use scone_proto::embed::v1::{GetTableInfoResponse, LookupRequest, Span};
 
-use super::{Draw, LoadArgs, Shape, request};
+use super::args::{Draw, LoadArgs, Shape};
 
 /// The largest file of ids that is read: 1 GiB, 268 million ids.
 const MAX_IDS_BYTES: u64 = 1 << 30;
@@ -163,11 +163,21 @@ impl Drawer {
     }
 }
 
-/// The place, 0-based, of a row among `rows`, where place r has a weight close to 1/(r+1): the
-/// logarithm of the place is spread evenly. `random` is in `0..1`.
+/// The rank, 0-based, of a row among `rows`, where rank r has a weight close to 1/(r+1): the
+/// logarithm of the rank is spread evenly. `random` is in `0..1`.
 fn zipf(random: f64, rows: usize) -> usize {
-    let place = ((rows + 1) as f64).powf(random) as usize;
-    place.saturating_sub(1).min(rows - 1)
+    let rank = ((rows + 1) as f64).powf(random) as usize;
+    rank.saturating_sub(1).min(rows - 1)
+}
+
+/// A request for `spans`, which cover `ids`.
+fn request(id: u64, ids: &[u32], spans: Vec<Span>) -> LookupRequest {
+    LookupRequest {
+        id,
+        token_ids: ids.iter().flat_map(|id| id.to_le_bytes()).collect(),
+        spans,
+        table_id: None,
+    }
 }
 
 #[cfg(test)]

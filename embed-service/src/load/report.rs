@@ -8,8 +8,9 @@ use std::{
 
 use scone_proto::embed::v1::{GetTableInfoResponse, LookupResponse, LookupRows, lookup_response};
 use serde_json::json;
+use tonic::Code;
 
-use super::{Draw, LoadArgs, Shape, outcome};
+use super::args::{Draw, LoadArgs, Shape};
 
 /// Answers of one or all streams.
 #[derive(Debug, Default)]
@@ -160,8 +161,17 @@ fn case(args: &LoadArgs, shape: Shape, info: &GetTableInfoResponse) -> String {
 
 /// The smallest value that at least this share of the sorted values does not exceed; 0 of none.
 fn percentile(sorted: &[u32], share: f64) -> u32 {
-    let place = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(place.saturating_sub(1)).copied().unwrap_or(0)
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0)
+}
+
+/// The code of an answer; an answer without a result is a fault of the server.
+fn outcome(response: &LookupResponse) -> Code {
+    match &response.result {
+        Some(lookup_response::Result::Rows(_)) => Code::Ok,
+        Some(lookup_response::Result::Error(error)) => error.code.into(),
+        None => Code::Internal,
+    }
 }
 
 #[cfg(test)]

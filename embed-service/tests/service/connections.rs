@@ -62,7 +62,7 @@ async fn a_client_that_does_not_read_stops_itself_and_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_are_limited_and_their_places_come_back() {
+async fn connections_are_limited_and_free_again_when_closed() {
     let server = TestServer::start_with(|config| config.connections.max_connections = 1).await;
     let mut first = server.stream().await;
     // One more is accepted and closed at once.
@@ -74,7 +74,7 @@ async fn connections_are_limited_and_their_places_come_back() {
     assert_eq!(counted.await, Some(1.0));
     first.rows(request(1, &[(&[1, 2], 0)])).await;
     drop(first);
-    let mut second = eventually("a free place", async || {
+    let mut second = eventually("a free connection", async || {
         let channel = server.endpoint().connect().await.ok()?;
         let mut client = EmbedServiceClient::new(channel);
         TestStream::open(&mut client).await.ok()

@@ -154,17 +154,17 @@ async fn overload_is_refused_at_once_with_a_delay_and_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_are_limited_and_their_places_come_back() {
+async fn streams_are_limited_and_free_again_when_closed() {
     let server = TestServer::start_with(|config| config.capacity.max_streams = 1).await;
     let mut client = server.client().await;
     let first = TestStream::open(&mut client).await.unwrap();
     let refused = TestStream::open(&mut client).await.err().unwrap();
     assert_eq!(refused.code(), Code::ResourceExhausted);
-    let pushback = refused.metadata().get("grpc-retry-pushback-ms").unwrap();
-    assert_eq!(pushback.to_str().unwrap(), "7");
-    // The client goes away without a word: its place is free soon after.
+    let pushback = refused.metadata().get(scone_proto::RETRY_PUSHBACK);
+    assert_eq!(pushback.unwrap(), "7");
+    // The client goes away without a word: its stream is free soon after.
     drop(first);
-    let mut second = eventually("a free place", async || {
+    let mut second = eventually("a free stream", async || {
         TestStream::open(&mut client).await.ok()
     })
     .await;

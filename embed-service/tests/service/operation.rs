@@ -4,7 +4,12 @@ use std::{error::Error as _, sync::Arc, time::Duration};
 
 use embed_service::{RunError, run_with};
 use prost::Message as _;
-use scone_proto::embed::v1::embed_service_client::EmbedServiceClient;
+use scone_proto::{
+    decoder::v1::decoder_service_server::SERVICE_NAME as DECODER,
+    embed::v1::{
+        embed_service_client::EmbedServiceClient, embed_service_server::SERVICE_NAME as EMBED,
+    },
+};
 use scone_service::grpc::Drained;
 use tempfile::TempDir;
 use tokio::{
@@ -26,12 +31,12 @@ use crate::support::{self, TestServer, TestStream, document, eventually, request
 async fn health_is_serving_by_service_name() {
     let server = TestServer::start().await;
     let mut health = HealthClient::new(server.channel().await);
-    for service in ["scone.embed.v1.EmbedService", ""] {
+    for service in [EMBED, ""] {
         let service = service.to_owned();
         let answer = health.check(HealthCheckRequest { service }).await.unwrap();
         assert_eq!(answer.into_inner().status(), ServingStatus::Serving);
     }
-    let service = "scone.decoder.v1.DecoderService".to_owned();
+    let service = DECODER.to_owned();
     let status = health.check(HealthCheckRequest { service }).await;
     assert_eq!(status.unwrap_err().code(), Code::NotFound);
 }
@@ -54,12 +59,9 @@ async fn reflection_lists_what_is_served_here() {
     };
     let mut names: Vec<_> = list.service.into_iter().map(|s| s.name).collect();
     names.sort();
-    assert_eq!(
-        names,
-        ["grpc.health.v1.Health", "scone.embed.v1.EmbedService"]
-    );
+    assert_eq!(names, ["grpc.health.v1.Health", EMBED]);
 
-    let symbol = "scone.embed.v1.EmbedService".to_owned();
+    let symbol = EMBED.to_owned();
     let file = ask(MessageRequest::FileContainingSymbol(symbol));
     let answers = client.server_reflection_info(file).await.unwrap();
     let answer = answers.into_inner().message().await.unwrap().unwrap();

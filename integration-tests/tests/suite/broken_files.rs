@@ -10,7 +10,8 @@ use std::{
 use integration_tests::{
     client::{self, generate, greedy, seeded},
     cluster::{ANY_PORT, Service, decoder_command, embed_command, refusal},
-    fixtures::{copy_of, fixtures, manifest, precompute_command, scratch, trainer},
+    fixtures::{fixtures, manifest, precompute_command, trainer},
+    folders::{copy_of, scratch},
     process::run,
 };
 use scone_proto::decoder::v1::GetModelInfoRequest;

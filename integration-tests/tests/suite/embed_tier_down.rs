@@ -4,7 +4,8 @@ use integration_tests::{
     client::{self, begin, finish, generate, greedy},
     cluster::{ANY_PORT, Service},
     eventually::eventually,
-    fixtures::{copy_of, fixtures},
+    fixtures::fixtures,
+    folders::copy_of,
 };
 use scone_proto::decoder::v1::FinishReason;
 use tonic::Code;

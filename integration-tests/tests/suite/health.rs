@@ -6,6 +6,10 @@ use integration_tests::{
     eventually::in_time,
     fixtures::fixtures,
 };
+use scone_proto::{
+    decoder::v1::decoder_service_server::SERVICE_NAME as DECODER,
+    embed::v1::embed_service_server::SERVICE_NAME as EMBED,
+};
 use tokio_stream::once;
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{
@@ -15,9 +19,6 @@ use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
-
-const EMBED: &str = "scone.embed.v1.EmbedService";
-const DECODER: &str = "scone.decoder.v1.DecoderService";
 
 fn of(service: &str) -> HealthCheckRequest {
     HealthCheckRequest {

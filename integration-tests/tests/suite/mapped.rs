@@ -11,7 +11,8 @@ use integration_tests::{
     binaries::binaries,
     client::{self, generate, seeded},
     cluster::{ANY_PORT, Service, decoder_command, embed_command, refusal},
-    fixtures::{copy_of, evaluate, fixtures, scratch},
+    fixtures::{evaluate, fixtures},
+    folders::{copy_of, scratch},
     process::run,
     rows::{document, info, lookup, request, row_of_each_position},
 };

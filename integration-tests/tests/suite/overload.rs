@@ -13,7 +13,7 @@ async fn a_full_queue_refuses_and_the_accepted_ones_finish() {
     let client = client::decoder(&decoder.address).await;
     let (head, rest) = begin(&client, greedy("The harbour", 1900)).await;
 
-    // One place in the batch is taken, one in the queue is free: one of these three gets it.
+    // One slot of the batch is taken, one of the queue is free: one of these three gets it.
     let tasks: Vec<_> = (0..3)
         .map(|_| {
             let client = client.clone();

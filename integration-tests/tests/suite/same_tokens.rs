@@ -5,7 +5,8 @@ use integration_tests::{
     client::{self, Completion, begin, finish, generate, greedy, seeded},
     cluster::Service,
     eventually::eventually,
-    fixtures::{copy_of, fixtures, scratch, text},
+    fixtures::{fixtures, text},
+    folders::{copy_of, scratch},
     process::run,
 };
 use scone_proto::decoder::v1::{GenerateRequest, decoder_service_client::DecoderServiceClient};

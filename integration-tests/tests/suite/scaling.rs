@@ -14,7 +14,8 @@ use integration_tests::{
     client::{self, Completion, generate, seeded},
     cluster::{ANY_PORT, Service},
     eventually::eventually,
-    fixtures::{copy_of, fixtures, scratch},
+    fixtures::fixtures,
+    folders::{copy_of, scratch},
 };
 use scone_proto::decoder::v1::{GenerateRequest, decoder_service_client::DecoderServiceClient};
 use tokio::task::JoinSet;

@@ -2,7 +2,8 @@
 
 use integration_tests::{
     cluster::{ANY_PORT, Service, decoder_command, embed_command, refusal},
-    fixtures::{copy_of, fixtures, manifest, scratch},
+    fixtures::{fixtures, manifest},
+    folders::{copy_of, scratch},
 };
 
 /// The message must name what does not fit: the model's hash and the table's.

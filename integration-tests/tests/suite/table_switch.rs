@@ -9,7 +9,8 @@ use integration_tests::{
     client::{self, Completion, begin, finish, generate, seeded},
     cluster::{ANY_PORT, Service, embed_command},
     eventually::eventually,
-    fixtures::{copy_of, fixtures, manifest, scratch},
+    fixtures::{fixtures, manifest},
+    folders::{copy_of, scratch},
     rows::{Stream, document, info, request},
 };
 use scone_proto::{

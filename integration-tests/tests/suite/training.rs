@@ -5,7 +5,8 @@ use std::{fs, path::Path};
 
 use integration_tests::{
     eventually::{PATIENCE, eventually_within},
-    fixtures::{copy_of, evaluate, fixtures, manifest, precompute_command, scratch},
+    fixtures::{evaluate, fixtures, manifest, precompute_command},
+    folders::{copy_of, scratch},
     process::{Process, run},
 };
 

@@ -6,7 +6,8 @@ use integration_tests::{
     binaries::binaries,
     client,
     cluster::{ANY_PORT, Service, embed_command},
-    fixtures::{copy_of, fixtures, manifest},
+    fixtures::{fixtures, manifest},
+    folders::copy_of,
     process::{Process, run},
     rows::{document, info, lookup, request, row_of_each_position},
 };

@@ -1,8 +1,8 @@
 //! Where the rows of f-grams come from: nowhere, the live f-gram model, or a table.
 
 use anyhow::{Context as _, Result, bail, ensure};
+use scone_fgram::RowDtype;
 use scone_fgram::matcher::{Match, Matcher};
-use scone_fgram::row::RowDtype;
 use scone_fgram::table::{LookupResult, Span, Table};
 
 /// Matches f-grams and gives their rows.

@@ -1,3 +1,4 @@
+//! Batches cut into messages, and answers put together.
 #![allow(clippy::unwrap_used, reason = "tests")]
 use super::*;
 use crate::facts::samples;

@@ -75,7 +75,7 @@ impl Metrics {
             switches: Family::default(),
         };
         metrics.register_requests(registry);
-        metrics.register_connections(registry);
+        metrics.connections.register(registry);
         registry.register(
             "table_switches",
             "Looks at --table after SIGHUP, by outcome (switched, unchanged or refused)",
@@ -117,21 +117,6 @@ impl Metrics {
             "inflight_bytes",
             "Bytes of rows being looked up, or waiting for their client to read them",
             self.inflight_bytes.clone(),
-        );
-    }
-
-    fn register_connections(&self, registry: &mut Registry) {
-        let connections = self.connections.clone();
-        registry.register("connections_open", "Connections open now", connections.open);
-        registry.register(
-            "connections_refused",
-            "Connections closed at once because as many as allowed were open",
-            connections.refused,
-        );
-        registry.register(
-            "connections_aged",
-            "Connections ended because of their age",
-            connections.aged,
         );
     }
 

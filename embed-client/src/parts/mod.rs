@@ -234,7 +234,7 @@ pub(crate) fn check(part: &Part, rows: &LookupRows, facts: &TableFacts) -> Resul
     Ok(())
 }
 
-/// Decodes the rows of a checked answer into their places.
+/// Decodes the rows of a checked answer, each to its position.
 pub(crate) fn merge(
     part: &Part,
     rows: &LookupRows,
@@ -259,5 +259,4 @@ pub(crate) fn merge(
 }
 
 #[cfg(test)]
-#[path = "parts_tests.rs"]
 mod tests;

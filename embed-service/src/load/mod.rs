@@ -1,152 +1,35 @@
 //! `embed-service load`: asks servers as decoders would, and says how fast they answer.
 
+mod args;
 mod draw;
 mod report;
 
 use std::{
     io::Write,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
-use clap::{Args, ValueEnum};
+use scone_embed_client::endpoint;
 use scone_proto::embed::v1::{
-    GetTableInfoRequest, GetTableInfoResponse, LookupRequest, LookupResponse, Span,
-    embed_service_client::EmbedServiceClient, lookup_response,
+    GetTableInfoRequest, GetTableInfoResponse, LookupRequest, LookupResponse,
+    embed_service_client::EmbedServiceClient,
 };
-use scone_service::grpc::{CONNECTION_WINDOW_BYTES, MAX_FRAME_BYTES, STREAM_WINDOW_BYTES};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Code, Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Streaming, transport::Channel};
 use tracing::info;
 
+pub use self::args::{Draw, LoadArgs};
 use self::{
+    args::Shape,
     draw::{Drawer, Source},
     report::{Measured, Report},
 };
 
-/// The flags of `embed-service load`.
-#[derive(Args, Clone, Debug)]
-pub struct LoadArgs {
-    /// Addresses to ask, with commas between; streams are spread over them in turn.
-    #[arg(
-        long,
-        env = "SCONE_LOAD_ADDR",
-        value_name = "HOST:PORT",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:7300"
-    )]
-    pub addr: Vec<String>,
-
-    /// Ask for f-grams of this table directory, which may be the one that is being served.
-    #[arg(
-        long,
-        env = "SCONE_EMBED_TABLE",
-        value_name = "DIR",
-        required_unless_present = "ids"
-    )]
-    pub table: Option<PathBuf>,
-
-    /// Ask for the text in this file, not for single f-grams: token ids, unsigned 32-bit
-    /// little-endian.
-    #[arg(long, env = "SCONE_LOAD_IDS", value_name = "FILE")]
-    pub ids: Option<PathBuf>,
-
-    /// How f-grams of --table are drawn: `zipf` takes the row at place r with a weight of 1/r, as
-    /// in text; `uniform` takes all alike.
-    #[arg(long, env = "SCONE_LOAD_DRAW", value_enum, default_value_t = Draw::Zipf)]
-    pub draw: Draw,
-
-    /// Streams, each on a connection of its own, with one request on its way at a time.
-    #[arg(
-        long,
-        env = "SCONE_LOAD_STREAMS",
-        value_name = "N",
-        default_value_t = 4,
-        value_parser = clap::value_parser!(u32).range(1..=1024)
-    )]
-    pub streams: u32,
-
-    /// Windows of a request: sequences of one decode step.
-    #[arg(
-        long,
-        env = "SCONE_LOAD_WINDOWS",
-        value_name = "B",
-        default_value_t = 32,
-        value_parser = clap::value_parser!(u32).range(1..)
-    )]
-    pub windows: u32,
-
-    /// Ask for prompts instead: one span of so many positions a request.
-    #[arg(
-        long,
-        env = "SCONE_LOAD_PROMPT_POSITIONS",
-        value_name = "P",
-        value_parser = clap::value_parser!(u32).range(1..)
-    )]
-    pub prompt_positions: Option<u32>,
-
-    /// How long to measure, in seconds.
-    #[arg(
-        long,
-        env = "SCONE_LOAD_SECONDS",
-        value_name = "S",
-        default_value_t = 10,
-        value_parser = clap::value_parser!(u64).range(1..=3600)
-    )]
-    pub seconds: u64,
-
-    /// How long to ask before that without measuring, in seconds.
-    #[arg(
-        long,
-        env = "SCONE_LOAD_WARM_UP_SECONDS",
-        value_name = "S",
-        default_value_t = 1,
-        value_parser = clap::value_parser!(u64).range(0..=600)
-    )]
-    pub warm_up_seconds: u64,
-
-    /// Most requests to measure, over all streams.
-    #[arg(
-        long,
-        env = "SCONE_LOAD_MAX_REQUESTS",
-        value_name = "N",
-        default_value_t = 5_000_000,
-        value_parser = clap::value_parser!(u64).range(1..=100_000_000)
-    )]
-    pub max_requests: u64,
-
-    /// Where the drawing of f-grams begins; the same seed asks the same.
-    #[arg(long, env = "SCONE_LOAD_SEED", value_name = "N", default_value_t = 1)]
-    pub seed: u64,
-
-    /// Print one JSON object for each result instead of text.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// How f-grams are drawn from a table.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum Draw {
-    /// The row at place r with a weight of 1/r.
-    Zipf,
-    /// All rows alike.
-    Uniform,
-}
-
-/// What one request asks for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Shape {
-    /// A decode step of so many sequences.
-    Windows(u32),
-    /// A prompt of so many positions.
-    Prompt(u32),
-}
+/// How long a server may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Asks until the time is up, then prints what it measured.
 ///
@@ -154,10 +37,7 @@ enum Shape {
 /// When a server cannot be reached, the table or file cannot be read, the servers cannot answer
 /// requests of this shape, or a stream breaks.
 pub async fn run(args: LoadArgs, out: &mut impl Write) -> anyhow::Result<()> {
-    let shape = match args.prompt_positions {
-        Some(positions) => Shape::Prompt(positions),
-        None => Shape::Windows(args.windows),
-    };
+    let shape = args.shape();
     let (clients, info) = connect(&args).await?;
     check_limits(shape, &info)?;
     let read = (args.clone(), info.clone());
@@ -204,15 +84,8 @@ async fn connect(
 
 async fn connect_one(address: &str) -> anyhow::Result<EmbedServiceClient<Channel>> {
     let address = address.trim_start_matches("http://");
-    let channel = Endpoint::from_shared(format!("http://{address}"))?
-        .tcp_nodelay(true)
-        .connect_timeout(Duration::from_secs(5))
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(MAX_FRAME_BYTES)
-        .connect()
-        .await?;
-    Ok(EmbedServiceClient::new(channel).max_decoding_message_size(1 << 30))
+    let endpoint = endpoint(address, CONNECT_TIMEOUT)?;
+    Ok(EmbedServiceClient::new(endpoint.connect().await?).max_decoding_message_size(1 << 30))
 }
 
 fn check_limits(shape: Shape, info: &GetTableInfoResponse) -> anyhow::Result<()> {
@@ -310,24 +183,5 @@ impl OpenStream {
             return Ok(None);
         }
         self.answers.message().await.context("a stream broke")
-    }
-}
-
-/// The code of an answer; an answer without a result is a fault of the server.
-fn outcome(response: &LookupResponse) -> Code {
-    match &response.result {
-        Some(lookup_response::Result::Rows(_)) => Code::Ok,
-        Some(lookup_response::Result::Error(error)) => error.code.into(),
-        None => Code::Internal,
-    }
-}
-
-/// A request for `spans`, which cover `ids`.
-fn request(id: u64, ids: &[u32], spans: Vec<Span>) -> LookupRequest {
-    LookupRequest {
-        id,
-        token_ids: ids.iter().flat_map(|id| id.to_le_bytes()).collect(),
-        spans,
-        table_id: None,
     }
 }

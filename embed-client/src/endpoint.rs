@@ -1,0 +1,35 @@
+//! How connections to an embed-service are set up.
+
+use std::time::Duration;
+
+use tonic::transport::{Endpoint, Error};
+
+/// HTTP/2 window of one stream. What a client has room for bounds what a server sends, and a
+/// prompt's rows are some MiB: the default of 64 KiB would stop them for a round trip every 64 KiB.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+/// HTTP/2 window of one connection, shared by its streams.
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Largest HTTP/2 frame accepted: rows come in few, large ones.
+const MAX_FRAME_BYTES: u32 = 1 << 20;
+/// A peer that leaves pings unanswered this long is gone, though its connection looks open.
+const PING_EVERY: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The embed-service at `address` (`host:port`), with the windows, frames and pings that
+/// [`EmbedClient`](crate::EmbedClient) uses; for tools that speak to one server themselves. A
+/// connection that is not there within `connect_timeout` is given up.
+///
+/// # Errors
+/// When `address` is not a host and a port.
+pub fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpoint, Error> {
+    Ok(Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(connect_timeout)
+        // With Nagle's algorithm on, a small request waits for a delayed acknowledgement.
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(true))
+}

@@ -1,0 +1,205 @@
+//! What of the flags can work, and the configuration they make.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    thread::available_parallelism,
+    time::Duration,
+};
+
+use scone_fgram::table::TableOptions;
+use scone_service::connections::ConnectionLimits;
+
+use super::args::ServeArgs;
+use crate::{admission::Capacity, request::Limits};
+
+/// From a request of one window to what a server can be asked to hold per stream.
+const REQUEST_BYTES: RangeInclusive<u64> = 256..=(256 << 20);
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The table directory, or a link to it; it exists.
+    pub table: PathBuf,
+    /// How long a table is retained after a switch.
+    pub retain_table: Duration,
+    /// How to open it.
+    pub table_options: TableOptions,
+    /// Where gRPC listens.
+    pub listen: SocketAddr,
+    /// Where metrics are, if anywhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// How long a drain may take.
+    pub drain_timeout: Duration,
+    /// Of one request.
+    pub limits: Limits,
+    /// Of all requests together.
+    pub capacity: Capacity,
+    /// Of connections.
+    pub connections: ConnectionLimits,
+    /// Calls of one connection at one time.
+    pub max_connection_streams: u32,
+    /// Threads of the async runtime, at least 1.
+    pub threads: usize,
+    /// Threads of the blocking pool, at least 1.
+    pub read_threads: usize,
+}
+
+impl Config {
+    /// Checks everything that can be checked without opening the table.
+    ///
+    /// # Errors
+    /// Every mistake, each naming its flag.
+    pub fn from_args(args: ServeArgs) -> Result<Self, ConfigError> {
+        let problems = problems(&args);
+        if !problems.is_empty() {
+            return Err(ConfigError { problems });
+        }
+        let limits = args.limits;
+        Ok(Self {
+            table: args.table,
+            retain_table: args.retain_table,
+            table_options: TableOptions {
+                hot_bytes: args.hot_bytes,
+                warm: !args.no_warm,
+                verify: args.verify,
+                store_cache_bytes: args.store_cache_bytes,
+                ..TableOptions::default()
+            },
+            listen: args.listen,
+            metrics_listen: args.metrics_listen,
+            drain_timeout: args.drain_timeout,
+            limits: Limits {
+                max_request_bytes: limits.max_request_bytes,
+                max_spans: limits.max_spans,
+                max_positions: limits.max_positions,
+            },
+            capacity: Capacity {
+                max_inflight_bytes: limits.max_inflight_bytes,
+                max_streams: limits.max_streams,
+                retry_delay: limits.retry_delay,
+            },
+            connections: args.connections.limits(),
+            max_connection_streams: limits.max_connection_streams,
+            threads: limits.threads.unwrap_or_else(default_threads),
+            read_threads: limits.read_threads,
+        })
+    }
+}
+
+/// One worker that waits for a disk must not stop health checks, hence at least two.
+fn default_threads() -> usize {
+    available_parallelism().map_or(2, |cores| cores.get().max(2))
+}
+
+fn problems(args: &ServeArgs) -> Vec<String> {
+    let limits = &args.limits;
+    let mut problems = Vec::new();
+    if let Some(problem) = table_problem(&args.table) {
+        problems.push(problem);
+    }
+    let at_least_one = [
+        ("--max-positions", u64::from(limits.max_positions)),
+        ("--max-spans", u64::from(limits.max_spans)),
+        ("--max-inflight-bytes", limits.max_inflight_bytes),
+        ("--max-streams", u64::from(limits.max_streams)),
+        (
+            "--max-connection-streams",
+            u64::from(limits.max_connection_streams),
+        ),
+        ("--threads", limits.threads.unwrap_or(1) as u64),
+        ("--read-threads", limits.read_threads as u64),
+    ];
+    for (flag, _) in at_least_one.iter().filter(|(_, value)| *value == 0) {
+        problems.push(format!("{flag} is 0, at least 1 is needed"));
+    }
+    args.connections.check(&mut problems);
+    if !REQUEST_BYTES.contains(&limits.max_request_bytes) {
+        problems.push(format!(
+            "--max-request-bytes is {}, it must be {} to {} bytes",
+            limits.max_request_bytes,
+            REQUEST_BYTES.start(),
+            REQUEST_BYTES.end()
+        ));
+    }
+    problems
+}
+
+/// `None` when the directory is there; whether it is a good table shows when it is opened.
+fn table_problem(dir: &Path) -> Option<String> {
+    match std::fs::metadata(dir) {
+        Ok(found) if found.is_dir() => None,
+        Ok(_) => Some(format!("--table {} is not a directory", dir.display())),
+        Err(error) => Some(format!("--table {}: {error}", dir.display())),
+    }
+}
+
+/// All mistakes of a configuration.
+#[derive(Debug, thiserror::Error)]
+pub struct ConfigError {
+    /// One line each.
+    pub problems: Vec<String>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration cannot work:")?;
+        for problem in &self.problems {
+            write!(f, "\n  {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn config(flags: &[&str]) -> Result<Config, ConfigError> {
+        let cli = Cli::try_parse_from([&["embed-service"], flags].concat()).unwrap();
+        Config::from_args(cli.serve)
+    }
+
+    #[test]
+    fn defaults_are_consistent() {
+        let config = config(&["--table", "."]).unwrap();
+        assert_eq!(config.listen, ([127, 0, 0, 1], 7300).into());
+        assert_eq!(config.table_options, TableOptions::default());
+        assert!(config.threads >= 2);
+    }
+
+    #[test]
+    fn reports_all_mistakes_at_once() {
+        let error = config(&[
+            "--table=/no/such/table",
+            "--max-spans=0",
+            "--max-request-bytes=1",
+            "--max-inflight-bytes=0",
+            "--max-connections=0",
+            "--threads=0",
+        ]);
+        let text = error.unwrap_err().to_string();
+        for flag in [
+            "--table /no/such/table",
+            "--max-spans",
+            "--max-request-bytes",
+            "--max-inflight-bytes",
+            "--max-connections",
+            "--threads",
+        ] {
+            assert!(text.contains(flag), "{flag} is missing in:\n{text}");
+        }
+    }
+}

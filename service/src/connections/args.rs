@@ -1,0 +1,141 @@
+//! The flags for connections, the same for both services.
+
+use std::{fmt::Debug, marker::PhantomData, time::Duration};
+
+use clap::Args;
+
+use super::limits::ConnectionLimits;
+use crate::args::parse_duration;
+
+/// What differs between services: the environment variables of the flags, which have the
+/// service's prefix, and how long its calls run.
+pub trait ConnectionNames: Clone + Debug + Send + Sync + 'static {
+    /// Environment variable of `--max-connections`.
+    const MAX_CONNECTIONS: &'static str;
+    /// Environment variable of `--max-connection-age`.
+    const MAX_CONNECTION_AGE: &'static str;
+    /// Environment variable of `--max-connection-age-grace`.
+    const MAX_CONNECTION_AGE_GRACE: &'static str;
+    /// Default of `--max-connection-age-grace`.
+    const DEFAULT_GRACE: &'static str;
+}
+
+/// The connection flags, to be flattened into a service's own arguments.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Connections")]
+pub struct ConnectionArgs<N: ConnectionNames> {
+    /// Most connections open at one time; one more is closed at once.
+    #[arg(
+        long,
+        env = N::MAX_CONNECTIONS,
+        value_name = "N",
+        default_value_t = 1024
+    )]
+    pub max_connections: u32,
+
+    /// Age at which a connection is ended, with a unit, 10 % more or less, so that clients come
+    /// back to replicas that were added; 0s for never. Calls that it got are answered.
+    #[arg(
+        long,
+        env = N::MAX_CONNECTION_AGE,
+        value_name = "DURATION",
+        default_value = "10m",
+        value_parser = parse_duration
+    )]
+    pub max_connection_age: Duration,
+
+    /// How long the calls of such a connection may take to end before it is cut, with a unit.
+    #[arg(
+        long,
+        env = N::MAX_CONNECTION_AGE_GRACE,
+        value_name = "DURATION",
+        default_value = N::DEFAULT_GRACE,
+        value_parser = parse_duration
+    )]
+    pub max_connection_age_grace: Duration,
+
+    #[arg(skip)]
+    names: PhantomData<N>,
+}
+
+impl<N: ConnectionNames> ConnectionArgs<N> {
+    /// Adds what is wrong, each naming its flag.
+    pub fn check(&self, problems: &mut Vec<String>) {
+        if self.max_connections == 0 {
+            problems.push("--max-connections is 0, at least 1 is needed".to_owned());
+        }
+    }
+
+    /// The limits asked for.
+    #[must_use]
+    pub fn limits(&self) -> ConnectionLimits {
+        ConnectionLimits {
+            max_connections: self.max_connections as usize,
+            max_age: Some(self.max_connection_age).filter(|age| !age.is_zero()),
+            age_grace: self.max_connection_age_grace,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use clap::{CommandFactory as _, Parser};
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    struct Names;
+
+    impl ConnectionNames for Names {
+        const MAX_CONNECTIONS: &'static str = "A_MAX_CONNECTIONS";
+        const MAX_CONNECTION_AGE: &'static str = "A_MAX_CONNECTION_AGE";
+        const MAX_CONNECTION_AGE_GRACE: &'static str = "A_MAX_CONNECTION_AGE_GRACE";
+        const DEFAULT_GRACE: &'static str = "7s";
+    }
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        connections: ConnectionArgs<Names>,
+    }
+
+    fn parse(flags: &[&str]) -> ConnectionArgs<Names> {
+        let flags = [&["a"], flags].concat();
+        Cli::try_parse_from(flags).unwrap().connections
+    }
+
+    #[test]
+    fn each_service_has_its_own_variables() {
+        let command = Cli::command();
+        let variables = command.get_arguments().filter_map(|arg| arg.get_env());
+        let variables: Vec<_> = variables.map(|name| name.to_str().unwrap()).collect();
+        assert_eq!(
+            variables,
+            [
+                Names::MAX_CONNECTIONS,
+                Names::MAX_CONNECTION_AGE,
+                Names::MAX_CONNECTION_AGE_GRACE
+            ]
+        );
+    }
+
+    #[test]
+    fn an_age_of_zero_is_never() {
+        let limits = parse(&[]).limits();
+        assert_eq!(limits.max_age, Some(Duration::from_secs(600)));
+        assert_eq!(limits.age_grace, Duration::from_secs(7));
+        let limits = parse(&["--max-connection-age=0s"]).limits();
+        assert_eq!(limits.max_age, None);
+    }
+
+    #[test]
+    fn no_connections_at_all_are_refused() {
+        let mut problems = Vec::new();
+        parse(&["--max-connections=1"]).check(&mut problems);
+        assert!(problems.is_empty());
+        parse(&["--max-connections=0"]).check(&mut problems);
+        assert!(problems[0].contains("--max-connections"), "{problems:?}");
+    }
+}

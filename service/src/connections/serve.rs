@@ -1,0 +1,162 @@
+//! Accepts connections and serves each for as long as it may live.
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher as _, Hasher as _},
+    io,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::sleep,
+};
+use tokio_stream::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Router;
+use tracing::{debug, warn};
+
+use super::{
+    limits::{ConnectionLimits, ConnectionMetrics},
+    socket::{Slot, Socket},
+};
+use crate::listener::incoming;
+
+/// How long to wait when the system refuses to accept (out of file descriptors, for example).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A bound port and the limits of its connections.
+#[derive(Debug)]
+pub struct Connections {
+    /// Where clients connect.
+    pub listener: TcpListener,
+    /// How many, and for how long.
+    pub limits: ConnectionLimits,
+    /// Counts them.
+    pub metrics: ConnectionMetrics,
+}
+
+impl From<TcpListener> for Connections {
+    /// Without limits.
+    fn from(listener: TcpListener) -> Self {
+        Self {
+            listener,
+            limits: ConnectionLimits::default(),
+            metrics: ConnectionMetrics::default(),
+        }
+    }
+}
+
+impl Connections {
+    /// Accepts and serves connections until `draining` is cancelled; then the port is closed, and
+    /// this returns when the last connection has ended.
+    pub(crate) async fn serve(self, router: Router, draining: CancellationToken) {
+        let slots = Arc::new(Semaphore::new(self.limits.max_connections));
+        let mut served = JoinSet::new();
+        let mut accepted = incoming(self.listener);
+        loop {
+            let stream = tokio::select! {
+                () = draining.cancelled() => break,
+                Some(_) = served.join_next() => continue,
+                Some(stream) = accepted.next() => stream,
+            };
+            let stream = match stream {
+                Ok(stream) => stream,
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = Arc::clone(&slots).try_acquire_owned() else {
+                debug!(limit = self.limits.max_connections, "too many connections");
+                self.metrics.refused.inc();
+                continue;
+            };
+            let connection = OneConnection {
+                router: router.clone(),
+                limits: self.limits,
+                metrics: self.metrics.clone(),
+                ending: draining.child_token(),
+            };
+            served.spawn(connection.serve(stream, permit));
+        }
+        drop(accepted);
+        while served.join_next().await.is_some() {}
+    }
+}
+
+/// The life of one connection.
+struct OneConnection {
+    router: Router,
+    limits: ConnectionLimits,
+    metrics: ConnectionMetrics,
+    ending: CancellationToken,
+}
+
+impl OneConnection {
+    async fn serve(self, stream: TcpStream, permit: OwnedSemaphorePermit) {
+        let (ending, cut) = (self.ending, CancellationToken::new());
+        // A drain that gives up drops this, and with it what is still open.
+        let _cut_when_dropped = cut.clone().drop_guard();
+        let slot = Slot::take(permit, &self.metrics.open);
+        let socket = Socket::new(stream, slot, cut.clone(), ending.clone());
+        // A stream that ends would mean shutdown to tonic.
+        let socket = tokio_stream::once(Ok::<_, io::Error>(socket));
+        let socket = socket.chain(tokio_stream::pending());
+        let stopped = ending.clone().cancelled_owned();
+        let serving = self.router.serve_with_incoming_shutdown(socket, stopped);
+        tokio::pin!(serving);
+        let served = tokio::select! {
+            served = &mut serving => served,
+            () = grow_old(self.limits.max_age) => {
+                self.metrics.aged.inc();
+                ending.cancel();
+                match tokio::time::timeout(self.limits.age_grace, &mut serving).await {
+                    Ok(served) => served,
+                    Err(_elapsed) => {
+                        debug!("cutting an old connection");
+                        cut.cancel();
+                        serving.await
+                    }
+                }
+            }
+        };
+        if let Err(error) = served {
+            warn!(%error, "cannot serve a connection");
+        }
+    }
+}
+
+/// Waits for the age at which one connection ends.
+async fn grow_old(max_age: Option<Duration>) {
+    match max_age {
+        Some(age) => sleep(jittered(age)).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// 10 % more or less at random, so that connections opened together do not end together.
+fn jittered(age: Duration) -> Duration {
+    // The standard library's only source of randomness: the keys of a new hasher.
+    let random = RandomState::new().build_hasher().finish();
+    let share = random as f64 / u64::MAX as f64;
+    age.mul_f64(0.9 + 0.2 * share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_spread_by_a_tenth() {
+        let age = Duration::from_secs(100);
+        let ages: Vec<Duration> = (0..200).map(|_| jittered(age)).collect();
+        let (low, high) = (Duration::from_secs(90), Duration::from_secs(110));
+        assert!(ages.iter().all(|age| (low..=high).contains(age)));
+        assert!(ages.iter().any(|one| *one != ages[0]));
+    }
+}
