@@ -9,7 +9,8 @@
 //! use tokio_util::sync::CancellationToken;
 //!
 //! let listener = grpc::bind("127.0.0.1:0".parse().expect("an address")).await?;
-//! let (health, health_service) = Health::register(&["scone.embed.v1.EmbedService"]).await;
+//! // The names are in the generated code: `embed_service_server::SERVICE_NAME`.
+//! let (health, health_service) = Health::register(&["a.Service"]).await;
 //! let draining = CancellationToken::new(); // handlers with long streams watch it
 //! health.set_serving().await; // when the table or model is loaded
 //! let router = router.add_service(health_service);
@@ -18,6 +19,8 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! One that loads for long serves its port all the while, and is a [late service](late).
 //!
 //! It holds nothing that only one service needs, and no knowledge of tables or models.
 
