@@ -47,7 +47,7 @@ where
     }
 
     fn lookup(&mut self, table: &TableFacts, batch: &LookupBatch, out: &mut Answers) {
-        out.reset(batch.positions(), table.dim as usize);
+        out.reset(batch.positions());
         let inner = &mut self.inner;
         let mut lookup = |batch: &LookupBatch, out: &mut Answers| inner.lookup(table, batch, out);
         (self.around)(&mut lookup, batch, out);

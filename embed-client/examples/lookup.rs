@@ -28,15 +28,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(error) = answers.error() {
         return Err(error.clone().into());
     }
+    let mut embedding = vec![0.0f32; table.dim as usize];
     for (position, id) in ids.iter().enumerate() {
-        match usize::from(answers.match_lengths()[position]) {
-            0 => println!("{id}: no f-gram ends here"),
-            n => {
-                let fgram = &ids[position + 1 - n..=position];
-                let row = answers.embedding(position);
-                println!("{id}: {fgram:?} -> {:?} ...", &row[..row.len().min(4)]);
-            }
-        }
+        let Some(row) = answers.row(position) else {
+            println!("{id}: no f-gram ends here");
+            continue;
+        };
+        row.decode(&mut embedding)?;
+        let length = usize::from(answers.match_lengths()[position]);
+        let fgram = &ids[position + 1 - length..=position];
+        println!(
+            "{id}: {fgram:?} -> {:?} ...",
+            &embedding[..embedding.len().min(4)]
+        );
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use scone_fgram::table::Span;
+use bytes::Bytes;
+use scone_fgram::{EncodedRow, RowDtype, table::Span};
 
 use crate::error::LookupError;
 
@@ -43,35 +44,67 @@ impl LookupBatch {
     }
 }
 
-/// The answers to a [`LookupBatch`]. Reuse one to reuse its memory.
+/// The answers to a [`LookupBatch`]: for each position the length of its f-gram and its row, still
+/// encoded and in the memory that it came in. Reuse one to reuse its memory.
 #[derive(Debug, Default)]
 pub struct Answers {
-    dim: usize,
     match_lengths: Vec<u8>,
     failed: Vec<bool>,
-    values: Vec<f32>,
+    /// Where the row of each matched position is.
+    rows: Vec<RowAt>,
+    messages: Vec<Message>,
     error: Option<LookupError>,
+}
+
+/// A row of a message.
+#[derive(Clone, Copy, Debug, Default)]
+struct RowAt {
+    message: u32,
+    row: u32,
+}
+
+/// Rows that came together, end to end.
+#[derive(Debug)]
+struct Message {
+    rows: Bytes,
+    dtype: RowDtype,
+    row_bytes: usize,
 }
 
 impl Answers {
     /// Forgets what was answered and makes room for `positions` without a match.
-    pub fn reset(&mut self, positions: usize, dim: usize) {
-        self.dim = dim;
+    pub fn reset(&mut self, positions: usize) {
         self.match_lengths.clear();
         self.match_lengths.resize(positions, 0);
         self.failed.clear();
         self.failed.resize(positions, false);
-        self.values.resize(positions * dim, 0.0);
+        self.rows.clear();
+        self.rows.resize(positions, RowAt::default());
+        self.messages.clear();
         self.error = None;
     }
 
-    /// A position is matched; returns where its decoded row goes, `dim` elements.
+    /// Takes rows that came together, of `dim` elements each. The number that [`matched`] names
+    /// them by.
+    ///
+    /// [`matched`]: Self::matched
+    pub fn add_rows(&mut self, rows: Bytes, dtype: RowDtype, dim: usize) -> u32 {
+        self.messages.push(Message {
+            rows,
+            dtype,
+            row_bytes: dtype.row_bytes(dim),
+        });
+        self.messages.len() as u32 - 1
+    }
+
+    /// A position is matched by an f-gram of `length` tokens, whose row is number `row` of those
+    /// that [`add_rows`](Self::add_rows) took as `message`.
     ///
     /// # Panics
     /// When there is no such position.
-    pub fn matched(&mut self, position: usize, length: u8) -> &mut [f32] {
+    pub fn matched(&mut self, position: usize, length: u8, message: u32, row: u32) {
         self.match_lengths[position] = length;
-        self.embedding(position)
+        self.rows[position] = RowAt { message, row };
     }
 
     /// Nobody answered for these positions.
@@ -99,17 +132,28 @@ impl Answers {
         self.error.as_ref()
     }
 
-    /// The embedding of a position, `dim` elements: its row when it is matched, else nothing of
-    /// use until something is written there.
+    /// The row of a position; `None` when no f-gram ends there.
     ///
     /// # Panics
     /// When there is no such position.
-    pub fn embedding(&mut self, position: usize) -> &mut [f32] {
-        &mut self.values[position * self.dim..][..self.dim]
+    pub fn row(&self, position: usize) -> Option<EncodedRow<'_>> {
+        if self.match_lengths[position] == 0 {
+            return None;
+        }
+        let RowAt { message, row } = self.rows[position];
+        let message = self.messages.get(message as usize)?;
+        let start = row as usize * message.row_bytes;
+        Some(EncodedRow {
+            dtype: message.dtype,
+            bytes: message.rows.get(start..start + message.row_bytes)?,
+        })
     }
 
-    /// All embeddings, `positions * dim` elements.
-    pub fn values(&self) -> &[f32] {
-        &self.values
+    /// Memory of rows that are not needed any more, to be filled and given to
+    /// [`add_rows`](Self::add_rows) again.
+    pub fn take_memory(&mut self) -> Vec<u8> {
+        let last = self.messages.pop();
+        let whole = last.and_then(|message| message.rows.try_into_mut().ok());
+        whole.map(Vec::from).unwrap_or_default()
     }
 }

@@ -78,14 +78,14 @@ impl EmbedClient {
         }
     }
 
-    /// Answers all positions of `batch` from one table version into `out`: resets it, writes the
-    /// rows of matched positions, and marks the positions that nobody answered for. A wrong row is
-    /// never written.
+    /// Answers all positions of `batch` from one table version into `out`: resets it, notes
+    /// the rows of matched positions, and marks the positions that nobody answered for. A wrong row
+    /// is never noted.
     ///
     /// Takes no longer than `Options::timeout`. A version that no replica serves any more fails at
     /// once.
     pub async fn lookup(&self, table: &TableFacts, batch: &LookupBatch, out: &mut Answers) {
-        out.reset(batch.positions(), table.dim as usize);
+        out.reset(batch.positions());
         let limits = self.asker.pool.view().version(table).map(|v| v.limits);
         let Some(limits) = limits else {
             let table_id = &table.table_id;
@@ -96,8 +96,8 @@ impl EmbedClient {
         let parts = parts::split(batch, table.max_n as usize, table.shard_count, limits);
         let ask = |part| Box::pin(self.asker.answer(table, part));
         let mut asked: Vec<_> = parts.iter().map(|part| (part, ask(part))).collect();
-        // All on the caller's thread: a task for each would cost a step two wake-ups more. Rows are
-        // decoded while others are still on their way.
+        // All on the caller's thread: a task for each would cost a step two wake-ups more. Rows
+        // are checked while others are still on their way.
         poll_fn(|context| {
             asked.retain_mut(|(part, answer)| match answer.as_mut().poll(context) {
                 Poll::Pending => true,
@@ -144,13 +144,12 @@ fn put(
     table: &TableFacts,
     out: &mut Answers,
 ) {
-    let merged = answer.and_then(|rows| {
-        let merged = parts::merge(part, &rows, table, out);
-        merged.map_err(LookupError::BadAnswer)
-    });
-    if let Err(error) = merged {
-        for position in part.owned(table.shard_count) {
-            out.fail(position..position + 1, &error);
+    match answer {
+        Ok(rows) => parts::merge(part, rows, table, out),
+        Err(error) => {
+            for position in part.owned(table.shard_count) {
+                out.fail(position..position + 1, &error);
+            }
         }
     }
 }

@@ -32,10 +32,15 @@
 //! if let Some(error) = answers.error() {
 //!     return Err(error.clone().into());
 //! }
+//! let mut embedding = vec![0.0f32; table.dim as usize];
 //! for position in 0..batch.positions() {
-//!     match answers.match_lengths()[position] {
-//!         0 => println!("{position}: no f-gram ends here, use the token embedding"),
-//!         n => println!("{position}: {n} tokens, row {:?}", answers.embedding(position)),
+//!     match answers.row(position) {
+//!         None => println!("{position}: no f-gram ends here, use the token embedding"),
+//!         Some(row) => {
+//!             row.decode(&mut embedding)?;
+//!             let length = answers.match_lengths()[position];
+//!             println!("{position}: {length} tokens, row {embedding:?}");
+//!         }
 //!     }
 //! }
 //! # Ok(())

@@ -81,6 +81,9 @@ pub enum Error {
         /// What was asked for.
         dtype: String,
     },
+    /// A row that is not one of the model's width.
+    #[error(transparent)]
+    Row(#[from] scone_row::Error),
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

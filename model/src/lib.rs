@@ -1,8 +1,8 @@
 //! The SCONE transformer: main model, f-gram model, KV cache, sampling, checkpoints.
 //!
-//! The main model ([`Decoder`]) takes **input embeddings**, never token ids: whoever calls it
-//! decides for each position whether that is the token embedding or the row of an f-gram. The
-//! [`FgramModel`] turns an f-gram's token embeddings into such a row, in training and when the
+//! The main model ([`Decoder`]) reads at each position the token embedding or, where an f-gram
+//! ends, its row: in training that is what the f-gram model gives, in serving what a table holds.
+//! The [`FgramModel`] turns an f-gram's token embeddings into such a row, in training and when the
 //! table is built.
 //!
 //! There are two paths through the same weights, chosen once by device and type:
@@ -24,6 +24,7 @@ mod device;
 mod error;
 mod fgram_model;
 mod init;
+mod input;
 mod kv_cache;
 mod layers;
 mod layout;

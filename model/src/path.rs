@@ -5,12 +5,13 @@ use crate::cpu::block::Sizes;
 use crate::cpu::train::{Stack, Workspace};
 use crate::cpu::{ops as fused, serve};
 use crate::error::Result;
+use crate::input::Input;
 use crate::kv_cache::{Held, KvCache};
 use crate::layers::{Block, Linear, Norm, Weights};
 use crate::positions::Positions;
 use crate::storage::Numbers;
 use crate::{cpu, tensor};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 /// How a model computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,32 +155,34 @@ impl Blocks {
         }
     }
 
-    /// `(N, D)`, the next positions of all segments end to end, to `(N, D)`, without gradients.
-    /// The caches get the new positions; after an error they are as before.
+    /// The next positions of some sequences, end to end, to `(N, D)`, without gradients; each
+    /// sequence with its number of positions. The caches get the new positions; after an error
+    /// they are as before.
     pub(crate) fn step(
         &self,
-        x: &Tensor,
-        segments: &mut [(&mut KvCache, usize)],
+        input: Input,
+        sequences: Vec<(&mut KvCache, usize)>,
+        device: &Device,
     ) -> Result<Tensor> {
-        let theta = self.rope_theta;
-        match self.path {
-            Path::Cpu => {
-                let mut numbers = Numbers::of(&x.contiguous()?)?.values().to_vec();
-                let mut parts = Vec::with_capacity(segments.len());
-                for (cache, len) in segments.iter_mut() {
-                    let (cache, len) = (cache.cpu()?, *len);
-                    parts.push(serve::Part { cache, len });
-                }
-                serve::step(&self.blocks, &self.sizes, theta, &mut numbers, parts)?;
-                Ok(Tensor::from_vec(numbers, x.dims(), x.device())?)
+        let (heads, theta) = (self.sizes.heads, self.rope_theta);
+        match input {
+            Input::Numbers(mut x) => {
+                let parts = sequences.into_iter().map(|(cache, len)| {
+                    let cache = cache.cpu()?;
+                    Ok(serve::Part { cache, len })
+                });
+                let parts = parts.collect::<Result<_>>()?;
+                serve::step(&self.blocks, &self.sizes, theta, &mut x, parts)?;
+                let rows = x.len() / self.sizes.width;
+                Ok(Tensor::from_vec(x, (rows, self.sizes.width), device)?)
             }
-            Path::Tensor => {
-                let mut parts = Vec::with_capacity(segments.len());
-                for (cache, len) in segments.iter_mut() {
-                    let (cache, len) = (cache.tensor()?, *len);
-                    parts.push(tensor::Part { cache, len });
-                }
-                tensor::step(&self.blocks, x, parts, self.sizes.heads, theta)
+            Input::Tensor(x) => {
+                let parts = sequences.into_iter().map(|(cache, len)| {
+                    let cache = cache.tensor()?;
+                    Ok(tensor::Part { cache, len })
+                });
+                let parts = parts.collect::<Result<_>>()?;
+                tensor::step(&self.blocks, &x, parts, heads, theta)
             }
         }
     }

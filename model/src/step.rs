@@ -2,71 +2,85 @@
 
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
+use crate::input::{Input, Position};
 use crate::kv_cache::KvCache;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
+use scone_row::EncodedRow;
 
-/// A part of a [`step`](Decoder::step): the next `len` positions of one sequence.
+/// A sequence's part of a [`step`](Decoder::step): its next positions.
 #[derive(Debug)]
 pub struct Segment<'a> {
     /// What came before; the step adds its positions.
     pub cache: &'a mut KvCache,
-    /// Number of rows of the step that are this sequence's, 1 or more.
-    pub len: usize,
+    /// Token ids of the next positions, 1 or more.
+    pub token_ids: &'a [u32],
+    /// For each of them the row of the longest f-gram that ends there; without one the token
+    /// embedding is the input.
+    pub rows: &'a [Option<EncodedRow<'a>>],
+    /// Whether the logits of the last position are wanted.
+    pub samples: bool,
 }
 
 impl Decoder {
-    /// Hidden states after the final norm of the next positions of some sequences: `embeds (N, D)`
-    /// holds the rows of all segments end to end, and so does the result. A segment's positions
-    /// follow those its cache holds; the cache gets theirs.
+    /// Computes the next positions of some sequences. Returns the logits of the segments that
+    /// sample, V numbers each, in order. A segment's positions follow those its cache holds; the
+    /// cache gets theirs.
     ///
-    /// On a CPU a row's result depends on its sequence alone, bit for bit: not on the other
+    /// On the CPU path the logits depend on their sequence alone, bit for bit: not on the other
     /// segments, nor on how the sequence was cut into calls. No gradients.
     ///
     /// # Errors
-    /// Shapes that do not fit, an empty segment, or more positions than the model has: the caches
-    /// are as before.
-    pub fn step(&self, embeds: &Tensor, segments: &mut [Segment<'_>]) -> Result<Tensor> {
-        let (n, width) = embeds.dims2()?;
-        self.check_step(n, width, segments)?;
-        let x = match &self.position_embedding {
-            Some(table) => {
-                let positions: Vec<u32> = segments
-                    .iter()
-                    .flat_map(|s| s.cache.len() as u32..(s.cache.len() + s.len) as u32)
-                    .collect();
-                (embeds + self.path.select_rows(table, None, &positions)?)?
+    /// An empty segment, another number of rows than ids, a row of another width, a token id out
+    /// of vocabulary, more positions than the model has, a cache of another model: the caches are
+    /// as before.
+    pub fn step(&self, segments: &mut [Segment<'_>]) -> Result<Vec<f32>> {
+        let mut positions = Vec::new();
+        let mut sampled = Vec::new();
+        for segment in &*segments {
+            self.check(segment)?;
+            let ids = segment.token_ids.iter().zip(segment.rows);
+            let indices = segment.cache.len() as u32..;
+            positions.extend(ids.zip(indices).map(|((&token_id, &row), index)| Position {
+                token_id,
+                row,
+                index,
+            }));
+            if segment.samples {
+                sampled.push(positions.len() as u32 - 1);
             }
-            None => embeds.clone(),
-        };
-        let mut parts: Vec<_> = segments
+        }
+        let (tokens, learned) = (self.token_embedding(), self.position_embedding.as_ref());
+        let input = Input::of(self.path, tokens, learned, &positions)?;
+        let sequences = segments
             .iter_mut()
-            .map(|s| (&mut *s.cache, s.len))
-            .collect();
-        let x = self.blocks.step(&x, &mut parts)?;
-        self.path.serve_norm(&self.norm, &x)
+            .map(|segment| (&mut *segment.cache, segment.token_ids.len()));
+        let hidden = self
+            .blocks
+            .step(input, sequences.collect(), tokens.device())?;
+        if sampled.is_empty() {
+            return Ok(Vec::new());
+        }
+        let count = sampled.len();
+        let sampled = Tensor::from_vec(sampled, count, tokens.device())?;
+        let last = hidden.index_select(&sampled, 0)?;
+        let logits = self.logits(&self.path.serve_norm(&self.norm, &last)?)?;
+        Ok(logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
-    fn check_step(&self, n: usize, width: usize, segments: &[Segment<'_>]) -> Result<()> {
-        let shape = self.shape();
-        let rows: usize = segments.iter().map(|s| s.len).sum();
-        if width != shape.hidden_size || rows != n {
+    fn check(&self, segment: &Segment<'_>) -> Result<()> {
+        let (shape, held) = (self.shape(), segment.cache.len());
+        let (ids, rows) = (segment.token_ids.len(), segment.rows.len());
+        if ids != rows {
+            return Err(Error::Argument(format!("{rows} rows for {ids} token ids")));
+        }
+        if ids == 0 || held + ids > shape.max_positions {
             return Err(Error::Argument(format!(
-                "embeddings of shape ({n}, {width}) for segments of {rows} positions and a model \
-                 of width {}",
-                shape.hidden_size
+                "a segment of {ids} positions after {held}, the model has {} in all",
+                shape.max_positions
             )));
         }
-        for segment in segments {
-            let held = segment.cache.len();
-            if segment.len == 0 || held + segment.len > shape.max_positions {
-                return Err(Error::Argument(format!(
-                    "a segment of {} positions after {held}, the model has {} in all",
-                    segment.len, shape.max_positions
-                )));
-            }
-            if !segment.cache.fits(shape) {
-                return Err(Error::Argument("a cache of another model".into()));
-            }
+        if !segment.cache.fits(shape) {
+            return Err(Error::Argument("a cache of another model".into()));
         }
         Ok(())
     }
@@ -76,17 +90,29 @@ impl Decoder {
 mod tests {
     use crate::config::{Gpt2Config, LlamaConfig};
     use crate::{Decoder, KvCache, ModelConfig, Segment, init_parameters, var_builder};
-    use candle_core::{Device, Tensor};
+    use candle_core::Device;
+    use scone_row::{EncodedRow, RowDtype};
 
-    fn step(model: &Decoder, x: &Tensor, caches: &mut [KvCache], lens: [usize; 2]) -> Vec<f32> {
+    /// A step of two sequences, in which every third position has a row.
+    fn step(model: &Decoder, round: u32, caches: &mut [KvCache; 2], lens: [u32; 2]) -> Vec<f32> {
+        let row: Vec<u8> = (0..16)
+            .flat_map(|i| ((i + round) as f32).sin().to_le_bytes())
+            .collect();
+        let dtype = RowDtype::F32;
+        let row = |i: u32| (i % 3 == 0).then_some(EncodedRow { dtype, bytes: &row });
+        let ids = lens.map(|len| (0..len).map(|i| (i * 3 + round) % 11).collect::<Vec<_>>());
+        let rows = lens.map(|len| (0..len).map(row).collect::<Vec<_>>());
         let mut segments: Vec<Segment<'_>> = caches
             .iter_mut()
-            .zip(lens)
-            .map(|(cache, len)| Segment { cache, len })
+            .zip(ids.iter().zip(&rows))
+            .map(|(cache, (token_ids, rows))| Segment {
+                cache,
+                token_ids,
+                rows,
+                samples: true,
+            })
             .collect();
-        let hidden = model.step(x, &mut segments).unwrap();
-        let logits = model.logits(&hidden).unwrap();
-        logits.flatten_all().unwrap().to_vec1().unwrap()
+        model.step(&mut segments).unwrap()
     }
 
     /// What runs on other devices, run on the CPU.
@@ -102,21 +128,20 @@ mod tests {
             let mut caches = [&cpu, &tensor].map(|model| [(); 2].map(|()| model.new_cache()));
             for round in 0..12 {
                 let lens = [1 + round % 3, 7];
-                let x = Tensor::randn(0f32, 0.1, (lens[0] + 7, 16), &Device::Cpu).unwrap();
-                let expected = step(&cpu, &x, &mut caches[0], lens);
-                let got = step(&tensor, &x, &mut caches[1], lens);
+                let expected = step(&cpu, round, &mut caches[0], lens);
+                let got = step(&tensor, round, &mut caches[1], lens);
+                assert_eq!(expected.len(), 2 * 11);
                 for (a, b) in got.iter().zip(expected) {
                     assert!((a - b).abs() < 1e-4, "{a} {b}");
                 }
             }
-            let held = cpu.step(
-                &Tensor::zeros((1, 16), candle_core::DType::F32, &Device::Cpu).unwrap(),
-                &mut [Segment {
-                    cache: &mut caches[1][0],
-                    len: 1,
-                }],
-            );
-            assert!(held.is_err(), "a cache of the other path");
+            let mut other = [Segment {
+                cache: &mut caches[1][0],
+                token_ids: &[1],
+                rows: &[None],
+                samples: true,
+            }];
+            assert!(cpu.step(&mut other).is_err(), "a cache of the other path");
         }
     }
 }

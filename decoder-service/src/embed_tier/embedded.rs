@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
+use bytes::Bytes;
 use scone_fgram::table::{LookupResult, Table, TableOptions};
 
 use super::{Answers, EmbedTier, LookupBatch, LookupError, ModelFacts, TableFacts};
@@ -45,16 +46,15 @@ impl Embedded {
             result,
         } = self;
         table.lookup(&batch.ids, &batch.spans, result)?;
-        let row_bytes = facts.dtype.row_bytes(facts.dim as usize);
-        let mut matched = 0;
+        let rows = Bytes::from(std::mem::take(&mut result.rows));
+        let message = out.add_rows(rows, facts.dtype, facts.dim as usize);
+        let mut rows = result.row_index.iter();
         for (position, &length) in result.match_lengths.iter().enumerate() {
-            if length == 0 {
-                continue;
+            if length > 0
+                && let Some(&row) = rows.next()
+            {
+                out.matched(position, length, message, row);
             }
-            let row = result.row_index[matched] as usize;
-            matched += 1;
-            let bytes = &result.rows[row * row_bytes..][..row_bytes];
-            facts.dtype.decode(bytes, out.matched(position, length))?;
         }
         Ok(())
     }
@@ -66,7 +66,8 @@ impl EmbedTier for Embedded {
     }
 
     fn lookup(&mut self, _only: &TableFacts, batch: &LookupBatch, out: &mut Answers) {
-        out.reset(batch.positions(), self.facts.dim as usize);
+        self.result.rows = out.take_memory();
+        out.reset(batch.positions());
         if let Err(error) = self.read(batch, out) {
             tracing::error!(error = %error, "table look-up failed");
             out.fail(

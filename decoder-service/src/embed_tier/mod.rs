@@ -17,8 +17,8 @@ pub trait EmbedTier: Send {
     /// The table version that sequences which start now use to their end.
     fn current(&self) -> Arc<TableFacts>;
 
-    /// Answers all positions of a batch from one table version into `out`: resets it, writes the
+    /// Answers all positions of a batch from one table version into `out`: resets it, notes the
     /// rows of matched positions, and marks the positions that nobody answered for. Blocks; a
-    /// wrong row is never written.
+    /// wrong row is never noted.
     fn lookup(&mut self, table: &TableFacts, batch: &LookupBatch, out: &mut Answers);
 }

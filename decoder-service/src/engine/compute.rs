@@ -1,18 +1,18 @@
-//! One step: ONE look-up for the whole batch (one for each table version), input embeddings, the model, sampling.
+//! One step: ONE look-up for the whole batch (one for each table version), the model, sampling.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use candle_core::{Device, Tensor};
+use scone_fgram::EncodedRow;
 use scone_model::{Decoder, KvCache, Segment};
 use tracing::{error, warn};
 
 use super::{
     EngineParts, OnLookupFailure,
     live::Live,
-    lookups::{Lookups, Place},
+    lookups::{Lookups, Stretch},
 };
 use crate::{
     embed_tier::{EmbedTier, LookupError, TableFacts},
@@ -36,7 +36,7 @@ type Outcomes = Vec<(Planned, Result<Computed, Error>)>;
 struct Part<'a> {
     planned: Planned,
     live: &'a mut Live,
-    place: Place,
+    stretch: Stretch,
 }
 
 pub(super) struct Compute {
@@ -90,7 +90,7 @@ impl Compute {
         outcomes
     }
 
-    /// The table version that sequences use which get their place now.
+    /// The table version of sequences that get a slot of the batch now.
     pub(super) fn current_table(&self) -> Option<Arc<TableFacts>> {
         self.tier.as_ref().map(|tier| tier.current())
     }
@@ -102,11 +102,11 @@ impl Compute {
         let mut parts = Vec::with_capacity(lives.len());
         for (planned, live) in lives {
             let (ids, context) = live.sequence.window(planned.tokens, context);
-            let place = self.lookups.add(live.table.as_ref(), ids, context);
+            let stretch = self.lookups.add(live.table.as_ref(), ids, context);
             parts.push(Part {
                 planned,
                 live,
-                place,
+                stretch,
             });
         }
         parts
@@ -117,8 +117,7 @@ impl Compute {
         let began = Instant::now();
         let tier = self.tier.as_deref_mut();
         let any = tier.is_some();
-        self.lookups
-            .look_up(tier.map(|tier| tier as _), self.info.dim);
+        self.lookups.look_up(tier.map(|tier| tier as _));
         if !any {
             return Duration::ZERO;
         }
@@ -147,7 +146,7 @@ impl Compute {
         outcomes: &mut Outcomes,
     ) {
         parts.retain(|part| {
-            let missing = self.lookups.failed(&part.place).contains(&true);
+            let missing = self.lookups.failed(&part.stretch).contains(&true);
             if missing {
                 outcomes.push((part.planned, Err(Error::Lookup(error.clone()))));
             }
@@ -155,85 +154,45 @@ impl Compute {
         });
     }
 
-    /// Runs the model. Returns the logits of the last position of each part that samples, in
-    /// order.
-    fn forward(&mut self, parts: &mut [Part<'_>]) -> Result<Vec<Vec<f32>>, Error> {
-        let input = self.input(parts)?;
+    /// Runs the model. Returns the logits of the parts that sample, in order.
+    fn forward(&self, parts: &mut [Part<'_>]) -> Result<Vec<f32>, Error> {
+        let rows: Vec<Vec<Option<EncodedRow<'_>>>> = parts
+            .iter()
+            .map(|part| self.lookups.rows(&part.stretch).collect())
+            .collect();
         let mut segments = Vec::with_capacity(parts.len());
-        let mut last_rows = Vec::with_capacity(parts.len());
-        let mut row = 0;
-        for part in parts.iter_mut() {
-            let len = part.planned.tokens;
-            row += len;
-            if part.planned.samples {
-                last_rows.push(row as u32 - 1);
-            }
-            let cache = part.live.cache.as_mut().ok_or(Error::Internal)?;
-            segments.push(Segment { cache, len });
+        for (part, rows) in parts.iter_mut().zip(&rows) {
+            let Live {
+                sequence, cache, ..
+            } = &mut *part.live;
+            segments.push(Segment {
+                cache: cache.as_mut().ok_or(Error::Internal)?,
+                token_ids: sequence.window(part.planned.tokens, 0).0,
+                rows,
+                samples: part.planned.samples,
+            });
         }
-        let hidden = self.decoder.step(&input, &mut segments)?;
-        if last_rows.is_empty() {
-            return Ok(Vec::new());
-        }
-        let count = last_rows.len();
-        let last_rows = Tensor::from_vec(last_rows, count, &Device::Cpu).map_err(candle)?;
-        let hidden = hidden.index_select(&last_rows, 0).map_err(candle)?;
-        let logits = self.decoder.logits(&hidden)?;
-        logits.to_vec2::<f32>().map_err(candle)
-    }
-
-    /// The input rule, `(positions, dim)`: the row where an f-gram matched, the token embedding
-    /// elsewhere.
-    fn input(&self, parts: &[Part<'_>]) -> Result<Tensor, Error> {
-        let dim = self.info.dim;
-        let positions: usize = parts.iter().map(|part| part.planned.tokens).sum();
-        let mut input = Vec::with_capacity(positions * dim);
-        let (mut unmatched, mut ids) = (Vec::new(), Vec::new());
-        for part in parts {
-            let first = input.len() / dim;
-            input.extend_from_slice(self.lookups.embeddings(&part.place, dim));
-            let (window, _) = part.live.sequence.window(part.planned.tokens, 0);
-            let lengths = self.lookups.match_lengths(&part.place);
-            for (position, (&id, &length)) in (first..).zip(window.iter().zip(lengths)) {
-                if length == 0 {
-                    unmatched.push(position);
-                    ids.push(id);
-                }
-            }
-        }
-        if !ids.is_empty() {
-            let count = ids.len();
-            let ids = Tensor::from_vec(ids, count, &Device::Cpu).map_err(candle)?;
-            let table = self.decoder.token_embedding();
-            let embeddings = table
-                .index_select(&ids, 0)
-                .and_then(|t| t.flatten_all()?.to_vec1::<f32>())
-                .map_err(candle)?;
-            for (position, embedding) in unmatched.into_iter().zip(embeddings.chunks(dim)) {
-                input[position * dim..][..dim].copy_from_slice(embedding);
-            }
-        }
-        Tensor::from_vec(input, (positions, dim), &Device::Cpu).map_err(candle)
+        Ok(self.decoder.step(&mut segments)?)
     }
 
     /// Books what was computed and chooses tokens.
     fn finish(
         &mut self,
         parts: Vec<Part<'_>>,
-        logits: Vec<Vec<f32>>,
+        mut logits: Vec<f32>,
         lookup: Duration,
         outcomes: &mut Outcomes,
     ) {
-        let mut logits = logits.into_iter();
+        let mut logits = logits.chunks_exact_mut(self.info.vocab_size);
         for Part {
             planned,
             live,
-            place,
+            stretch,
         } in parts
         {
-            let lengths = self.lookups.match_lengths(&place);
+            let lengths = self.lookups.match_lengths(&stretch);
             let matched = lengths.iter().filter(|&&length| length > 0).count() as u32;
-            let failed = self.lookups.failed(&place);
+            let failed = self.lookups.failed(&stretch);
             let fallback = failed.iter().filter(|failed| **failed).count() as u32;
             let last_match = lengths.last().copied().unwrap_or(0);
             let sequence = &mut live.sequence;
@@ -246,7 +205,7 @@ impl Compute {
                 true => logits
                     .next()
                     .ok_or(Error::Internal)
-                    .and_then(|mut row| choose(live, &mut row, last_match))
+                    .and_then(|row| choose(live, row, last_match))
                     .map(Some),
             };
             let outcome = chosen.map(|token| Computed { token }).map_err(|error| {
@@ -270,8 +229,4 @@ fn choose(live: &mut Live, logits: &mut [f32], match_length: u8) -> Result<Gener
         logprob: sampled.logprob,
         top_logprobs: sampled.top_logprobs,
     })
-}
-
-fn candle(error: candle_core::Error) -> Error {
-    Error::Model(error.into())
 }

@@ -17,13 +17,14 @@ use crate::{embed_tier::TableFacts, error::Error, sequence::Sequence};
 pub(super) struct Live {
     pub(super) sequence: Sequence,
     pub(super) sampler: Sampler,
-    /// Made when the sequence gets its place in the batch.
+    /// Made when the sequence gets a slot of the batch.
     pub(super) cache: Option<KvCache>,
-    /// The table version of all its rows: the current one when it got its place. `None` for a
+    /// The table version of all its rows: the current one when it got its slot. `None` for a
     /// plain model.
     pub(super) table: Option<Arc<TableFacts>>,
     pub(super) mailbox: Mailbox,
-    pub(super) place: OwnedSemaphorePermit,
+    /// Counts the sequence among those that run or wait.
+    pub(super) permit: OwnedSemaphorePermit,
     pub(super) span: Span,
 }
 
@@ -32,7 +33,7 @@ pub(super) struct Closing {
     pub(super) mailbox: Mailbox,
     pub(super) deadline: Option<Instant>,
     /// Held until the message is gone, so that slow clients cannot pile up.
-    pub(super) _place: OwnedSemaphorePermit,
+    pub(super) _permit: OwnedSemaphorePermit,
 }
 
 impl Live {

@@ -2,6 +2,8 @@
 
 use std::{ops::Range, sync::Arc};
 
+use scone_fgram::EncodedRow;
+
 use crate::embed_tier::{Answers, EmbedTier, LookupBatch, LookupError, TableFacts};
 
 /// All look-ups of a step. Its memory is used again by the next one.
@@ -24,7 +26,7 @@ struct Group {
 
 /// Where the positions of one sequence lie.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct Stretch {
     group: usize,
     positions: Range<usize>,
 }
@@ -41,7 +43,7 @@ impl Lookups {
         table: Option<&Arc<TableFacts>>,
         ids: &[u32],
         context: usize,
-    ) -> Place {
+    ) -> Stretch {
         let used = &self.groups[..self.used];
         let known = used.iter().position(|group| group.table.as_ref() == table);
         let at = known.unwrap_or_else(|| self.begin_group(table));
@@ -49,7 +51,7 @@ impl Lookups {
         group.batch.push(ids, context);
         let first = group.positions;
         group.positions += ids.len() - context;
-        Place {
+        Stretch {
             group: at,
             positions: first..group.positions,
         }
@@ -68,11 +70,11 @@ impl Lookups {
     }
 
     /// Asks the embed tier. Without one, or for a sequence without a table, no position matches.
-    pub(super) fn look_up(&mut self, mut tier: Option<&mut dyn EmbedTier>, dim: usize) {
+    pub(super) fn look_up(&mut self, mut tier: Option<&mut dyn EmbedTier>) {
         for group in &mut self.groups[..self.used] {
             match (&mut tier, &group.table) {
                 (Some(tier), Some(table)) => tier.lookup(table, &group.batch, &mut group.answers),
-                _ => group.answers.reset(group.positions, dim),
+                _ => group.answers.reset(group.positions),
             }
         }
     }
@@ -84,22 +86,22 @@ impl Lookups {
     }
 
     /// Length of the f-gram matched at each position; 0: none.
-    pub(super) fn match_lengths(&self, place: &Place) -> &[u8] {
-        &self.answers(place).match_lengths()[place.positions.clone()]
+    pub(super) fn match_lengths(&self, stretch: &Stretch) -> &[u8] {
+        &self.answers(stretch).match_lengths()[stretch.positions.clone()]
     }
 
     /// Which positions got no answer.
-    pub(super) fn failed(&self, place: &Place) -> &[bool] {
-        &self.answers(place).failed()[place.positions.clone()]
+    pub(super) fn failed(&self, stretch: &Stretch) -> &[bool] {
+        &self.answers(stretch).failed()[stretch.positions.clone()]
     }
 
-    /// The input embeddings, `dim` elements for each position.
-    pub(super) fn embeddings(&self, place: &Place, dim: usize) -> &[f32] {
-        let Range { start, end } = place.positions;
-        &self.answers(place).values()[start * dim..end * dim]
+    /// The row of each position; none where no f-gram ends or nobody answered.
+    pub(super) fn rows(&self, stretch: &Stretch) -> impl Iterator<Item = Option<EncodedRow<'_>>> {
+        let answers = self.answers(stretch);
+        stretch.positions.clone().map(|at| answers.row(at))
     }
 
-    fn answers(&self, place: &Place) -> &Answers {
-        &self.groups[place.group].answers
+    fn answers(&self, stretch: &Stretch) -> &Answers {
+        &self.groups[stretch.group].answers
     }
 }

@@ -7,8 +7,8 @@
 //!
 //! At most `max_batch` sequences run and `max_queue` wait; a permit at the door counts both, so a
 //! request beyond that is refused at once and nothing behind the door can overflow. A client that
-//! goes away or whose deadline passes loses its place before the next step. A client that does not
-//! read makes its own sequence pause, place and KV cache kept, until it reads again or
+//! goes away or whose deadline passes loses its slot before the next step. A client that does not
+//! read makes its own sequence pause, slot and KV cache kept, until it reads again or
 //! `client_timeout` ends it.
 
 mod compute;
@@ -75,8 +75,8 @@ pub struct EngineParts {
 struct Submission {
     request: Arc<Request>,
     sender: mpsc::Sender<Message>,
-    /// As many places as completions; each gives its own back when it ends.
-    places: OwnedSemaphorePermit,
+    /// One for each completion, which gives it back when it ends.
+    permits: OwnedSemaphorePermit,
     span: Span,
 }
 
@@ -85,31 +85,31 @@ struct Submission {
 #[derive(Clone)]
 pub struct EngineHandle {
     submissions: std_mpsc::SyncSender<Submission>,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     capacity: usize,
     pace: Arc<Pace>,
     gave_up: Arc<AtomicBool>,
     metrics: Metrics,
 }
 
-/// How fast places come free, for the retry hint of refused requests.
+/// How fast permits come free, for the retry hint of refused requests.
 #[derive(Debug, Default)]
 struct Pace {
     /// Recent mean time between two ends of sequences while the queue was not empty, in us.
-    place_us: AtomicU64,
+    permit_us: AtomicU64,
 }
 
 impl Pace {
-    fn place_freed(&self, since_last: Duration) {
+    fn permit_freed(&self, since_last: Duration) {
         let new = since_last.as_micros().min(60_000_000) as u64;
-        let old = self.place_us.load(Ordering::Relaxed);
+        let old = self.permit_us.load(Ordering::Relaxed);
         let mean = if old == 0 { new } else { (old * 7 + new) / 8 };
-        self.place_us.store(mean, Ordering::Relaxed);
+        self.permit_us.store(mean, Ordering::Relaxed);
     }
 
-    /// When a place is likely to be free.
+    /// When a permit is likely to be free.
     fn retry_after(&self) -> Duration {
-        Duration::from_micros(self.place_us.load(Ordering::Relaxed))
+        Duration::from_micros(self.permit_us.load(Ordering::Relaxed))
             .clamp(Duration::from_millis(100), Duration::from_secs(10))
     }
 }
@@ -128,7 +128,7 @@ pub fn start(
     let gave_up = Arc::new(AtomicBool::new(false));
     let handle = EngineHandle {
         submissions,
-        places: Arc::new(Semaphore::new(capacity)),
+        permits: Arc::new(Semaphore::new(capacity)),
         capacity,
         pace: pace.clone(),
         gave_up: gave_up.clone(),
@@ -154,22 +154,25 @@ impl EngineHandle {
     /// the request within one step.
     ///
     /// # Errors
-    /// [`Error::QueueFull`] at once when there is no place for all its completions.
+    /// [`Error::QueueFull`] at once when there are not permits for all its completions.
     pub fn submit(&self, request: Request) -> Result<mpsc::Receiver<Message>, Error> {
         let n = request.n;
         if n as usize > self.capacity {
             return Err(Error::InvalidField {
                 field: "n",
-                problem: format!("is {n}; this server has places for {}", self.capacity),
+                problem: format!(
+                    "is {n}; this server takes {} sequences in all",
+                    self.capacity
+                ),
             });
         }
-        let places = self.places.clone().try_acquire_many_owned(n);
-        let places = places.map_err(|_| self.full())?;
+        let permits = self.permits.clone().try_acquire_many_owned(n);
+        let permits = permits.map_err(|_| self.full())?;
         let (sender, receiver) = mpsc::channel(MESSAGES_BEHIND);
         let submission = Submission {
             request: Arc::new(request),
             sender,
-            places,
+            permits,
             span: Span::current(),
         };
         self.metrics.queue_depth.inc_by(i64::from(n));
@@ -188,7 +191,7 @@ impl EngineHandle {
     /// Resolves when no sequence runs or waits. Requests that come meanwhile are refused.
     pub async fn idle(&self) {
         // Never closed, so this cannot fail; and if it could, there would be nothing to wait for.
-        let _all = self.places.acquire_many(self.capacity as u32).await;
+        let _all = self.permits.acquire_many(self.capacity as u32).await;
     }
 
     /// Ends all that runs and waits with UNAVAILABLE, within one step.
@@ -213,11 +216,11 @@ mod tests {
         let pace = Pace::default();
         assert_eq!(pace.retry_after(), Duration::from_millis(100));
         for _ in 0..100 {
-            pace.place_freed(Duration::from_secs(2));
+            pace.permit_freed(Duration::from_secs(2));
         }
         assert!(pace.retry_after() > Duration::from_millis(1900));
         for _ in 0..100 {
-            pace.place_freed(Duration::from_secs(3600));
+            pace.permit_freed(Duration::from_secs(3600));
         }
         assert_eq!(pace.retry_after(), Duration::from_secs(10));
     }

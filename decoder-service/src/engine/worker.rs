@@ -125,15 +125,15 @@ impl Worker {
         let Submission {
             request,
             sender,
-            mut places,
+            mut permits,
             span,
         } = submission;
         self.metrics
             .prompt_tokens
             .inc_by(request.prompt_ids.len() as u64);
         for index in 0..request.n {
-            let Some(place) = places.split(1) else {
-                error!("a request has fewer places than completions");
+            let Some(permit) = permits.split(1) else {
+                error!("a request has fewer permits than completions");
                 return;
             };
             let id = SequenceId(self.next_id);
@@ -147,13 +147,13 @@ impl Worker {
                 cache: None,
                 table: None,
                 mailbox: Mailbox::new(sender.clone()),
-                place,
+                permit,
                 span: info_span!(parent: &span, "sequence", index),
             };
             if let Some(echo) = live.sequence.echo() {
                 live.mailbox.post(Ok(echo));
             }
-            // A place was taken at the door, so the queue has room.
+            // A permit was taken at the door, so the queue has room.
             if self.scheduler.push(id, request.prompt_ids.len()).is_err() {
                 live.mailbox.post(Err(Error::Internal));
                 live.mailbox.flush(Instant::now());
@@ -269,7 +269,7 @@ impl Worker {
         self.end(id, outcome);
     }
 
-    /// Frees the place in the batch and the KV cache at once.
+    /// Frees the slot of the batch and the KV cache at once.
     fn end(&mut self, id: SequenceId, outcome: &'static str) {
         self.scheduler.remove(id);
         self.show_depths();
@@ -289,13 +289,13 @@ impl Worker {
             );
         });
         if let Some(last) = self.last_end.replace(now) {
-            self.pace.place_freed(now.saturating_duration_since(last));
+            self.pace.permit_freed(now.saturating_duration_since(last));
         }
         if live.mailbox.flush(now) == State::Blocked {
             self.closing.push(Closing {
                 mailbox: live.mailbox,
                 deadline: live.sequence.request().deadline,
-                _place: live.place,
+                _permit: live.permit,
             });
         }
     }

@@ -16,7 +16,7 @@ async fn stuck_at(client: &EmbedClient, server: &Server) -> JoinSet<()> {
     while server.lookups() == before {
         let client = client.clone();
         lookups.spawn(async move {
-            assert_rows_of(&OLD, &mut lookup(&client, &client.current()).await);
+            assert_rows_of(&OLD, &lookup(&client, &client.current()).await);
         });
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -71,7 +71,7 @@ async fn a_late_lookup_is_sent_to_a_second_replica_whose_answer_is_used() {
     options.hedge = true;
     let client = EmbedClient::connect(options).await.unwrap();
     for _ in 0..200 {
-        assert_rows_of(&OLD, &mut lookup(&client, &client.current()).await);
+        assert_rows_of(&OLD, &lookup(&client, &client.current()).await);
     }
     let before = client.monitor().stats();
     let lookups = stuck_at(&client, &first).await;
@@ -89,7 +89,7 @@ async fn a_replica_that_hangs_is_passed_over_for_a_while() {
     let client = EmbedClient::connect(options).await.unwrap();
     first.behave(Behaviour::Silent);
     for _ in 0..100 {
-        assert_rows_of(&OLD, &mut lookup(&client, &client.current()).await);
+        assert_rows_of(&OLD, &lookup(&client, &client.current()).await);
     }
     let asked = first.lookups();
     assert!((1..10).contains(&asked), "asked {asked} times of 100");
@@ -100,7 +100,7 @@ async fn without_hedging_no_lookup_is_sent_twice() {
     let [first, second] = [(); 2].map(|()| Server::start(OLD));
     let client = connect(&[&first, &second]).await;
     for _ in 0..200 {
-        assert_rows_of(&OLD, &mut lookup(&client, &client.current()).await);
+        assert_rows_of(&OLD, &lookup(&client, &client.current()).await);
     }
     assert_eq!(first.lookups() + second.lookups(), 200);
     assert_eq!(client.monitor().stats().hedges_sent, 0);
@@ -115,7 +115,7 @@ async fn a_full_replica_is_passed_over_at_once() {
         retry_delay_ms: u32::MAX,
     });
     while first.lookups() < 3 {
-        assert_rows_of(&OLD, &mut lookup(&client, &client.current()).await);
+        assert_rows_of(&OLD, &lookup(&client, &client.current()).await);
     }
     assert!(client.monitor().stats().retries >= 3);
 }
@@ -128,7 +128,7 @@ async fn the_only_replica_is_asked_again_after_the_delay_it_names() {
         times: 2,
         retry_delay_ms: 1,
     });
-    assert_rows_of(&OLD, &mut lookup(&client, &client.current()).await);
+    assert_rows_of(&OLD, &lookup(&client, &client.current()).await);
     assert_eq!(server.lookups(), 3);
 
     // A delay beyond the time limit is not waited for.
@@ -152,7 +152,7 @@ async fn a_shard_without_a_replica_fails_its_positions_and_no_others() {
     let client = EmbedClient::connect(options).await.unwrap();
     assert_eq!(client.monitor().replicas(), [1, 1]);
     let mut whole = lookup(&client, &client.current()).await;
-    assert_rows_of(&OLD, &mut whole);
+    assert_rows_of(&OLD, &whole);
 
     zero.kill();
     eventually("it is gone", || client.monitor().replicas() == [0, 1]).await;

@@ -31,7 +31,7 @@ impl Load {
             tasks.spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     let mut answers = lookup(&client, &client.current()).await;
-                    assert_rows_of(&OLD, &mut answers);
+                    assert_rows_of(&OLD, &answers);
                     done.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -189,7 +189,7 @@ async fn a_name_that_does_not_resolve_keeps_what_is_known() {
     resolver.answer(&[]);
     resolver.asked_again().await;
     assert_eq!(client.monitor().replicas(), [2]);
-    assert_rows_of(&OLD, &mut lookup(&client, &client.current()).await);
+    assert_rows_of(&OLD, &lookup(&client, &client.current()).await);
 }
 
 #[tokio::test]
@@ -222,7 +222,7 @@ async fn another_models_table_alone_is_refused_and_beside_others_left_out_until_
         .push(good.address.to_string().parse().unwrap());
     let client = EmbedClient::connect(wanted).await.unwrap();
     assert_eq!(client.monitor().replicas(), [1]);
-    assert_rows_of(&OLD, &mut lookup(&client, &client.current()).await);
+    assert_rows_of(&OLD, &lookup(&client, &client.current()).await);
     assert_eq!(foreign.lookups(), 0);
     foreign.serve(&[OLD]);
     eventually("it is used", || client.monitor().replicas() == [2]).await;

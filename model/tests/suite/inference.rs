@@ -6,23 +6,59 @@ use crate::common::{
 use candle_core::{Device, IndexOp, Tensor};
 use candle_transformers::models::llama as oracle;
 use scone_model::{Decoder, KvCache, ModelConfig, Segment, init_fgram_parameters};
+use scone_row::{EncodedRow, RowDtype};
 
-/// Runs one sequence in chunks of the given lengths.
-fn in_chunks(decoder: &Decoder, embeds: &Tensor, chunks: &[usize]) -> Vec<f32> {
+/// Rows `(N, D)` as a table would hold them: a sequence whose every position has one.
+struct Rows(Vec<Vec<u8>>);
+
+impl Rows {
+    fn of(embeds: &Tensor) -> Self {
+        let rows = embeds.to_vec2::<f32>().unwrap();
+        let encode = |row: &Vec<f32>| row.iter().flat_map(|x| x.to_le_bytes()).collect();
+        Self(rows.iter().map(encode).collect())
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// `len` positions from `start` on.
+    fn part(&self, start: usize, len: usize) -> Vec<Option<EncodedRow<'_>>> {
+        let row = |bytes| EncodedRow {
+            dtype: RowDtype::F32,
+            bytes,
+        };
+        let part = &self.0[start..start + len];
+        part.iter()
+            .map(|bytes| Some(row(bytes.as_slice())))
+            .collect()
+    }
+}
+
+const IDS: [u32; 80] = [0; 80];
+
+/// One sequence's next positions; logits of the last one.
+fn step(decoder: &Decoder, cache: &mut KvCache, rows: &[Option<EncodedRow<'_>>]) -> Vec<f32> {
+    let mut segments = [Segment {
+        cache,
+        token_ids: &IDS[..rows.len()],
+        rows,
+        samples: true,
+    }];
+    decoder.step(&mut segments).unwrap()
+}
+
+/// Runs one sequence in chunks of the given lengths: logits at the end of each.
+fn in_chunks(decoder: &Decoder, rows: &Rows, chunks: &[usize]) -> Vec<Vec<f32>> {
     let mut cache = decoder.new_cache();
-    let mut out = Vec::new();
     let mut start = 0;
+    let mut logits = Vec::new();
     for &len in chunks {
-        let rows = embeds.narrow(0, start, len).unwrap();
-        let mut segments = [Segment {
-            cache: &mut cache,
-            len,
-        }];
-        out.extend(values(&decoder.step(&rows, &mut segments).unwrap()));
+        logits.push(step(decoder, &mut cache, &rows.part(start, len)));
         start += len;
     }
     assert_eq!(cache.len(), start);
-    out
+    logits
 }
 
 #[test]
@@ -30,11 +66,43 @@ fn steps_equal_the_forward_pass_and_do_not_depend_on_chunks() {
     for config in families() {
         let decoder = decoder(&config, &parameters(&config));
         let embeds = embeddings(&[33, 16], 1.0);
+        let rows = Rows::of(&embeds);
         let forward = decoder.forward(&embeds.unsqueeze(0).unwrap()).unwrap();
-        let whole = in_chunks(&decoder, &embeds, &[33]);
-        assert_close("step", &whole, &values(&forward), 1e-5);
-        assert_eq!(whole, in_chunks(&decoder, &embeds, &[1; 33]));
-        assert_eq!(whole, in_chunks(&decoder, &embeds, &[5, 1, 20, 7]));
+        let forward = values(&decoder.logits(&forward.i(0).unwrap()).unwrap());
+        let single = in_chunks(&decoder, &rows, &[1; 33]);
+        assert_close("logits", &single.concat(), &forward, 1e-5);
+        assert_eq!(in_chunks(&decoder, &rows, &[33])[0], single[32]);
+        let chunked = in_chunks(&decoder, &rows, &[5, 1, 20, 7]);
+        assert_eq!(chunked, [4, 5, 25, 32].map(|end| single[end].clone()));
+    }
+}
+
+#[test]
+fn without_a_row_the_token_embedding_is_the_input() {
+    for config in families() {
+        let decoder = decoder(&config, &parameters(&config));
+        let tokens = decoder.token_embedding().to_vec2::<f32>().unwrap();
+        let embeds = embeddings(&[3, 16], 1.0);
+        let rows = Rows::of(&embeds);
+        let mut mixed = rows.part(0, 3);
+        let token: Vec<u8> = tokens[7].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let run = |rows: &[Option<EncodedRow<'_>>]| {
+            let mut cache = decoder.new_cache();
+            let mut segments = [Segment {
+                cache: &mut cache,
+                token_ids: &[9, 7, 9],
+                rows,
+                samples: true,
+            }];
+            decoder.step(&mut segments).unwrap()
+        };
+        mixed[1] = None;
+        let got = run(&mixed);
+        mixed[1] = Some(EncodedRow {
+            dtype: RowDtype::F32,
+            bytes: &token,
+        });
+        assert_eq!(got, run(&mixed));
     }
 }
 
@@ -42,43 +110,52 @@ fn steps_equal_the_forward_pass_and_do_not_depend_on_chunks() {
 fn a_row_of_a_ragged_batch_is_the_row_alone() {
     for config in families() {
         let decoder = decoder(&config, &parameters(&config));
-        let sequences: Vec<Tensor> = (0..5)
-            .map(|i| embeddings(&[7 + 3 * i, 16], i as f64))
+        let sequences: Vec<Rows> = (0..5)
+            .map(|i| Rows::of(&embeddings(&[7 + 3 * i, 16], i as f64)))
             .collect();
-        let alone: Vec<Vec<f32>> = sequences
+        let alone: Vec<Vec<Vec<f32>>> = sequences
             .iter()
-            .map(|x| in_chunks(&decoder, x, &[x.dim(0).unwrap()]))
+            .map(|rows| in_chunks(&decoder, rows, &vec![1; rows.len()]))
             .collect();
         let mut caches: Vec<KvCache> = (0..5).map(|_| decoder.new_cache()).collect();
-        let mut got: Vec<Vec<f32>> = vec![Vec::new(); 5];
         let mut round = 0;
         while sequences
             .iter()
             .zip(&caches)
-            .any(|(x, c)| c.len() < x.dim(0).unwrap())
+            .any(|(s, c)| c.len() < s.len())
         {
-            let mut rows = Vec::new();
-            let mut segments = Vec::new();
+            let parts: Vec<_> = sequences
+                .iter()
+                .zip(&caches)
+                .enumerate()
+                .map(|(i, (rows, cache))| {
+                    let len = (rows.len() - cache.len()).min(1 + (i + round) % 4);
+                    rows.part(cache.len(), len)
+                })
+                .collect();
             let mut of = Vec::new();
-            for (i, cache) in caches.iter_mut().enumerate() {
-                let left = sequences[i].dim(0).unwrap() - cache.len();
-                let len = left.min(1 + (i + round) % 4);
-                if len > 0 {
-                    rows.push(sequences[i].narrow(0, cache.len(), len).unwrap());
-                    segments.push(Segment { cache, len });
-                    of.push((i, len));
+            let mut segments = Vec::new();
+            for (i, (cache, rows)) in caches.iter_mut().zip(&parts).enumerate() {
+                let samples = (i + round) % 3 > 0;
+                if !rows.is_empty() {
+                    if samples {
+                        of.push((i, cache.len() + rows.len() - 1));
+                    }
+                    segments.push(Segment {
+                        cache,
+                        token_ids: &IDS[..rows.len()],
+                        rows,
+                        samples,
+                    });
                 }
             }
-            let rows = Tensor::cat(&rows, 0).unwrap();
-            let hidden = values(&decoder.step(&rows, &mut segments).unwrap());
-            let mut start = 0;
-            for (i, len) in of {
-                got[i].extend(&hidden[start * 16..(start + len) * 16]);
-                start += len;
+            let logits = decoder.step(&mut segments).unwrap();
+            assert_eq!(logits.len(), of.len() * 23);
+            for ((i, end), logits) in of.into_iter().zip(logits.chunks(23)) {
+                assert_eq!(logits, alone[i][end]);
             }
             round += 1;
         }
-        assert_eq!(got, alone);
     }
 }
 
@@ -182,35 +259,43 @@ fn what_does_not_fit_is_an_error_and_leaves_the_cache_alone() {
     let config = crate::common::llama(true);
     let main = decoder(&config, &parameters(&config));
     let mut cache = main.new_cache();
-    let mut step = |rows: usize, width: usize, len: usize| {
-        let cache = &mut cache;
-        main.step(
-            &embeddings(&[rows, width], 1.0),
-            &mut [Segment { cache, len }],
-        )
-        .is_ok()
+    let mut step = |ids: &[u32], rows: &[Option<EncodedRow<'_>>]| {
+        let mut segments = [Segment {
+            cache: &mut cache,
+            token_ids: ids,
+            rows,
+            samples: true,
+        }];
+        main.step(&mut segments).is_ok()
     };
-    assert!(!step(3, 16, 4));
-    assert!(!step(3, 17, 3));
-    assert!(!step(65, 16, 65), "more positions than the model has");
-    assert!(step(60, 16, 60));
-    assert!(!step(5, 16, 5));
-    assert!(step(4, 16, 4));
+    let narrow = EncodedRow {
+        dtype: RowDtype::F32,
+        bytes: &[0; 60],
+    };
+    assert!(!step(&IDS[..3], &[None; 4]), "more rows than ids");
+    assert!(!step(&[], &[]), "nothing to compute");
+    assert!(!step(&[1], &[Some(narrow)]), "a row of another width");
+    assert!(!step(&[23], &[None]), "a token id out of vocabulary");
+    assert!(
+        !step(&IDS[..65], &[None; 65]),
+        "more positions than there are"
+    );
+    assert!(step(&IDS[..60], &[None; 60]));
+    assert!(!step(&IDS[..5], &[None; 5]));
+    assert!(step(&IDS[..4], &[None; 4]));
     assert_eq!(cache.len(), 64);
     let mut config = config;
     if let ModelConfig::Llama(c) = &mut config {
         c.num_hidden_layers = 1;
     }
     let other = decoder(&config, &parameters(&config));
-    let mut cache = other.new_cache();
     let mut segments = [Segment {
-        cache: &mut cache,
-        len: 1,
+        cache: &mut other.new_cache(),
+        token_ids: &[1],
+        rows: &[None],
+        samples: true,
     }];
-    assert!(
-        main.step(&embeddings(&[1, 16], 1.0), &mut segments)
-            .is_err()
-    );
+    assert!(main.step(&mut segments).is_err());
     assert!(main.forward(&embeddings(&[1, 65, 16], 1.0)).is_err());
     assert!(main.forward(&embeddings(&[1, 5, 15], 1.0)).is_err());
 }
