@@ -1,7 +1,6 @@
 //! The input rule: where an f-gram ends, its row replaces the token embedding.
 
 use crate::error::{Error, Result};
-use crate::path::Path;
 use crate::storage::Numbers;
 use candle_core::Tensor;
 use scone_row::EncodedRow;
@@ -22,28 +21,12 @@ pub(crate) enum Input {
     Tensor(Tensor),
 }
 
-impl Input {
-    /// The embeddings of some positions: each row is decoded straight from the memory it came in.
-    pub(crate) fn of(
-        path: Path,
-        token_embedding: &Tensor,
-        position_embedding: Option<&Tensor>,
-        positions: &[Position<'_>],
-    ) -> Result<Self> {
-        match path {
-            Path::Cpu => numbers(token_embedding, position_embedding, positions).map(Self::Numbers),
-            Path::Tensor => {
-                tensor(token_embedding, position_embedding, positions).map(Self::Tensor)
-            }
-        }
-    }
-}
-
-fn numbers(
+/// For the CPU path: each row is decoded straight from the memory it came in.
+pub(crate) fn numbers(
     token_embedding: &Tensor,
     position_embedding: Option<&Tensor>,
     positions: &[Position<'_>],
-) -> Result<Vec<f32>> {
+) -> Result<Input> {
     let width = token_embedding.dim(1)?;
     let tokens = Numbers::of(token_embedding)?;
     let mut input = vec![0.0f32; positions.len() * width];
@@ -60,7 +43,7 @@ fn numbers(
             out.iter_mut().zip(row).for_each(|(x, p)| *x += p);
         }
     }
-    Ok(input)
+    Ok(Input::Numbers(input))
 }
 
 fn table_row(table: &[f32], index: u32, width: usize) -> Result<&[f32]> {
@@ -70,11 +53,12 @@ fn table_row(table: &[f32], index: u32, width: usize) -> Result<&[f32]> {
         .ok_or_else(|| beyond(index, table.len() / width))
 }
 
-fn tensor(
+/// For the tensor path: rows are decoded into one buffer, which goes to the device in one copy.
+pub(crate) fn tensor(
     token_embedding: &Tensor,
     position_embedding: Option<&Tensor>,
     positions: &[Position<'_>],
-) -> Result<Tensor> {
+) -> Result<Input> {
     let (vocab, width) = token_embedding.dims2()?;
     let device = token_embedding.device();
     let select = |table: &Tensor, index: Vec<u32>| -> Result<Tensor> {
@@ -105,7 +89,7 @@ fn tensor(
         let index = positions.iter().map(|p| p.index).collect();
         input = (input + select(table, index)?)?;
     }
-    Ok(input)
+    Ok(Input::Tensor(input))
 }
 
 fn beyond(index: u32, rows: usize) -> Error {

@@ -5,7 +5,7 @@ use crate::cpu::block::Sizes;
 use crate::cpu::train::{Stack, Workspace};
 use crate::cpu::{ops as fused, serve};
 use crate::error::Result;
-use crate::input::Input;
+use crate::input::{self, Input, Position};
 use crate::kv_cache::{Held, KvCache};
 use crate::layers::{Block, Linear, Norm, Weights};
 use crate::positions::Positions;
@@ -101,6 +101,19 @@ impl Path {
                 Ok(Tensor::from_vec(out, (rows, ()), x.device())?)
             }
             Self::Tensor => tensor::linear(linear, x),
+        }
+    }
+
+    /// The input embeddings of a step, `(N, D)`.
+    pub(crate) fn input(
+        self,
+        token_embedding: &Tensor,
+        position_embedding: Option<&Tensor>,
+        positions: &[Position<'_>],
+    ) -> Result<Input> {
+        match self {
+            Self::Cpu => input::numbers(token_embedding, position_embedding, positions),
+            Self::Tensor => input::tensor(token_embedding, position_embedding, positions),
         }
     }
 

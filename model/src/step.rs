@@ -2,7 +2,7 @@
 
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
-use crate::input::{Input, Position};
+use crate::input::Position;
 use crate::kv_cache::KvCache;
 use candle_core::{DType, Tensor};
 use scone_row::EncodedRow;
@@ -50,7 +50,7 @@ impl Decoder {
             }
         }
         let (tokens, learned) = (self.token_embedding(), self.position_embedding.as_ref());
-        let input = Input::of(self.path, tokens, learned, &positions)?;
+        let input = self.path.input(tokens, learned, &positions)?;
         let sequences = segments
             .iter_mut()
             .map(|segment| (&mut *segment.cache, segment.token_ids.len()));
@@ -99,7 +99,10 @@ mod tests {
             .flat_map(|i| ((i + round) as f32).sin().to_le_bytes())
             .collect();
         let dtype = RowDtype::F32;
-        let row = |i: u32| (i % 3 == 0).then_some(EncodedRow { dtype, bytes: &row });
+        let row = |i: u32| {
+            i.is_multiple_of(3)
+                .then_some(EncodedRow { dtype, bytes: &row })
+        };
         let ids = lens.map(|len| (0..len).map(|i| (i * 3 + round) % 11).collect::<Vec<_>>());
         let rows = lens.map(|len| (0..len).map(row).collect::<Vec<_>>());
         let mut segments: Vec<Segment<'_>> = caches

@@ -12,5 +12,6 @@ mod buffers;
 mod flat;
 mod pass;
 mod stack;
+mod weights;
 
 pub(crate) use stack::{Stack, Workspace};
