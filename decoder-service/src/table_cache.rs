@@ -27,11 +27,12 @@ use crate::{config::CacheOptions, error::Error, model::ServedModel};
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// Opens the table of a model, from the cache or built now. `None` for a plain model. A table that
-/// is there and whole takes no writing; one that `open` refuses is built again.
+/// is there and whole takes no writing; a damaged one is built again.
 ///
 /// # Errors
 /// [`Error::Stopped`] soon after `stop` is cancelled. When the model has f-grams but its directory
-/// lacks what a table is built from, building fails, or another process keeps the table to itself.
+/// lacks what a table is built from, building fails, or `open` refuses the table for another reason
+/// than damage: it stays as it is then.
 pub(crate) fn open_or_build<T>(
     model_dir: &Path,
     model: &ServedModel,
@@ -45,7 +46,7 @@ pub(crate) fn open_or_build<T>(
     let cached = Cached::of(model_dir, model, options, stop)?;
     let damage = match cached.open(&open) {
         Opened::Whole(table) => return Ok(Some(table)),
-        Opened::Held(error) => return Err(error),
+        Opened::Refused(error) => return Err(error),
         Opened::Absent => None,
         Opened::Damaged(error) => Some(error),
     };
@@ -57,7 +58,7 @@ pub(crate) fn open_or_build<T>(
     // Another process may have built it while this one waited for the lock.
     match cached.open(&open) {
         Opened::Whole(table) => return Ok(Some(table)),
-        Opened::Held(error) => return Err(error),
+        Opened::Refused(error) => return Err(error),
         Opened::Absent => {}
         Opened::Damaged(_) => remove(&cached.table)?,
     }
@@ -68,10 +69,11 @@ pub(crate) fn open_or_build<T>(
 /// What opening a table of the cache has shown.
 enum Opened<T> {
     Whole(T),
-    /// By another process.
-    Held(Error),
     Absent,
+    /// Building it again mends that.
     Damaged(Error),
+    /// Building it again would not: the disk fails, or model and f-grams are no pair.
+    Refused(Error),
 }
 
 /// A table of the cache, which may not be there yet.
@@ -120,10 +122,8 @@ impl<'a> Cached<'a> {
         }
         match open(&self.table) {
             Ok(table) => Opened::Whole(table),
-            Err(Error::Table(error)) if error.kind() == ErrorKind::Busy => {
-                Opened::Held(error.into())
-            }
-            Err(error) => Opened::Damaged(error),
+            Err(Error::Table(error)) if is_damage(&error) => Opened::Damaged(error.into()),
+            Err(error) => Opened::Refused(error),
         }
     }
 
@@ -180,9 +180,12 @@ impl<'a> Cached<'a> {
     }
 }
 
-/// The files themselves are at fault, not the disk they are on.
+/// The files themselves are at fault, or missing; not the disk they are on.
 fn is_damage(error: &scone_fgram::Error) -> bool {
-    matches!(error.kind(), ErrorKind::DataLoss | ErrorKind::Mismatch)
+    match error {
+        scone_fgram::Error::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+        error => matches!(error.kind(), ErrorKind::DataLoss | ErrorKind::Mismatch),
+    }
 }
 
 fn remove(dir: &Path) -> Result<(), Error> {

@@ -7,6 +7,7 @@ mod common;
 use std::{
     fs::{self, File},
     net::TcpListener,
+    os::unix::fs::{MetadataExt as _, symlink},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::Duration,
@@ -316,6 +317,33 @@ fn a_damaged_table_is_built_again_with_a_word_in_the_log() {
         assert!(!log.contains("building it again"), "{damage}: {log}");
     }
     assert!(older.is_dir());
+}
+
+#[test]
+fn a_table_that_building_cannot_mend_is_left_alone() {
+    let cached = cached_table();
+    let refused = |part: &str| {
+        let before = fs::metadata(&cached.table).unwrap().ino();
+        let output = generate(&cached.fixture.model, &cached.cache);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{message}");
+        assert!(message.contains(part), "{message}");
+        assert!(!message.contains("building it again"), "{message}");
+        assert_eq!(fs::metadata(&cached.table).unwrap().ino(), before);
+    };
+    // A tokenizer that the f-grams were not mined with.
+    let tokenizer = cached.fixture.model.join("tokenizer.json");
+    let mut text = fs::read(&tokenizer).unwrap();
+    text.push(b'\n');
+    fs::write(&tokenizer, &text).unwrap();
+    refused("tokenizer");
+    text.pop();
+    fs::write(&tokenizer, &text).unwrap();
+    // A file that the system cannot read; permissions would not stop root.
+    let rows = cached.table.join("rows.bin");
+    fs::rename(&rows, cached.cache.join("rows")).unwrap();
+    symlink(&rows, &rows).unwrap();
+    refused("rows.bin");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What can be wrong with a row.
 
-use crate::codec::RowDtype;
+use crate::dtype::RowDtype;
 
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

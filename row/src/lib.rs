@@ -5,9 +5,10 @@
 //! know each other, and agree here.
 
 mod codec;
+mod dtype;
 mod error;
 
-pub use codec::{INT4_GROUP, RowDtype};
+pub use dtype::{INT4_GROUP, RowDtype};
 pub use error::{Error, Result};
 
 /// One stored row, borrowed.
