@@ -58,7 +58,7 @@ impl ModelConfig {
     /// As [`from_json`](Self::from_json), and when the file cannot be read.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let text = std::fs::read_to_string(&path).map_err(scone_files::Error::at("read", &path))?;
         Self::parse(&text, &path)
     }
 

@@ -83,7 +83,7 @@ impl SconeConfig {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(path, e)),
+            Err(e) => return Err(scone_files::Error::at("read", &path)(e).into()),
         };
         let config: Self =
             serde_json::from_str(&text).map_err(|source| Error::Json { path, source })?;
