@@ -11,6 +11,7 @@ use crate::positions::Positions;
 use crate::storage::Numbers;
 use crate::{cpu, tensor};
 use candle_core::{DType, Tensor};
+use std::sync::Arc;
 
 /// How a model computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +119,7 @@ pub(crate) struct Blocks {
     path: Path,
     blocks: Vec<Block>,
     sizes: Sizes,
-    rope_theta: Option<f64>,
+    frequencies: Option<Arc<[f32]>>,
     workspace: Workspace,
 }
 
@@ -132,7 +133,7 @@ impl Blocks {
             path,
             blocks,
             sizes: Sizes::of(shape),
-            rope_theta: shape.rope_theta,
+            frequencies: shape.rotary_frequencies(),
             workspace: Workspace::new(shape),
         })
     }
@@ -147,8 +148,8 @@ impl Blocks {
         match self.path {
             Path::Cpu => Stack::apply(&self.workspace, &self.blocks, x, positions),
             Path::Tensor => {
-                let (heads, theta) = (self.sizes.heads, self.rope_theta);
-                let mut attend = tensor::Whole::new(positions, heads, theta, x.device())?;
+                let (heads, frequencies) = (self.sizes.heads, self.frequencies.as_deref());
+                let mut attend = tensor::Whole::new(positions, heads, frequencies, x.device())?;
                 tensor::blocks(&self.blocks, x, &mut attend)
             }
         }
@@ -161,7 +162,7 @@ impl Blocks {
         x: &Tensor,
         segments: &mut [(&mut KvCache, usize)],
     ) -> Result<Tensor> {
-        let theta = self.rope_theta;
+        let frequencies = self.frequencies.as_deref();
         match self.path {
             Path::Cpu => {
                 let mut numbers = Numbers::of(&x.contiguous()?)?.values().to_vec();
@@ -170,7 +171,7 @@ impl Blocks {
                     let (cache, len) = (cache.cpu()?, *len);
                     parts.push(serve::Part { cache, len });
                 }
-                serve::step(&self.blocks, &self.sizes, theta, &mut numbers, parts)?;
+                serve::step(&self.blocks, &self.sizes, frequencies, &mut numbers, parts)?;
                 Ok(Tensor::from_vec(numbers, x.dims(), x.device())?)
             }
             Path::Tensor => {
@@ -179,7 +180,7 @@ impl Blocks {
                     let (cache, len) = (cache.tensor()?, *len);
                     parts.push(tensor::Part { cache, len });
                 }
-                tensor::step(&self.blocks, x, parts, self.sizes.heads, theta)
+                tensor::step(&self.blocks, x, parts, self.sizes.heads, frequencies)
             }
         }
     }

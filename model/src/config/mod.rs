@@ -2,12 +2,14 @@
 
 mod gpt2;
 mod llama;
+mod rope;
 mod scone;
 mod shape;
 
 use crate::error::{Error, Result};
 pub use gpt2::Gpt2Config;
 pub use llama::LlamaConfig;
+pub use rope::{Rope, RopeScaling};
 pub use scone::{FgramModelConfig, SconeConfig};
 use serde::{Deserialize, Serialize};
 pub use shape::{Family, Shape};

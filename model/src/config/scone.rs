@@ -49,7 +49,7 @@ impl FgramModelConfig {
             num_kv_heads: self.num_key_value_heads.unwrap_or(heads),
             head_dim: main.hidden_size / heads,
             max_positions: self.max_n,
-            rope_theta: None,
+            rope: None,
             ..main
         };
         shape.validate()?;

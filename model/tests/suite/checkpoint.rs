@@ -311,7 +311,7 @@ fn configs_as_others_write_them_load() {
     assert_eq!(config.torch_dtype(), "bfloat16");
     assert_eq!(config.eos_token_ids(), [2, 3]);
     let shape = config.shape();
-    assert_eq!((shape.head_dim, shape.rope_theta), (32, Some(500_000.0)));
+    assert_eq!((shape.head_dim, shape.rope.unwrap().theta), (32, 500_000.0));
 }
 
 #[test]

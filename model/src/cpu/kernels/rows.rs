@@ -57,14 +57,6 @@ pub(crate) fn gelu(x: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Rotary frequencies of one head, `theta^(-i / (Dh/2))`.
-pub(crate) fn rotary_frequencies(theta: f64, head_dim: usize) -> Vec<f32> {
-    let half = head_dim / 2;
-    (0..half)
-        .map(|i| theta.powf(-(i as f64) / half as f64) as f32)
-        .collect()
-}
-
 /// Cosines, then sines, of one position's angles: `2 · Dh/2` numbers.
 pub(crate) fn rotary_angles(frequencies: &[f32], position: usize, out: &mut [f32]) {
     let (cos, sin) = out.split_at_mut(frequencies.len());

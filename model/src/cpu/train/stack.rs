@@ -7,7 +7,7 @@ use super::pass::{Attending, Scratch, Training};
 use crate::config::Shape as ModelShape;
 use crate::cpu::block::{Activations, forward};
 use crate::cpu::kernels::gemm::{Matrix, add_gemm};
-use crate::cpu::kernels::rows::{rotary_angles, rotary_frequencies};
+use crate::cpu::kernels::rows::rotary_angles;
 use crate::error::Result;
 use crate::layers::Block;
 use crate::layout::WeightLayout;
@@ -16,7 +16,7 @@ use crate::storage::{gradient, result, slice, with_slice};
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// Nodes of a group of f-gram trees, about.
 const TREE_GROUP: usize = 256;
@@ -27,7 +27,7 @@ const WEIGHT_ROWS: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct Workspace {
     flat: FlatBlock,
-    rope_theta: Option<f64>,
+    frequencies: Option<Arc<[f32]>>,
     buffers: Buffers,
 }
 
@@ -35,7 +35,7 @@ impl Workspace {
     pub(crate) fn new(shape: &ModelShape) -> Self {
         Self {
             flat: FlatBlock::new(shape),
-            rope_theta: shape.rope_theta,
+            frequencies: shape.rotary_frequencies(),
             buffers: Buffers::default(),
         }
     }
@@ -45,7 +45,7 @@ impl Workspace {
 pub(crate) struct Stack {
     flat: FlatBlock,
     layers: usize,
-    rope_theta: Option<f64>,
+    frequencies: Option<Arc<[f32]>>,
     positions: Positions,
     buffers: Buffers,
     /// Whether a backward pass may come.
@@ -66,7 +66,7 @@ impl Stack {
         let stack = Self {
             flat: workspace.flat.clone(),
             layers: blocks.len(),
-            rope_theta: workspace.rope_theta,
+            frequencies: workspace.frequencies.clone(),
             positions: positions.clone(),
             buffers: workspace.buffers.clone(),
             tracked: x.track_op() || weights.track_op(),
@@ -91,10 +91,10 @@ impl Stack {
             return None;
         };
         let dim = self.flat.sizes.heads.head_dim;
-        let frequencies = rotary_frequencies(self.rope_theta?, dim);
+        let frequencies = self.frequencies.as_deref()?;
         let mut angles = vec![0.0f32; len * dim];
         for (t, out) in angles.chunks_mut(dim).enumerate() {
-            rotary_angles(&frequencies, t, out);
+            rotary_angles(frequencies, t, out);
         }
         Some(angles)
     }
