@@ -120,6 +120,7 @@ pub(crate) struct Blocks {
     blocks: Vec<Block>,
     sizes: Sizes,
     frequencies: Option<Arc<[f32]>>,
+    head_norms: bool,
     workspace: Workspace,
 }
 
@@ -134,6 +135,7 @@ impl Blocks {
             blocks,
             sizes: Sizes::of(shape),
             frequencies: shape.rotary_frequencies(),
+            head_norms: shape.qk_norm,
             workspace: Workspace::new(shape),
         })
     }
@@ -146,8 +148,11 @@ impl Blocks {
     /// `(N, D)` to `(N, D)`; gradients reach the input and every weight.
     pub(crate) fn forward(&self, x: &Tensor, positions: &Positions) -> Result<Tensor> {
         match self.path {
-            Path::Cpu => Stack::apply(&self.workspace, &self.blocks, x, positions),
-            Path::Tensor => {
+            // The fused backward pass has no norm of heads: models with one train on the other path.
+            Path::Cpu if !self.head_norms => {
+                Stack::apply(&self.workspace, &self.blocks, x, positions)
+            }
+            Path::Cpu | Path::Tensor => {
                 let (heads, frequencies) = (self.sizes.heads, self.frequencies.as_deref());
                 let mut attend = tensor::Whole::new(positions, heads, frequencies, x.device())?;
                 tensor::blocks(&self.blocks, x, &mut attend)

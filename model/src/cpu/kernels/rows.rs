@@ -17,6 +17,15 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
+/// [`rms_norm`] of a row, in its place.
+#[inline(always)]
+pub(crate) fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
+    let scale = inverse_rms(x, eps);
+    for (x, w) in x.iter_mut().zip(weight) {
+        *x = *x * scale * w;
+    }
+}
+
 /// Mean and `1 / sqrt(variance + eps)`; `centred` is scratch of the row's length.
 #[inline(always)]
 pub(crate) fn moments(x: &[f32], eps: f32, centred: &mut [f32]) -> (f32, f32) {
