@@ -42,14 +42,8 @@ pub enum Error {
     #[error("{0}")]
     Argument(String),
     /// A file cannot be read or written.
-    #[error("{path}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] scone_files::Error),
     /// A JSON file does not parse.
     #[error("{path} is not the JSON expected")]
     Json {
@@ -97,13 +91,6 @@ impl Error {
         Self::Config {
             field,
             reason: reason.into(),
-        }
-    }
-
-    pub(crate) fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        Self::Io {
-            path: path.into(),
-            source,
         }
     }
 }

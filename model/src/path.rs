@@ -12,6 +12,7 @@ use crate::positions::Positions;
 use crate::storage::Numbers;
 use crate::{cpu, tensor};
 use candle_core::{DType, Device, Tensor};
+use std::sync::Arc;
 
 /// How a model computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +133,8 @@ pub(crate) struct Blocks {
     path: Path,
     blocks: Vec<Block>,
     sizes: Sizes,
-    rope_theta: Option<f64>,
+    frequencies: Option<Arc<[f32]>>,
+    head_norms: bool,
     workspace: Workspace,
 }
 
@@ -146,7 +148,8 @@ impl Blocks {
             path,
             blocks,
             sizes: Sizes::of(shape),
-            rope_theta: shape.rope_theta,
+            frequencies: shape.rotary_frequencies(),
+            head_norms: shape.qk_norm,
             workspace: Workspace::new(shape),
         })
     }
@@ -159,10 +162,13 @@ impl Blocks {
     /// `(N, D)` to `(N, D)`; gradients reach the input and every weight.
     pub(crate) fn forward(&self, x: &Tensor, positions: &Positions) -> Result<Tensor> {
         match self.path {
-            Path::Cpu => Stack::apply(&self.workspace, &self.blocks, x, positions),
-            Path::Tensor => {
-                let (heads, theta) = (self.sizes.heads, self.rope_theta);
-                let mut attend = tensor::Whole::new(positions, heads, theta, x.device())?;
+            // The fused backward pass has no norm of heads: models with one train on the other path.
+            Path::Cpu if !self.head_norms => {
+                Stack::apply(&self.workspace, &self.blocks, x, positions)
+            }
+            Path::Cpu | Path::Tensor => {
+                let (heads, frequencies) = (self.sizes.heads, self.frequencies.as_deref());
+                let mut attend = tensor::Whole::new(positions, heads, frequencies, x.device())?;
                 tensor::blocks(&self.blocks, x, &mut attend)
             }
         }
@@ -177,7 +183,7 @@ impl Blocks {
         sequences: Vec<(&mut KvCache, usize)>,
         device: &Device,
     ) -> Result<Tensor> {
-        let (heads, theta) = (self.sizes.heads, self.rope_theta);
+        let (heads, frequencies) = (self.sizes.heads, self.frequencies.as_deref());
         match input {
             Input::Numbers(mut x) => {
                 let parts = sequences.into_iter().map(|(cache, len)| {
@@ -185,7 +191,7 @@ impl Blocks {
                     Ok(serve::Part { cache, len })
                 });
                 let parts = parts.collect::<Result<_>>()?;
-                serve::step(&self.blocks, &self.sizes, theta, &mut x, parts)?;
+                serve::step(&self.blocks, &self.sizes, frequencies, &mut x, parts)?;
                 let rows = x.len() / self.sizes.width;
                 Ok(Tensor::from_vec(x, (rows, self.sizes.width), device)?)
             }
@@ -195,7 +201,7 @@ impl Blocks {
                     Ok(tensor::Part { cache, len })
                 });
                 let parts = parts.collect::<Result<_>>()?;
-                tensor::step(&self.blocks, &x, parts, heads, theta)
+                tensor::step(&self.blocks, &x, parts, heads, frequencies)
             }
         }
     }

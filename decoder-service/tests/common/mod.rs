@@ -189,9 +189,7 @@ fn fgram_set(dir: &Path, max_n: u8) -> FgramSet {
             *counts.entry(window).or_default() += 1;
         }
     }
-    let hash = checkpoint::file_hash(&dir.join("tokenizer.json"))
-        .unwrap()
-        .unwrap();
+    let hash = scone_files::sha256_file(&dir.join("tokenizer.json")).unwrap();
     let mut tokenizer_hash = [0; 32];
     for (byte, hex) in tokenizer_hash.iter_mut().zip(hash.as_bytes().chunks(2)) {
         *byte = u8::from_str_radix(std::str::from_utf8(hex).unwrap(), 16).unwrap();

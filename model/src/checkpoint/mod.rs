@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 use crate::fgram_model::FgramModel;
 use crate::init::{Parameters, var_builder};
 use candle_core::Device;
+use scone_files::write_atomic;
 use sha2::{Digest, Sha256};
-use std::io::Write;
 use std::path::Path;
 pub use weights::{StoredDtype, read_parameters, write_parameters};
 
@@ -58,7 +58,7 @@ pub fn load_model_dir(dir: &Path, device: &Device) -> Result<LoadedModel> {
     };
     Ok(LoadedModel {
         model_hash: scone.as_ref().map(|s| s.model_hash.clone()),
-        tokenizer_hash: file_hash(&dir.join("tokenizer.json"))?,
+        tokenizer_hash: tokenizer_hash(dir)?,
         config,
         scone,
         decoder,
@@ -116,9 +116,9 @@ pub fn save_model_dir(
     fgram: Option<FgramParts<'_>>,
 ) -> Result<Option<String>> {
     let dtype = StoredDtype::from_torch(config.torch_dtype())?;
-    std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
+    std::fs::create_dir_all(dir).map_err(scone_files::Error::at("create", dir))?;
     write_parameters(&dir.join(MODEL_FILE), parameters, dtype)?;
-    write_atomically(&dir.join("config.json"), config.to_json().as_bytes())?;
+    write_atomic(&dir.join("config.json"), config.to_json().as_bytes())?;
     let Some(fgram) = fgram else {
         return Ok(None);
     };
@@ -132,7 +132,7 @@ pub fn save_model_dir(
         fgram_model: fgram.config.clone(),
         model_hash: hash.clone(),
     };
-    write_atomically(&dir.join(SconeConfig::FILE), scone.to_json().as_bytes())?;
+    write_atomic(&dir.join(SconeConfig::FILE), scone.to_json().as_bytes())?;
     Ok(Some(hash))
 }
 
@@ -165,42 +165,14 @@ pub fn model_hash(
             hash.update(&bytes);
         }
     }
-    Ok(hex(&hash.finalize()))
+    Ok(scone_files::hex(&hash.finalize()))
 }
 
-/// SHA-256 of a file in lower-case hexadecimal; `None` when there is no such file.
-///
-/// # Errors
-/// A file that cannot be read.
-pub fn file_hash(path: &Path) -> Result<Option<String>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(hex(&Sha256::digest(&bytes)))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io(path, e)),
+/// Hash of `tokenizer.json`; `None` when the directory has none.
+fn tokenizer_hash(dir: &Path) -> Result<Option<String>> {
+    match scone_files::sha256_file(&dir.join("tokenizer.json")) {
+        Ok(hash) => Ok(Some(hash)),
+        Err(e) if e.source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e.into()),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// Writes a file so that a reader sees the old content or the new one, never a part: temporary
-/// file in the same directory, sync, rename.
-///
-/// # Errors
-/// A file that cannot be written; the temporary file is removed.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let written = std::fs::File::create(&temporary).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    });
-    written.map_err(|e| {
-        // The first error is the one to report; a file that was never made cannot be removed.
-        let _ = std::fs::remove_file(&temporary);
-        Error::io(path, e)
-    })
 }

@@ -1,6 +1,6 @@
 //! safetensors files: f32, f16 and bf16 in, any of the three out.
 
-use super::{MODEL_FILE, write_atomically};
+use super::MODEL_FILE;
 use crate::error::{Error, Result};
 use crate::init::Parameters;
 use candle_core::{DType, Device, Tensor};
@@ -86,7 +86,7 @@ impl StoredDtype {
 /// # Errors
 /// A file that cannot be read, or whose header does not hold what it promises.
 pub fn read_parameters(path: &Path, device: &Device) -> Result<Parameters> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    let bytes = std::fs::read(path).map_err(scone_files::Error::at("read", path))?;
     let corrupt = |e: safetensors::SafeTensorError| Error::Weights {
         path: path.to_owned(),
         reason: e.to_string(),
@@ -136,7 +136,7 @@ pub(super) fn read_model(dir: &Path, device: &Device) -> Result<Parameters> {
     if single.exists() || !index.exists() {
         return read_parameters(&single, device);
     }
-    let text = std::fs::read_to_string(&index).map_err(|e| Error::io(&index, e))?;
+    let text = std::fs::read_to_string(&index).map_err(scone_files::Error::at("read", &index))?;
     let parsed: ShardIndex = serde_json::from_str(&text).map_err(|source| Error::Json {
         path: index.clone(),
         source,
@@ -184,5 +184,5 @@ pub fn write_parameters(path: &Path, parameters: &Parameters, dtype: StoredDtype
     // `transformers` refuses a file without this entry.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(failed)?;
-    write_atomically(path, &bytes)
+    Ok(scone_files::write_atomic(path, &bytes)?)
 }

@@ -139,7 +139,9 @@ impl Gpt2Config {
             vocab_size: self.vocab_size,
             max_positions: self.n_positions,
             norm_eps: self.layer_norm_epsilon,
-            rope_theta: None,
+            rope: None,
+            qkv_bias: true,
+            qk_norm: false,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! `config.json` of the llama family, as `transformers`' `LlamaConfig` writes it.
 
-use super::{Family, Shape, TokenIds, default_initializer_range, default_torch_dtype, is_false};
+use super::{
+    Family, Rope, Shape, TokenIds, default_initializer_range, default_torch_dtype, is_false,
+};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -160,7 +162,12 @@ impl LlamaConfig {
             vocab_size: self.vocab_size,
             max_positions: self.max_position_embeddings,
             norm_eps: self.rms_norm_eps,
-            rope_theta: Some(theta),
+            rope: Some(Rope {
+                theta,
+                scaling: None,
+            }),
+            qkv_bias: false,
+            qk_norm: false,
         }
     }
 }

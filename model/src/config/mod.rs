@@ -2,12 +2,14 @@
 
 mod gpt2;
 mod llama;
+mod rope;
 mod scone;
 mod shape;
 
 use crate::error::{Error, Result};
 pub use gpt2::Gpt2Config;
 pub use llama::LlamaConfig;
+pub use rope::{Rope, RopeScaling};
 pub use scone::{FgramModelConfig, SconeConfig};
 use serde::{Deserialize, Serialize};
 pub use shape::{Family, Shape};
@@ -58,7 +60,7 @@ impl ModelConfig {
     /// As [`from_json`](Self::from_json), and when the file cannot be read.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let text = std::fs::read_to_string(&path).map_err(scone_files::Error::at("read", &path))?;
         Self::parse(&text, &path)
     }
 

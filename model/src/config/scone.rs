@@ -49,7 +49,7 @@ impl FgramModelConfig {
             num_kv_heads: self.num_key_value_heads.unwrap_or(heads),
             head_dim: main.hidden_size / heads,
             max_positions: self.max_n,
-            rope_theta: None,
+            rope: None,
             ..main
         };
         shape.validate()?;
@@ -83,7 +83,7 @@ impl SconeConfig {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(path, e)),
+            Err(e) => return Err(scone_files::Error::at("read", &path)(e).into()),
         };
         let config: Self =
             serde_json::from_str(&text).map_err(|source| Error::Json { path, source })?;

@@ -1,7 +1,9 @@
 //! The sizes both families share, and their limits.
 
+use super::rope::Rope;
 use crate::error::{Error, Result};
 use crate::layout::Heads;
+use std::sync::Arc;
 
 /// Which family's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +37,12 @@ pub struct Shape {
     pub max_positions: usize,
     /// Added to the variance in the norms.
     pub norm_eps: f64,
-    /// Base of the rotary angles; `None` without rotary positions.
-    pub rope_theta: Option<f64>,
+    /// Rotary positions; `None` where positions are learned.
+    pub rope: Option<Rope>,
+    /// Whether queries, keys and values have a bias (qwen2; gpt2 has one everywhere).
+    pub qkv_bias: bool,
+    /// Whether each head of queries and keys goes through an RMSNorm before it turns (qwen3).
+    pub qk_norm: bool,
 }
 
 /// Most elements one weight may have; keeps sizes and byte counts far from overflow.
@@ -50,6 +56,12 @@ impl Shape {
             num_kv_heads: self.num_kv_heads,
             head_dim: self.head_dim,
         }
+    }
+
+    /// Rotary frequencies of a head, `Dh/2` of them; `None` without rotary positions.
+    pub(crate) fn rotary_frequencies(&self) -> Option<Arc<[f32]>> {
+        let rope = self.rope.as_ref()?;
+        Some(rope.frequencies(self.head_dim).into())
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
@@ -98,7 +110,7 @@ impl Shape {
                 ),
             ));
         }
-        if self.rope_theta.is_some() && !self.head_dim.is_multiple_of(2) {
+        if self.rope.is_some() && !self.head_dim.is_multiple_of(2) {
             return Err(Error::config(
                 "head_dim",
                 format!("must be even for rotary positions, got {}", self.head_dim),
@@ -110,7 +122,7 @@ impl Shape {
                 format!("must be above 0 and below 1, got {}", self.norm_eps),
             ));
         }
-        if let Some(theta) = self.rope_theta
+        if let Some(Rope { theta, .. }) = self.rope
             && !(theta.is_finite() && theta > 0.0)
         {
             return Err(Error::config(

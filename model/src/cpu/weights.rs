@@ -3,7 +3,8 @@
 use crate::cpu::kernels::matmul::{Columns, Weight, matmul};
 use crate::cpu::kernels::{rows, simd};
 use crate::error::Result;
-use crate::layers::{Linear, Norm};
+use crate::layers::{HeadNorms, Linear, Norm};
+use crate::layout::Heads;
 use crate::layout::WeightLayout;
 use crate::storage::Numbers;
 
@@ -74,6 +75,38 @@ impl<'a> NormNumbers<'a> {
     pub(crate) fn apply(&self, x: &[f32], out: &mut [f32]) {
         let bias = self.bias.as_ref().map(Numbers::values);
         norm_rows(x, self.weight.values(), bias, self.eps, out);
+    }
+}
+
+/// The norms of query and key heads.
+pub(crate) struct HeadNormNumbers<'a> {
+    q: NormNumbers<'a>,
+    k: NormNumbers<'a>,
+}
+
+impl<'a> HeadNormNumbers<'a> {
+    pub(crate) fn of(norms: &'a HeadNorms) -> Result<Self> {
+        Ok(Self {
+            q: NormNumbers::of(&norms.q)?,
+            k: NormNumbers::of(&norms.k)?,
+        })
+    }
+
+    /// The norm of every query and key head of joint rows, in place.
+    pub(crate) fn apply(&self, heads: Heads, joint: &mut [f32]) {
+        let (keys, values) = (heads.key(0), heads.value(0));
+        simd(
+            #[inline(always)]
+            || {
+                for row in joint.chunks_mut(heads.width()) {
+                    for (norm, part) in [(&self.q, 0..keys), (&self.k, keys..values)] {
+                        for head in row[part].chunks_mut(heads.head_dim) {
+                            rows::rms_norm_in_place(head, norm.weight.values(), norm.eps);
+                        }
+                    }
+                }
+            },
+        );
     }
 }
 

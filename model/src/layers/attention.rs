@@ -1,6 +1,7 @@
 //! The attention half of a block: projections around the attention operation.
 
 use super::linear::Linear;
+use super::norm::Norm;
 use super::weights::Weights;
 use crate::config::{Family, Shape};
 use crate::error::Result;
@@ -10,8 +11,16 @@ use crate::layout::Heads;
 #[derive(Clone, Debug)]
 pub(crate) struct Attention {
     pub(crate) input: Input,
+    pub(crate) head_norms: Option<HeadNorms>,
     pub(crate) output: Linear,
     pub(crate) heads: Heads,
+}
+
+/// The norms that each head of queries and keys goes through before it turns (qwen3).
+#[derive(Clone, Debug)]
+pub(crate) struct HeadNorms {
+    pub(crate) q: Norm,
+    pub(crate) k: Norm,
 }
 
 /// The projections to queries, keys and values.
@@ -32,21 +41,33 @@ impl Attention {
         let heads = shape.heads();
         let (q_width, kv_width) = (heads.q_width(), heads.kv_width());
         let (input, output) = match shape.family {
-            Family::Llama => (
-                Input::Split {
-                    q: Linear::load(d, q_width, &w.below("q_proj"))?,
-                    k: Linear::load(d, kv_width, &w.below("k_proj"))?,
-                    v: Linear::load(d, kv_width, &w.below("v_proj"))?,
-                },
-                Linear::load(q_width, d, &w.below("o_proj"))?,
-            ),
+            Family::Llama => {
+                let load = match shape.qkv_bias {
+                    true => Linear::load_biased,
+                    false => Linear::load,
+                };
+                let split = Input::Split {
+                    q: load(d, q_width, &w.below("q_proj"))?,
+                    k: load(d, kv_width, &w.below("k_proj"))?,
+                    v: load(d, kv_width, &w.below("v_proj"))?,
+                };
+                (split, Linear::load(q_width, d, &w.below("o_proj"))?)
+            }
             Family::Gpt2 => (
                 Input::Joint(Linear::load_conv1d(d, heads.width(), &w.below("c_attn"))?),
                 Linear::load_conv1d(q_width, d, &w.below("c_proj"))?,
             ),
         };
+        let head_norms = match shape.qk_norm {
+            true => Some(HeadNorms {
+                q: Norm::load_head(shape, &w.below("q_norm"))?,
+                k: Norm::load_head(shape, &w.below("k_norm"))?,
+            }),
+            false => None,
+        };
         Ok(Self {
             input,
+            head_norms,
             output,
             heads,
         })

@@ -23,6 +23,14 @@ impl Linear {
         })
     }
 
+    /// As [`load`](Self::load), with a bias: qwen2's queries, keys and values.
+    pub(crate) fn load_biased(inputs: usize, outputs: usize, w: &Weights<'_>) -> Result<Self> {
+        Ok(Self {
+            bias: Some(w.get(&[outputs], "bias")?),
+            ..Self::load(inputs, outputs, w)?
+        })
+    }
+
     /// gpt2's `Conv1D`: weight `(in, out)` and a bias.
     pub(crate) fn load_conv1d(inputs: usize, outputs: usize, w: &Weights<'_>) -> Result<Self> {
         Ok(Self {

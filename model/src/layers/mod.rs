@@ -8,7 +8,7 @@ mod mlp;
 mod norm;
 mod weights;
 
-pub(crate) use attention::{Attention, Input as AttentionInput};
+pub(crate) use attention::{Attention, HeadNorms, Input as AttentionInput};
 pub(crate) use block::Block;
 pub(crate) use linear::Linear;
 pub(crate) use mlp::Mlp;

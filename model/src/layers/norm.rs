@@ -33,4 +33,12 @@ impl Norm {
             },
         })
     }
+
+    /// An RMSNorm over one head.
+    pub(crate) fn load_head(shape: &Shape, w: &Weights<'_>) -> Result<Self> {
+        Ok(Self::Rms {
+            weight: w.get(&[shape.head_dim], "weight")?,
+            eps: shape.norm_eps as f32,
+        })
+    }
 }

@@ -15,18 +15,13 @@ pub(crate) struct Rotary {
 
 impl Rotary {
     /// For rows at these positions; element i of a head turns with element `i + Dh/2` by
-    /// `position · theta^(-2i/Dh)`.
+    /// `position · frequencies[i]`.
     pub(crate) fn new(
         positions: impl ExactSizeIterator<Item = usize>,
-        theta: f64,
-        head_dim: usize,
+        frequencies: &[f32],
         device: &Device,
     ) -> Result<Self> {
-        let half = head_dim / 2;
-        let dims = (positions.len(), 1, half);
-        let frequencies: Vec<f32> = (0..half)
-            .map(|i| theta.powf(-(i as f64) / half as f64) as f32)
-            .collect();
+        let dims = (positions.len(), 1, frequencies.len());
         let angles: Vec<f32> = positions
             .flat_map(|position| frequencies.iter().map(move |f| position as f32 * f))
             .collect();
@@ -60,17 +55,17 @@ pub(crate) struct Whole<'a> {
 }
 
 impl<'a> Whole<'a> {
-    /// Trees have no rotary positions, whatever `rope_theta` is.
+    /// Trees have no rotary positions, whatever `frequencies` are.
     pub(crate) fn new(
         positions: &'a Positions,
         heads: Heads,
-        rope_theta: Option<f64>,
+        frequencies: Option<&[f32]>,
         device: &Device,
     ) -> Result<Self> {
-        let rotary = match (positions, rope_theta) {
-            (Positions::Sequences { batch, len }, Some(theta)) => {
+        let rotary = match (positions, frequencies) {
+            (Positions::Sequences { batch, len }, Some(frequencies)) => {
                 let rows = (0..batch * len).map(|row| row % len);
-                Some(Rotary::new(rows, theta, heads.head_dim, device)?)
+                Some(Rotary::new(rows, frequencies, device)?)
             }
             _ => None,
         };

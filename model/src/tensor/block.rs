@@ -2,7 +2,8 @@
 
 use super::ops::{linear, mlp, norm};
 use crate::error::Result;
-use crate::layers::{Attention, AttentionInput, Block};
+use crate::layers::{Attention, AttentionInput, Block, Norm};
+use crate::layout::Heads;
 use candle_core::Tensor;
 
 /// How the rows of a call attend to each other, and to what came before.
@@ -23,11 +24,24 @@ pub(crate) fn blocks(blocks: &[Block], x: &Tensor, attend: &mut impl Attend) -> 
 
 /// `x + attention(norm(x))`, then `x + mlp(norm(x))`.
 fn block(block: &Block, layer: usize, x: &Tensor, attend: &mut impl Attend) -> Result<Tensor> {
-    let (q, k, v) = project(&block.attention, &norm(&block.attention_norm, x)?)?;
+    let (mut q, mut k, v) = project(&block.attention, &norm(&block.attention_norm, x)?)?;
+    if let Some(norms) = &block.attention.head_norms {
+        let heads = &block.attention.heads;
+        (q, k) = (
+            norm_heads(&norms.q, &q, heads)?,
+            norm_heads(&norms.k, &k, heads)?,
+        );
+    }
     let mixed = attend.attend(layer, &q, &k, &v)?;
     let x = (x + linear(&block.attention.output, &mixed)?)?;
     let y = mlp(&block.mlp, &norm(&block.mlp_norm, &x)?)?;
     Ok((x + y)?)
+}
+
+/// The norm of each head of rows `(N, h·Dh)`.
+fn norm_heads(weights: &Norm, x: &Tensor, heads: &Heads) -> Result<Tensor> {
+    let split = x.reshape((x.dim(0)?, (), heads.head_dim))?;
+    Ok(norm(weights, &split)?.reshape(x.dims())?)
 }
 
 /// Queries `(N, H·Dh)`, keys and values `(N, Hkv·Dh)`.

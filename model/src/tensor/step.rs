@@ -21,16 +21,16 @@ pub(crate) fn step(
     x: &Tensor,
     mut parts: Vec<Part<'_>>,
     heads: Heads,
-    rope_theta: Option<f64>,
+    frequencies: Option<&[f32]>,
 ) -> Result<Tensor> {
-    let rotary = match rope_theta {
-        Some(theta) => {
+    let rotary = match frequencies {
+        Some(frequencies) => {
             let positions: Vec<usize> = parts
                 .iter()
                 .flat_map(|part| part.cache.len()..part.cache.len() + part.len)
                 .collect();
             let positions = positions.into_iter();
-            Some(Rotary::new(positions, theta, heads.head_dim, x.device())?)
+            Some(Rotary::new(positions, frequencies, x.device())?)
         }
         None => None,
     };

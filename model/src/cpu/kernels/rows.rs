@@ -17,6 +17,15 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
+/// [`rms_norm`] of a row, in its place.
+#[inline(always)]
+pub(crate) fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
+    let scale = inverse_rms(x, eps);
+    for (x, w) in x.iter_mut().zip(weight) {
+        *x = *x * scale * w;
+    }
+}
+
 /// Mean and `1 / sqrt(variance + eps)`; `centred` is scratch of the row's length.
 #[inline(always)]
 pub(crate) fn moments(x: &[f32], eps: f32, centred: &mut [f32]) -> (f32, f32) {
@@ -55,14 +64,6 @@ pub(crate) fn gelu(x: &[f32], out: &mut [f32]) {
         let inner = GELU_SCALE * (GELU_CUBE * x * x).mul_add(x, x);
         *out = 0.5 * x * (1.0 + tanh(inner));
     }
-}
-
-/// Rotary frequencies of one head, `theta^(-i / (Dh/2))`.
-pub(crate) fn rotary_frequencies(theta: f64, head_dim: usize) -> Vec<f32> {
-    let half = head_dim / 2;
-    (0..half)
-        .map(|i| theta.powf(-(i as f64) / half as f64) as f32)
-        .collect()
 }
 
 /// Cosines, then sines, of one position's angles: `2 · Dh/2` numbers.

@@ -2,7 +2,7 @@
 
 use crate::cpu::block::{Activations, NormOf, Pass, Product, Sizes, forward};
 use crate::cpu::kernels::matmul::Columns;
-use crate::cpu::weights::{LinearNumbers, NormNumbers};
+use crate::cpu::weights::{HeadNormNumbers, LinearNumbers, NormNumbers};
 use crate::error::Result;
 use crate::layers::{AttentionInput, Block, Linear, Mlp, Norm};
 
@@ -28,6 +28,7 @@ pub(crate) fn blocks(
         activations.x.copy_from_slice(x);
         let mut pass = Serving {
             weights: BlockNumbers::of(block)?,
+            sizes,
             layer,
             attend,
             scratch: &mut scratch,
@@ -62,6 +63,7 @@ pub(crate) fn apply_linear(linear: &Linear, x: &[f32], rows: usize) -> Result<Ve
 struct BlockNumbers<'a> {
     attention_norm: NormNumbers<'a>,
     qkv: Vec<LinearNumbers<'a>>,
+    head_norms: Option<HeadNormNumbers<'a>>,
     output: LinearNumbers<'a>,
     mlp_norm: NormNumbers<'a>,
     inner: Vec<LinearNumbers<'a>>,
@@ -87,6 +89,12 @@ impl<'a> BlockNumbers<'a> {
         Ok(Self {
             attention_norm: NormNumbers::of(&block.attention_norm)?,
             qkv,
+            head_norms: block
+                .attention
+                .head_norms
+                .as_ref()
+                .map(HeadNormNumbers::of)
+                .transpose()?,
             output: LinearNumbers::of(&block.attention.output)?,
             mlp_norm: NormNumbers::of(&block.mlp_norm)?,
             inner,
@@ -97,6 +105,7 @@ impl<'a> BlockNumbers<'a> {
 
 struct Serving<'a, A> {
     weights: BlockNumbers<'a>,
+    sizes: &'a Sizes,
     layer: usize,
     attend: &'a mut A,
     scratch: &'a mut Vec<f32>,
@@ -127,6 +136,9 @@ impl<A: Attend> Pass for Serving<'_, A> {
             };
             layer.apply(x, columns, self.scratch);
             first += layer.outputs();
+        }
+        if let (Product::Qkv, Some(norms)) = (which, &self.weights.head_norms) {
+            norms.apply(self.sizes.heads, out);
         }
     }
 

@@ -4,7 +4,7 @@ use super::pass::{Attend, blocks};
 use crate::cpu::block::Sizes;
 use crate::cpu::cache::Cache;
 use crate::cpu::kernels::attention::{View, attend};
-use crate::cpu::kernels::rows::{rotary_angles, rotary_frequencies, rotate};
+use crate::cpu::kernels::rows::{rotary_angles, rotate};
 use crate::cpu::kernels::simd;
 use crate::error::Result;
 use crate::layers::Block;
@@ -25,14 +25,14 @@ pub(crate) struct Part<'a> {
 pub(crate) fn step(
     layers: &[Block],
     sizes: &Sizes,
-    rope_theta: Option<f64>,
+    frequencies: Option<&[f32]>,
     x: &mut [f32],
     mut parts: Vec<Part<'_>>,
 ) -> Result<()> {
     for part in &mut parts {
         part.cache.begin(part.len);
     }
-    let mut sequences = Sequences::new(&mut parts, rope_theta, sizes.heads);
+    let mut sequences = Sequences::new(&mut parts, frequencies, sizes.heads);
     blocks(layers, sizes, x, &mut sequences)?;
     for part in parts {
         part.cache.commit(part.len);
@@ -51,7 +51,7 @@ struct Sequences<'a, 'b> {
 }
 
 impl<'a, 'b> Sequences<'a, 'b> {
-    fn new(parts: &'a mut [Part<'b>], rope_theta: Option<f64>, heads: Heads) -> Self {
+    fn new(parts: &'a mut [Part<'b>], frequencies: Option<&[f32]>, heads: Heads) -> Self {
         let rows: Vec<_> = parts
             .iter()
             .enumerate()
@@ -61,11 +61,10 @@ impl<'a, 'b> Sequences<'a, 'b> {
             })
             .collect();
         let mut angles = Vec::new();
-        if let Some(theta) = rope_theta {
-            let frequencies = rotary_frequencies(theta, heads.head_dim);
+        if let Some(frequencies) = frequencies {
             angles.resize(rows.len() * heads.head_dim, 0.0);
             for (out, (_, position)) in angles.chunks_mut(heads.head_dim).zip(&rows) {
-                rotary_angles(&frequencies, *position, out);
+                rotary_angles(frequencies, *position, out);
             }
         }
         Self {

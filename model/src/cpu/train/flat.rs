@@ -46,7 +46,8 @@ impl FlatBlock {
         let gpt2 = shape.family == Family::Gpt2;
         let sizes = Sizes::of(shape);
         let (d, f, heads) = (sizes.width, sizes.intermediate, sizes.heads);
-        let mut at = Cursor { next: 0, gpt2 };
+        let (has_bias, qkv_bias) = (gpt2, shape.qkv_bias);
+        let mut at = Cursor { next: 0 };
         Self {
             sizes,
             eps: shape.norm_eps as f32,
@@ -55,12 +56,12 @@ impl FlatBlock {
             } else {
                 WeightLayout::OutIn
             },
-            attention_norm: at.norm(d),
-            qkv: at.linear(d, heads.width()),
-            output: at.linear(heads.q_width(), d),
-            mlp_norm: at.norm(d),
-            inner: at.linear(d, sizes.inner_width()),
-            down: at.linear(f, d),
+            attention_norm: at.norm(d, has_bias),
+            qkv: at.linear(d, heads.width(), qkv_bias),
+            output: at.linear(heads.q_width(), d, has_bias),
+            mlp_norm: at.norm(d, has_bias),
+            inner: at.linear(d, sizes.inner_width(), has_bias),
+            down: at.linear(f, d, has_bias),
             len: at.next,
         }
     }
@@ -68,7 +69,6 @@ impl FlatBlock {
 
 struct Cursor {
     next: usize,
-    gpt2: bool,
 }
 
 impl Cursor {
@@ -78,19 +78,19 @@ impl Cursor {
         start..self.next
     }
 
-    fn norm(&mut self, width: usize) -> FlatNorm {
+    fn norm(&mut self, width: usize, bias: bool) -> FlatNorm {
         FlatNorm {
             weight: self.take(width),
-            bias: self.gpt2.then(|| self.take(width)),
+            bias: bias.then(|| self.take(width)),
         }
     }
 
-    fn linear(&mut self, inputs: usize, outputs: usize) -> FlatLinear {
+    fn linear(&mut self, inputs: usize, outputs: usize, bias: bool) -> FlatLinear {
         FlatLinear {
             inputs,
             outputs,
             weight: self.take(inputs * outputs),
-            bias: self.gpt2.then(|| self.take(outputs)),
+            bias: bias.then(|| self.take(outputs)),
         }
     }
 }
@@ -102,24 +102,19 @@ pub(crate) fn flatten(blocks: &[Block]) -> Result<Tensor> {
     for block in blocks {
         push_norm(&mut parts, &block.attention_norm);
         match &block.attention.input {
-            AttentionInput::Split { q, k, v } => {
-                for linear in [q, k, v] {
-                    push_linear(&mut parts, linear);
-                }
-            }
-            AttentionInput::Joint(joint) => push_linear(&mut parts, joint),
+            AttentionInput::Split { q, k, v } => push_linear(&mut parts, &[q, k, v]),
+            AttentionInput::Joint(joint) => push_linear(&mut parts, &[joint]),
         }
-        push_linear(&mut parts, &block.attention.output);
+        push_linear(&mut parts, &[&block.attention.output]);
         push_norm(&mut parts, &block.mlp_norm);
         match &block.mlp {
             Mlp::Swiglu { gate, up, down } => {
-                for linear in [gate, up, down] {
-                    push_linear(&mut parts, linear);
-                }
+                push_linear(&mut parts, &[gate, up]);
+                push_linear(&mut parts, &[down]);
             }
             Mlp::Gelu { fc, proj } => {
-                push_linear(&mut parts, fc);
-                push_linear(&mut parts, proj);
+                push_linear(&mut parts, &[fc]);
+                push_linear(&mut parts, &[proj]);
             }
         }
     }
@@ -137,7 +132,8 @@ fn push_norm(parts: &mut Vec<Tensor>, norm: &Norm) {
     }
 }
 
-fn push_linear(parts: &mut Vec<Tensor>, linear: &Linear) {
-    parts.push(linear.weight.clone());
-    parts.extend(linear.bias.clone());
+/// Linear layers that are one [`FlatLinear`]: their weights, then their biases.
+fn push_linear(parts: &mut Vec<Tensor>, side_by_side: &[&Linear]) {
+    parts.extend(side_by_side.iter().map(|linear| linear.weight.clone()));
+    parts.extend(side_by_side.iter().filter_map(|linear| linear.bias.clone()));
 }

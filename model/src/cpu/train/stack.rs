@@ -6,7 +6,7 @@ use super::pass::{Attending, Scratch, Training};
 use super::weights::{Part, weight_gradients};
 use crate::config::Shape as ModelShape;
 use crate::cpu::block::{Activations, forward};
-use crate::cpu::kernels::rows::{rotary_angles, rotary_frequencies};
+use crate::cpu::kernels::rows::rotary_angles;
 use crate::error::Result;
 use crate::layers::Block;
 use crate::positions::Positions;
@@ -14,7 +14,7 @@ use crate::storage::{gradient, result, slice, with_slice};
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// Nodes of a group of f-gram trees, about.
 const TREE_GROUP: usize = 256;
@@ -23,7 +23,7 @@ const TREE_GROUP: usize = 256;
 #[derive(Clone, Debug)]
 pub(crate) struct Workspace {
     flat: FlatBlock,
-    rope_theta: Option<f64>,
+    frequencies: Option<Arc<[f32]>>,
     buffers: Buffers,
 }
 
@@ -31,7 +31,7 @@ impl Workspace {
     pub(crate) fn new(shape: &ModelShape) -> Self {
         Self {
             flat: FlatBlock::new(shape),
-            rope_theta: shape.rope_theta,
+            frequencies: shape.rotary_frequencies(),
             buffers: Buffers::default(),
         }
     }
@@ -41,7 +41,7 @@ impl Workspace {
 pub(crate) struct Stack {
     flat: FlatBlock,
     layers: usize,
-    rope_theta: Option<f64>,
+    frequencies: Option<Arc<[f32]>>,
     positions: Positions,
     buffers: Buffers,
     /// Whether a backward pass may come.
@@ -62,7 +62,7 @@ impl Stack {
         let stack = Self {
             flat: workspace.flat.clone(),
             layers: blocks.len(),
-            rope_theta: workspace.rope_theta,
+            frequencies: workspace.frequencies.clone(),
             positions: positions.clone(),
             buffers: workspace.buffers.clone(),
             tracked: x.track_op() || weights.track_op(),
@@ -87,10 +87,10 @@ impl Stack {
             return None;
         };
         let dim = self.flat.sizes.heads.head_dim;
-        let frequencies = rotary_frequencies(self.rope_theta?, dim);
+        let frequencies = self.frequencies.as_deref()?;
         let mut angles = vec![0.0f32; len * dim];
         for (t, out) in angles.chunks_mut(dim).enumerate() {
-            rotary_angles(&frequencies, t, out);
+            rotary_angles(frequencies, t, out);
         }
         Some(angles)
     }
