@@ -87,22 +87,11 @@ pub async fn run(
 ) -> Result<(), Error> {
     info!(?config, "starting");
     let metrics = Metrics::default();
-    let mut registry = metrics.registry();
-    let connections = Connections {
-        listener,
-        limits: config.connections,
-        metrics: ConnectionMetrics::default(),
-    };
-    connections.metrics.register(&mut registry);
-    let endpoint = match config.metrics_listen {
-        Some(address) => Some(MetricsEndpoint::start(address, registry).await?),
-        None => None,
-    };
-    let listening = Listening {
-        service: "decoder",
-        address: connections.listener.local_addr().map_err(Error::Address)?,
-        metrics: endpoint.as_ref().map(MetricsEndpoint::address),
-    };
+    let Ports {
+        connections,
+        listening,
+        _endpoint,
+    } = Ports::open(&config, listener, &metrics).await?;
     let engine = Arc::new(OnceLock::new());
     // First loading ends and new requests are refused, later the port and the connections close.
     let (draining, closing) = (CancellationToken::new(), CancellationToken::new());
@@ -147,6 +136,45 @@ pub async fn run(
         let _ = tokio::time::timeout(Duration::from_secs(1), engine_ended).await;
     }
     Ok(())
+}
+
+/// Where this process is reached.
+struct Ports {
+    connections: Connections,
+    listening: Listening,
+    /// Answers until it is dropped.
+    _endpoint: Option<MetricsEndpoint>,
+}
+
+impl Ports {
+    /// Limits and counts the connections of `listener`, and opens the port of the metrics.
+    async fn open(
+        config: &Config,
+        listener: TcpListener,
+        metrics: &Metrics,
+    ) -> Result<Self, Error> {
+        let mut registry = metrics.registry();
+        let connections = Connections {
+            listener,
+            limits: config.connections,
+            metrics: ConnectionMetrics::default(),
+        };
+        connections.metrics.register(&mut registry);
+        let endpoint = match config.metrics_listen {
+            Some(address) => Some(MetricsEndpoint::start(address, registry).await?),
+            None => None,
+        };
+        let listening = Listening {
+            service: "decoder",
+            address: connections.listener.local_addr().map_err(Error::Address)?,
+            metrics: endpoint.as_ref().map(MetricsEndpoint::address),
+        };
+        Ok(Self {
+            connections,
+            listening,
+            _endpoint: endpoint,
+        })
+    }
 }
 
 /// Loads the model, starts an engine over it and sets the service. The receiver resolves when the

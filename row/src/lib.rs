@@ -1,5 +1,5 @@
-//! The stored form of a row: what a table holds, what travels, and what a model puts in the place
-//! of a token embedding.
+//! The stored form of a row: what a table holds, what travels, and what a model reads instead of a
+//! token embedding.
 //!
 //! The table crate writes and reads rows, the model crate decodes them into its input; they do not
 //! know each other, and agree here.

@@ -80,7 +80,8 @@ pub struct ModelArgs {
     #[arg(long, env = "SCONE_CACHE_DIR", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
 
-    /// How long one look-up at embed-services may take, tries at other replicas included, with a unit (ms, s).
+    /// How long one look-up at embed-services may take, tries at other replicas included, with a
+    /// unit (ms, s).
     #[arg(
         long,
         env = "SCONE_LOOKUP_TIMEOUT",

@@ -43,8 +43,9 @@ pub struct Outcome {
 /// checkpoint in `out` when there is one.
 ///
 /// # Errors
-/// A device that this program cannot open; inputs that cannot be read or do not fit each other; a config or input that differs from the
-/// run in `out`; a loss or gradient that is not finite; files that cannot be written.
+/// A device that this program cannot open; inputs that cannot be read or do not fit each other; a
+/// config or input that differs from the run in `out`; a loss or gradient that is not finite; files
+/// that cannot be written.
 pub fn train(config: &TrainConfig, out: &Path, options: &RunOptions) -> Result<Outcome> {
     match config.training.threads {
         // On a worker of the pool: from any other thread every parallel operation of a step would
