@@ -6,8 +6,8 @@
 #   eval "$(scripts/cuda-toolkit.sh DIR)"
 #   cargo build --release --features cuda -p decoder-service -p trainer
 #
-# A second run with the same DIR only prints them. Needs pip, unzip and a C compiler. 0.8 GB to
-# fetch, 1.3 GB on disk; `--check` as a second argument leaves out cuBLAS and cuRAND, which
+# A second run with the same DIR only prints them. Needs pip, unzip and a C compiler. 0.7 GB to
+# fetch, 1.2 GB on disk; `--check` as a second argument leaves out cuBLAS and cuRAND, which
 # only linking wants: 0.2 GB. Kernels are compiled for CUDA_COMPUTE_CAP, 90 (H100, H200) unless
 # it is set.
 #

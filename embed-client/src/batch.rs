@@ -98,13 +98,17 @@ impl Answers {
     }
 
     /// A position is matched by an f-gram of `length` tokens, whose row is number `row` of those
-    /// that [`add_rows`](Self::add_rows) took as `message`.
+    /// that [`add_rows`](Self::add_rows) took as `message`. Without such a row the position fails.
     ///
     /// # Panics
     /// When there is no such position.
     pub fn matched(&mut self, position: usize, length: u8, message: u32, row: u32) {
         self.match_lengths[position] = length;
         self.rows[position] = RowAt { message, row };
+        if self.row(position).is_none() {
+            let text = format!("row {row} of a message that has fewer");
+            self.fail(position..position + 1, &LookupError::BadAnswer(text));
+        }
     }
 
     /// Nobody answered for these positions.
@@ -155,5 +159,27 @@ impl Answers {
         let last = self.messages.pop();
         let whole = last.and_then(|message| message.rows.try_into_mut().ok());
         whole.map(Vec::from).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_match_without_its_row_is_a_failed_position() {
+        let mut answers = Answers::default();
+        answers.reset(2);
+        let message = answers.add_rows(vec![1; 8].into(), RowDtype::F16, 2);
+        answers.matched(0, 2, message, 1);
+        answers.matched(1, 3, message, 2);
+        assert_eq!(answers.row(0).unwrap().bytes, [1; 4]);
+        assert_eq!(answers.row(1), None);
+        assert_eq!(answers.failed(), [false, true]);
+        assert_eq!(answers.match_lengths(), [2, 0]);
+        assert!(answers.error().is_some());
+        // The memory comes back whole.
+        assert_eq!(answers.take_memory(), [1; 8]);
     }
 }

@@ -123,7 +123,7 @@ fn norm_gradients(flat: &FlatBlock, parts: &[Part<'_>], dweights: &mut [f32]) {
             .into_iter()
             .enumerate()
         {
-            // Weight and bias follow each other in both places.
+            // Weight and bias follow each other in weights and gradients.
             let start = norm.weight.start;
             let from = &part.grads.norms[i * len..(i + 1) * len];
             for (to, g) in dweights[start..start + len].iter_mut().zip(from) {
