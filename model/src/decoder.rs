@@ -2,7 +2,8 @@
 
 use crate::config::{Family, ModelConfig, Shape};
 use crate::error::{Error, Result};
-use crate::kv_cache::KvCache;
+use crate::kv_blocks::{KV_BLOCK_POSITIONS, KvDtype};
+use crate::kv_pool::KvPool;
 use crate::layers::{Linear, Norm, Weights};
 use crate::layout::WeightLayout;
 use crate::path::{Blocks, Path};
@@ -97,9 +98,20 @@ impl Decoder {
         self
     }
 
-    /// An empty cache for a sequence of this model.
-    pub fn new_cache(&self) -> KvCache {
-        self.path.new_cache(&self.shape)
+    /// Memory for keys and values of so many blocks of
+    /// [`KV_BLOCK_POSITIONS`] positions.
+    ///
+    /// # Errors
+    /// When there are more than the machine can address, or the device has not the memory.
+    pub fn new_pool(&self, dtype: KvDtype, blocks: usize) -> Result<KvPool> {
+        self.path
+            .new_pool(&self.shape, dtype, blocks, &self.token_embedding)
+    }
+
+    /// Bytes of one block of a pool.
+    pub fn kv_block_bytes(&self, dtype: KvDtype) -> usize {
+        let position = 2 * self.shape.num_layers * self.shape.heads().kv_width();
+        KV_BLOCK_POSITIONS * position * dtype.bytes()
     }
 
     /// Hidden states after the final norm, `(B, T, D)` to `(B, T, D)`, positions 0 to T-1.

@@ -41,9 +41,14 @@ impl Heads {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
+    /// Query heads that read the same key-value head.
+    pub(crate) fn group(&self) -> usize {
+        self.num_heads / self.num_kv_heads
+    }
+
     /// Key-value head of a query head.
     pub(crate) fn kv_head(&self, head: usize) -> usize {
-        head / (self.num_heads / self.num_kv_heads)
+        head / self.group()
     }
 
     /// Where a query head begins in a joint row.

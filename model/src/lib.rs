@@ -1,4 +1,4 @@
-//! The SCONE transformer: main model, f-gram model, KV cache, sampling, checkpoints.
+//! The SCONE transformer: main model, f-gram model, KV blocks, sampling, checkpoints.
 //!
 //! The main model ([`Decoder`]) reads at each position the token embedding or, where an f-gram
 //! ends, its row: in training that is what the f-gram model gives, in serving what a table holds.
@@ -25,7 +25,8 @@ mod error;
 mod fgram_model;
 mod init;
 mod input;
-mod kv_cache;
+mod kv_blocks;
+mod kv_pool;
 mod layers;
 mod layout;
 mod path;
@@ -42,6 +43,7 @@ pub use device::{COMPILED_DEVICES, DeviceChoice, Dtype};
 pub use error::{Error, Result};
 pub use fgram_model::FgramModel;
 pub use init::{Parameters, init_fgram_parameters, init_parameters, var_builder};
-pub use kv_cache::KvCache;
+pub use kv_blocks::{KV_BLOCK_POSITIONS, KvDtype};
+pub use kv_pool::KvPool;
 pub use prefix_tree::PrefixTree;
 pub use step::Segment;

@@ -6,7 +6,8 @@ use crate::cpu::train::{Stack, Workspace};
 use crate::cpu::{ops as fused, serve};
 use crate::error::Result;
 use crate::input::{self, Input, Position};
-use crate::kv_cache::{Held, KvCache};
+use crate::kv_blocks::{KvDtype, Part};
+use crate::kv_pool::{Held, KvPool};
 use crate::layers::{Block, Linear, Norm, Weights};
 use crate::positions::Positions;
 use crate::storage::Numbers;
@@ -118,12 +119,24 @@ impl Path {
         }
     }
 
-    /// An empty cache for a model of this shape.
-    pub(crate) fn new_cache(self, shape: &Shape) -> KvCache {
-        match self {
-            Self::Cpu => KvCache(Held::Cpu(cpu::cache::Cache::new(shape))),
-            Self::Tensor => KvCache(Held::Tensor(tensor::Cache::new(shape))),
-        }
+    /// A pool of so many blocks for a model of this shape with such weights.
+    pub(crate) fn new_pool(
+        self,
+        shape: &Shape,
+        dtype: KvDtype,
+        blocks: usize,
+        weight: &Tensor,
+    ) -> Result<KvPool> {
+        Ok(KvPool(match self {
+            Self::Cpu => Held::Cpu(cpu::pool::Pool::new(shape, dtype, blocks)?),
+            Self::Tensor => {
+                let dtype = match dtype {
+                    KvDtype::F16 => DType::F16,
+                    KvDtype::F32 => DType::F32,
+                };
+                Held::Tensor(tensor::Pool::new(shape, dtype, weight.device(), blocks)?)
+            }
+        }))
     }
 }
 
@@ -174,34 +187,26 @@ impl Blocks {
         }
     }
 
-    /// The next positions of some sequences, end to end, to `(N, D)`, without gradients; each
-    /// sequence with its number of positions. The caches get the new positions; after an error
-    /// they are as before.
+    /// The next positions of some sequences, end to end, to `(N, D)`, without gradients. The pool
+    /// gets their keys and values.
     pub(crate) fn step(
         &self,
         input: Input,
-        sequences: Vec<(&mut KvCache, usize)>,
+        pool: &mut KvPool,
+        parts: &[Part<'_>],
         device: &Device,
     ) -> Result<Tensor> {
         let (heads, frequencies) = (self.sizes.heads, self.frequencies.as_deref());
         match input {
             Input::Numbers(mut x) => {
-                let parts = sequences.into_iter().map(|(cache, len)| {
-                    let cache = cache.cpu()?;
-                    Ok(serve::Part { cache, len })
-                });
-                let parts = parts.collect::<Result<_>>()?;
-                serve::step(&self.blocks, &self.sizes, frequencies, &mut x, parts)?;
+                let pool = pool.cpu()?;
+                serve::step(&self.blocks, &self.sizes, frequencies, &mut x, pool, parts)?;
                 let rows = x.len() / self.sizes.width;
                 Ok(Tensor::from_vec(x, (rows, self.sizes.width), device)?)
             }
             Input::Tensor(x) => {
-                let parts = sequences.into_iter().map(|(cache, len)| {
-                    let cache = cache.tensor()?;
-                    Ok(tensor::Part { cache, len })
-                });
-                let parts = parts.collect::<Result<_>>()?;
-                tensor::step(&self.blocks, &x, parts, heads, frequencies)
+                let pool = pool.tensor()?;
+                tensor::step(&self.blocks, &x, pool, parts, heads, frequencies)
             }
         }
     }

@@ -3,15 +3,19 @@
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::input::Position;
-use crate::kv_cache::KvCache;
+use crate::kv_blocks::{KV_BLOCK_POSITIONS, Part};
+use crate::kv_pool::KvPool;
 use candle_core::{DType, Tensor};
 use scone_row::EncodedRow;
 
 /// A sequence's part of a [`step`](Decoder::step): its next positions.
 #[derive(Debug)]
 pub struct Segment<'a> {
-    /// What came before; the step adds its positions.
-    pub cache: &'a mut KvCache,
+    /// Where its positions are held: block i of the pool for positions from
+    /// `i *` [`KV_BLOCK_POSITIONS`] on. As many as the new positions need, too.
+    pub blocks: &'a [u32],
+    /// Positions computed before.
+    pub held: usize,
     /// Token ids of the next positions, 1 or more.
     pub token_ids: &'a [u32],
     /// For each of them the row of the longest f-gram that ends there; without one the token
@@ -23,23 +27,24 @@ pub struct Segment<'a> {
 
 impl Decoder {
     /// Computes the next positions of some sequences. Returns the logits of the segments that
-    /// sample, V numbers each, in order. A segment's positions follow those its cache holds; the
-    /// cache gets theirs.
+    /// sample, V numbers each, in order. A segment's positions follow those it held before; their keys
+    /// and values are in the pool afterwards. Segments must not write to a block that another one
+    /// has.
     ///
     /// On the CPU path the logits depend on their sequence alone, bit for bit: not on the other
     /// segments, nor on how the sequence was cut into calls. No gradients.
     ///
     /// # Errors
     /// An empty segment, another number of rows than ids, a row of another width, a token id out
-    /// of vocabulary, more positions than the model has, a cache of another model: the caches are
-    /// as before.
-    pub fn step(&self, segments: &mut [Segment<'_>]) -> Result<Vec<f32>> {
+    /// of vocabulary, more positions than the model or the blocks have, a block beyond the pool, a
+    /// pool of another model.
+    pub fn step(&self, pool: &mut KvPool, segments: &[Segment<'_>]) -> Result<Vec<f32>> {
         let mut positions = Vec::new();
         let mut sampled = Vec::new();
-        for segment in &*segments {
-            self.check(segment)?;
+        for segment in segments {
+            self.check(pool, segment)?;
             let ids = segment.token_ids.iter().zip(segment.rows);
-            let indices = segment.cache.len() as u32..;
+            let indices = segment.held as u32..;
             positions.extend(ids.zip(indices).map(|((&token_id, &row), index)| Position {
                 token_id,
                 row,
@@ -51,12 +56,15 @@ impl Decoder {
         }
         let (tokens, learned) = (self.token_embedding(), self.position_embedding.as_ref());
         let input = self.path.input(tokens, learned, &positions)?;
-        let sequences = segments
-            .iter_mut()
-            .map(|segment| (&mut *segment.cache, segment.token_ids.len()));
-        let hidden = self
-            .blocks
-            .step(input, sequences.collect(), tokens.device())?;
+        let parts: Vec<Part<'_>> = segments
+            .iter()
+            .map(|segment| Part {
+                blocks: segment.blocks,
+                held: segment.held,
+                len: segment.token_ids.len(),
+            })
+            .collect();
+        let hidden = self.blocks.step(input, pool, &parts, tokens.device())?;
         if sampled.is_empty() {
             return Ok(Vec::new());
         }
@@ -67,8 +75,8 @@ impl Decoder {
         Ok(logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
-    fn check(&self, segment: &Segment<'_>) -> Result<()> {
-        let (shape, held) = (self.shape(), segment.cache.len());
+    fn check(&self, pool: &KvPool, segment: &Segment<'_>) -> Result<()> {
+        let (shape, held) = (self.shape(), segment.held);
         let (ids, rows) = (segment.token_ids.len(), segment.rows.len());
         if ids != rows {
             return Err(Error::Argument(format!("{rows} rows for {ids} token ids")));
@@ -79,8 +87,25 @@ impl Decoder {
                 shape.max_positions
             )));
         }
-        if !segment.cache.fits(shape) {
-            return Err(Error::Argument("a cache of another model".into()));
+        if segment.blocks.len() * KV_BLOCK_POSITIONS < held + ids {
+            return Err(Error::Argument(format!(
+                "{} blocks for {} positions",
+                segment.blocks.len(),
+                held + ids
+            )));
+        }
+        if let Some(block) = segment
+            .blocks
+            .iter()
+            .find(|&&b| b as usize >= pool.blocks())
+        {
+            return Err(Error::Argument(format!(
+                "block {block} of a pool of {}",
+                pool.blocks()
+            )));
+        }
+        if !pool.fits(shape) {
+            return Err(Error::Argument("a pool of another model".into()));
         }
         Ok(())
     }
@@ -89,12 +114,13 @@ impl Decoder {
 #[cfg(test)]
 mod tests {
     use crate::config::{Gpt2Config, LlamaConfig};
-    use crate::{Decoder, KvCache, ModelConfig, Segment, init_parameters, var_builder};
+    use crate::{Decoder, KvDtype, KvPool, ModelConfig, Segment, init_parameters, var_builder};
     use candle_core::Device;
     use scone_row::{EncodedRow, RowDtype};
 
     /// A step of two sequences, in which every third position has a row.
-    fn step(model: &Decoder, round: u32, caches: &mut [KvCache; 2], lens: [u32; 2]) -> Vec<f32> {
+    fn step(model: &Decoder, round: u32, pool: &mut KvPool, held: [usize; 2]) -> Vec<f32> {
+        let lens = [1 + round % 3, 7];
         let row: Vec<u8> = (0..16)
             .flat_map(|i| ((i + round) as f32).sin().to_le_bytes())
             .collect();
@@ -105,17 +131,18 @@ mod tests {
         };
         let ids = lens.map(|len| (0..len).map(|i| (i * 3 + round) % 11).collect::<Vec<_>>());
         let rows = lens.map(|len| (0..len).map(row).collect::<Vec<_>>());
-        let mut segments: Vec<Segment<'_>> = caches
-            .iter_mut()
-            .zip(ids.iter().zip(&rows))
-            .map(|(cache, (token_ids, rows))| Segment {
-                cache,
-                token_ids,
-                rows,
+        // Blocks in no order, of both sequences mixed.
+        let blocks: [&[u32]; 2] = [&[7, 1, 4], &[3, 8, 0, 2, 5, 9]];
+        let segments: Vec<Segment<'_>> = (0..2)
+            .map(|i| Segment {
+                blocks: blocks[i],
+                held: held[i],
+                token_ids: &ids[i],
+                rows: &rows[i],
                 samples: true,
             })
             .collect();
-        model.step(&mut segments).unwrap()
+        model.step(pool, &segments).unwrap()
     }
 
     /// What runs on other devices, run on the CPU.
@@ -125,26 +152,33 @@ mod tests {
         llama.num_key_value_heads = Some(2);
         let gpt2 = Gpt2Config::new(11, 16, 2, 4, 100);
         for config in [ModelConfig::Llama(llama), ModelConfig::Gpt2(gpt2)] {
-            let parameters = init_parameters(&config, 3).unwrap();
-            let cpu = Decoder::load(&config, var_builder(&parameters, &Device::Cpu)).unwrap();
-            let tensor = cpu.clone().on_the_tensor_path();
-            let mut caches = [&cpu, &tensor].map(|model| [(); 2].map(|()| model.new_cache()));
-            for round in 0..12 {
-                let lens = [1 + round % 3, 7];
-                let expected = step(&cpu, round, &mut caches[0], lens);
-                let got = step(&tensor, round, &mut caches[1], lens);
-                assert_eq!(expected.len(), 2 * 11);
-                for (a, b) in got.iter().zip(expected) {
-                    assert!((a - b).abs() < 1e-4, "{a} {b}");
+            for (dtype, tolerance) in [(KvDtype::F32, 1e-4), (KvDtype::F16, 1e-3)] {
+                let parameters = init_parameters(&config, 3).unwrap();
+                let cpu = Decoder::load(&config, var_builder(&parameters, &Device::Cpu)).unwrap();
+                let tensor = cpu.clone().on_the_tensor_path();
+                let mut pools = [&cpu, &tensor].map(|model| model.new_pool(dtype, 10).unwrap());
+                let mut held = [0, 0];
+                for round in 0..12 {
+                    let expected = step(&cpu, round, &mut pools[0], held);
+                    let got = step(&tensor, round, &mut pools[1], held);
+                    assert_eq!(expected.len(), 2 * 11);
+                    for (a, b) in got.iter().zip(expected) {
+                        assert!((a - b).abs() < tolerance, "{a} {b}");
+                    }
+                    held = [held[0] + 1 + (round % 3) as usize, held[1] + 7];
                 }
+                let other = [Segment {
+                    blocks: &[0],
+                    held: 0,
+                    token_ids: &[1],
+                    rows: &[None],
+                    samples: true,
+                }];
+                assert!(
+                    cpu.step(&mut pools[1], &other).is_err(),
+                    "the other path's pool"
+                );
             }
-            let mut other = [Segment {
-                cache: &mut caches[1][0],
-                token_ids: &[1],
-                rows: &[None],
-                samples: true,
-            }];
-            assert!(cpu.step(&mut other).is_err(), "a cache of the other path");
         }
     }
 }

@@ -9,9 +9,9 @@
 //! them call.
 
 pub(crate) mod block;
-pub(crate) mod cache;
 pub(crate) mod kernels;
 pub(crate) mod ops;
+pub(crate) mod pool;
 pub(crate) mod serve;
 pub(crate) mod train;
 mod weights;

@@ -6,12 +6,12 @@
 
 mod attention;
 mod block;
-mod cache;
 mod ops;
+mod pool;
 mod step;
 
 pub(crate) use attention::Whole;
 pub(crate) use block::blocks;
-pub(crate) use cache::Cache;
 pub(crate) use ops::{linear, linear_cross_entropy, norm, select_rows, token_losses};
-pub(crate) use step::{Part, step};
+pub(crate) use pool::Pool;
+pub(crate) use step::step;

@@ -5,7 +5,7 @@ use crate::common::{
 };
 use candle_core::{Device, IndexOp, Tensor};
 use candle_transformers::models::llama as oracle;
-use scone_model::{Decoder, KvCache, ModelConfig, Segment, init_fgram_parameters};
+use scone_model::{Decoder, KvDtype, KvPool, ModelConfig, Segment, init_fgram_parameters};
 use scone_row::{EncodedRow, RowDtype};
 
 /// Rows `(N, D)` as a table would hold them: a sequence whose every position has one.
@@ -37,27 +37,31 @@ impl Rows {
 
 const IDS: [u32; 80] = [0; 80];
 
-/// One sequence's next positions; logits of the last one.
-fn step(decoder: &Decoder, cache: &mut KvCache, rows: &[Option<EncodedRow<'_>>]) -> Vec<f32> {
-    let mut segments = [Segment {
-        cache,
-        token_ids: &IDS[..rows.len()],
-        rows,
-        samples: true,
-    }];
-    decoder.step(&mut segments).unwrap()
+/// Blocks of sequences that take five each, enough for 80 positions.
+fn blocks(sequence: usize) -> [u32; 5] {
+    std::array::from_fn(|i| (sequence + 7 * i) as u32)
+}
+
+fn pool(decoder: &Decoder) -> KvPool {
+    decoder.new_pool(KvDtype::F32, 40).unwrap()
 }
 
 /// Runs one sequence in chunks of the given lengths: logits at the end of each.
 fn in_chunks(decoder: &Decoder, rows: &Rows, chunks: &[usize]) -> Vec<Vec<f32>> {
-    let mut cache = decoder.new_cache();
-    let mut start = 0;
+    let mut pool = pool(decoder);
+    let mut held = 0;
     let mut logits = Vec::new();
     for &len in chunks {
-        logits.push(step(decoder, &mut cache, &rows.part(start, len)));
-        start += len;
+        let segment = Segment {
+            blocks: &blocks(0),
+            held,
+            token_ids: &IDS[..len],
+            rows: &rows.part(held, len),
+            samples: true,
+        };
+        logits.push(decoder.step(&mut pool, &[segment]).unwrap());
+        held += len;
     }
-    assert_eq!(cache.len(), start);
     logits
 }
 
@@ -87,14 +91,14 @@ fn without_a_row_the_token_embedding_is_the_input() {
         let mut mixed = rows.part(0, 3);
         let token: Vec<u8> = tokens[7].iter().flat_map(|x| x.to_le_bytes()).collect();
         let run = |rows: &[Option<EncodedRow<'_>>]| {
-            let mut cache = decoder.new_cache();
-            let mut segments = [Segment {
-                cache: &mut cache,
+            let segment = Segment {
+                blocks: &blocks(0),
+                held: 0,
                 token_ids: &[9, 7, 9],
                 rows,
                 samples: true,
-            }];
-            decoder.step(&mut segments).unwrap()
+            };
+            decoder.step(&mut pool(&decoder), &[segment]).unwrap()
         };
         mixed[1] = None;
         let got = run(&mixed);
@@ -117,45 +121,71 @@ fn a_row_of_a_ragged_batch_is_the_row_alone() {
             .iter()
             .map(|rows| in_chunks(&decoder, rows, &vec![1; rows.len()]))
             .collect();
-        let mut caches: Vec<KvCache> = (0..5).map(|_| decoder.new_cache()).collect();
+        let mut pool = pool(&decoder);
+        let mut held = [0; 5];
+        let blocks: [[u32; 5]; 5] = std::array::from_fn(blocks);
         let mut round = 0;
-        while sequences
-            .iter()
-            .zip(&caches)
-            .any(|(s, c)| c.len() < s.len())
-        {
+        while sequences.iter().zip(held).any(|(s, held)| held < s.len()) {
             let parts: Vec<_> = sequences
                 .iter()
-                .zip(&caches)
+                .zip(held)
                 .enumerate()
-                .map(|(i, (rows, cache))| {
-                    let len = (rows.len() - cache.len()).min(1 + (i + round) % 4);
-                    rows.part(cache.len(), len)
+                .map(|(i, (rows, held))| {
+                    let len = (rows.len() - held).min(1 + (i + round) % 4);
+                    rows.part(held, len)
                 })
                 .collect();
             let mut of = Vec::new();
             let mut segments = Vec::new();
-            for (i, (cache, rows)) in caches.iter_mut().zip(&parts).enumerate() {
+            for (i, rows) in parts
+                .iter()
+                .enumerate()
+                .filter(|(_, rows)| !rows.is_empty())
+            {
                 let samples = (i + round) % 3 > 0;
-                if !rows.is_empty() {
-                    if samples {
-                        of.push((i, cache.len() + rows.len() - 1));
-                    }
-                    segments.push(Segment {
-                        cache,
-                        token_ids: &IDS[..rows.len()],
-                        rows,
-                        samples,
-                    });
+                if samples {
+                    of.push((i, held[i] + rows.len() - 1));
                 }
+                segments.push(Segment {
+                    blocks: &blocks[i],
+                    held: held[i],
+                    token_ids: &IDS[..rows.len()],
+                    rows,
+                    samples,
+                });
+                held[i] += rows.len();
             }
-            let logits = decoder.step(&mut segments).unwrap();
+            let logits = decoder.step(&mut pool, &segments).unwrap();
             assert_eq!(logits.len(), of.len() * 23);
             for ((i, end), logits) in of.into_iter().zip(logits.chunks(23)) {
                 assert_eq!(logits, alone[i][end]);
             }
             round += 1;
         }
+    }
+}
+
+/// A block that two sequences share is read by both.
+#[test]
+fn sequences_with_a_common_beginning_may_share_blocks() {
+    for dtype in [KvDtype::F16, KvDtype::F32] {
+        let config = crate::common::llama(true);
+        let decoder = decoder(&config, &parameters(&config));
+        let mut pool = decoder.new_pool(dtype, 4).unwrap();
+        let ids: Vec<u32> = (0..20).map(|i| i * 7 % 23).collect();
+        let mut run = |blocks: &[u32], held: usize| {
+            let token_ids = &ids[held..];
+            let segment = Segment {
+                blocks,
+                held,
+                token_ids,
+                rows: &vec![None; token_ids.len()],
+                samples: true,
+            };
+            decoder.step(&mut pool, &[segment]).unwrap()
+        };
+        let whole = run(&[2, 0], 0);
+        assert_eq!(run(&[2, 3], 16), whole);
     }
 }
 
@@ -255,47 +285,61 @@ fn the_same_logits_as_the_llama_of_candle_transformers() {
 }
 
 #[test]
-fn what_does_not_fit_is_an_error_and_leaves_the_cache_alone() {
+fn what_does_not_fit_is_an_error() {
     let config = crate::common::llama(true);
     let main = decoder(&config, &parameters(&config));
-    let mut cache = main.new_cache();
-    let mut step = |ids: &[u32], rows: &[Option<EncodedRow<'_>>]| {
-        let mut segments = [Segment {
-            cache: &mut cache,
-            token_ids: ids,
+    let mut pool = main.new_pool(KvDtype::F32, 5).unwrap();
+    let mut step = |blocks: &[u32], held, token_ids: &[u32], rows: &[Option<EncodedRow<'_>>]| {
+        let segment = Segment {
+            blocks,
+            held,
+            token_ids,
             rows,
             samples: true,
-        }];
-        main.step(&mut segments).is_ok()
+        };
+        main.step(&mut pool, &[segment]).is_ok()
     };
     let narrow = EncodedRow {
         dtype: RowDtype::F32,
         bytes: &[0; 60],
     };
-    assert!(!step(&IDS[..3], &[None; 4]), "more rows than ids");
-    assert!(!step(&[], &[]), "nothing to compute");
-    assert!(!step(&[1], &[Some(narrow)]), "a row of another width");
-    assert!(!step(&[23], &[None]), "a token id out of vocabulary");
+    let all = [4, 3, 2, 1, 0];
+    assert!(!step(&all, 0, &IDS[..3], &[None; 4]), "more rows than ids");
+    assert!(!step(&all, 0, &[], &[]), "nothing to compute");
     assert!(
-        !step(&IDS[..65], &[None; 65]),
+        !step(&all, 0, &[1], &[Some(narrow)]),
+        "a row of another width"
+    );
+    assert!(
+        !step(&all, 0, &[23], &[None]),
+        "a token id out of vocabulary"
+    );
+    assert!(
+        !step(&all, 0, &IDS[..65], &[None; 65]),
         "more positions than there are"
     );
-    assert!(step(&IDS[..60], &[None; 60]));
-    assert!(!step(&IDS[..5], &[None; 5]));
-    assert!(step(&IDS[..4], &[None; 4]));
-    assert_eq!(cache.len(), 64);
+    assert!(
+        !step(&all[..1], 0, &IDS[..17], &[None; 17]),
+        "too few blocks"
+    );
+    assert!(!step(&[5], 0, &[1], &[None]), "a block beyond the pool");
+    assert!(step(&all, 0, &IDS[..60], &[None; 60]));
+    assert!(!step(&all, 60, &IDS[..5], &[None; 5]));
+    assert!(step(&all, 60, &IDS[..4], &[None; 4]));
     let mut config = config;
     if let ModelConfig::Llama(c) = &mut config {
         c.num_hidden_layers = 1;
     }
     let other = decoder(&config, &parameters(&config));
-    let mut segments = [Segment {
-        cache: &mut other.new_cache(),
+    let segment = Segment {
+        blocks: &[0],
+        held: 0,
         token_ids: &[1],
         rows: &[None],
         samples: true,
-    }];
-    assert!(main.step(&mut segments).is_err());
+    };
+    let mut others = other.new_pool(KvDtype::F32, 5).unwrap();
+    assert!(main.step(&mut others, &[segment]).is_err());
     assert!(main.forward(&embeddings(&[1, 65, 16], 1.0)).is_err());
     assert!(main.forward(&embeddings(&[1, 5, 15], 1.0)).is_err());
 }

@@ -9,8 +9,10 @@ pub(crate) mod attention;
 pub(crate) mod causal;
 pub(crate) mod gemm;
 pub(crate) mod gradients;
+pub(crate) mod half;
 pub(crate) mod math;
 pub(crate) mod matmul;
+pub(crate) mod paged;
 pub(crate) mod rows;
 pub(crate) mod tree;
 

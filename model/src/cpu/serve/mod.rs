@@ -6,4 +6,4 @@ mod step;
 
 pub(crate) use pass::{apply_linear, apply_norm};
 pub(crate) use rows::rows;
-pub(crate) use step::{Part, step};
+pub(crate) use step::step;
