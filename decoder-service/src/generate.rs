@@ -141,6 +141,9 @@ pub async fn run(
             max_step_tokens: STEP_TOKENS,
         },
         on_lookup_failure: config.on_lookup_failure,
+        // Of one text there is nothing to share, and nobody waits.
+        prefix_cache: false,
+        step_target: Duration::MAX,
         client_timeout: Duration::MAX,
     };
     let (engine, _ended) = engine::start(engine_config, parts)?;
@@ -240,6 +243,7 @@ fn as_json(finish: &Finish, ids: &[u32], text: &str, seed: u64, mode: &str) -> s
         "positions": usage.positions,
         "matched_positions": usage.matched_positions,
         "fallback_positions": usage.fallback_positions,
+        "cached_tokens": usage.cached_tokens,
         "prefill_us": timings.prefill.as_micros() as u64,
         "decode_us": timings.decode.as_micros() as u64,
         "lookup_us": timings.lookup.as_micros() as u64,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! client ──Generate──> server ──Request──> engine thread ──one look-up a step──> embed tier
-//!        <──deltas────        <──bounded──  scheduler, KV caches, sampling       (table here, or
+//!        <──deltas────        <──bounded──  scheduler, KV blocks, sampling       (table here, or
 //!                               channel     scone_model::Decoder                  embed-services)
 //! ```
 //!
@@ -28,6 +28,7 @@ pub mod embed_tier;
 pub mod engine;
 pub mod error;
 pub mod generate;
+pub mod kv;
 pub mod metrics;
 pub mod model;
 pub mod request;
@@ -35,6 +36,7 @@ pub mod scheduler;
 pub mod sequence;
 pub mod server;
 pub mod startup;
+pub mod step_pace;
 mod table_cache;
 pub mod text;
 

@@ -53,6 +53,14 @@ pub struct Metrics {
     pub fallback_positions: Counter,
     /// Steps with a look-up that failed.
     pub lookup_failures: Counter,
+    /// Positions taken from the prefix cache.
+    pub cached_positions: Counter,
+    /// Sequences that gave their KV blocks to older ones and are computed again.
+    pub preemptions: Counter,
+    /// KV blocks in use.
+    pub kv_blocks_used: Gauge,
+    /// KV blocks in all.
+    pub kv_blocks: Gauge,
     /// Where the figures of remote look-ups come from, once there are any.
     embed_tier: Arc<OnceLock<Monitor>>,
 }
@@ -77,6 +85,10 @@ impl Default for Metrics {
             matched_positions: Counter::default(),
             fallback_positions: Counter::default(),
             lookup_failures: Counter::default(),
+            cached_positions: Counter::default(),
+            preemptions: Counter::default(),
+            kv_blocks_used: Gauge::default(),
+            kv_blocks: Gauge::default(),
             embed_tier: Arc::default(),
         }
     }
@@ -116,6 +128,22 @@ impl Metrics {
             Unit::Seconds,
             self.first_token_seconds.clone(),
         );
+        r.register(
+            "kv_blocks_used",
+            "Blocks of keys and values that sequences have",
+            self.kv_blocks_used.clone(),
+        );
+        r.register(
+            "kv_blocks",
+            "Blocks of keys and values in all",
+            self.kv_blocks.clone(),
+        );
+        self.register_counters(r);
+        r.register_collector(Box::new(EmbedTierFigures(self.embed_tier.clone())));
+        registry
+    }
+
+    fn register_counters(&self, r: &mut Registry) {
         let counters = [
             ("prompt_tokens", "Tokens of prompts", &self.prompt_tokens),
             (
@@ -139,12 +167,20 @@ impl Metrics {
                 "Steps with a look-up that failed",
                 &self.lookup_failures,
             ),
+            (
+                "cached_positions",
+                "Positions taken from the prefix cache instead of being computed",
+                &self.cached_positions,
+            ),
+            (
+                "preemptions",
+                "Sequences that gave their KV blocks to older ones and are computed again",
+                &self.preemptions,
+            ),
         ];
         for (name, help, counter) in counters {
             r.register(name, help, counter.clone());
         }
-        r.register_collector(Box::new(EmbedTierFigures(self.embed_tier.clone())));
-        registry
     }
 
     /// Shows the figures of remote look-ups from now on.

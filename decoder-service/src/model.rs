@@ -4,7 +4,9 @@ use std::{path::Path, sync::Arc};
 
 use candle_core::Device;
 use scone_model::sampling::SamplingParams;
-use scone_model::{Decoder, FgramModel, ModelConfig, SconeConfig, checkpoint};
+use scone_model::{
+    Decoder, FgramModel, KV_BLOCK_POSITIONS, KvDtype, KvPool, ModelConfig, SconeConfig, checkpoint,
+};
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
@@ -23,6 +25,8 @@ pub struct ModelInfo {
     pub vocab_size: usize,
     /// Most tokens of prompt and output together.
     pub context_tokens: usize,
+    /// What bounds them when it is not the model: the flag to change.
+    pub context_bound: Option<&'static str>,
     /// Width of an input embedding in elements.
     pub dim: usize,
     /// K; `None` for a plain model, which has no f-grams.
@@ -147,6 +151,30 @@ impl ServedModel {
     }
 }
 
+impl ServedModel {
+    /// Memory for keys and values, which bounds the context as well.
+    ///
+    /// # Errors
+    /// When it is too little for any text, or there is not so much.
+    pub fn new_pool(&mut self, bytes: u64, dtype: KvDtype) -> Result<KvPool, Error> {
+        let block = self.decoder.kv_block_bytes(dtype) as u64;
+        // Block numbers are u32; no machine has the memory for more.
+        let blocks = (bytes / block).min(u64::from(u32::MAX)) as usize;
+        if blocks == 0 {
+            return Err(Error::Config(format!(
+                "--kv-memory is {bytes} bytes; one block of {KV_BLOCK_POSITIONS} positions of this \
+                 model takes {block}"
+            )));
+        }
+        let positions = blocks.saturating_mul(KV_BLOCK_POSITIONS);
+        if positions < self.info.context_tokens {
+            self.info.context_tokens = positions;
+            self.info.context_bound = Some("--kv-memory");
+        }
+        Ok(self.decoder.new_pool(dtype, blocks)?)
+    }
+}
+
 fn generation_config(path: &Path) -> Result<GenerationConfig, Error> {
     let wrong = |source: Box<dyn std::error::Error + Send + Sync>| Error::File {
         action: "read",
@@ -175,6 +203,7 @@ impl ModelInfo {
             name: name.to_owned(),
             vocab_size: config.vocab_size(),
             context_tokens: config.max_positions(),
+            context_bound: None,
             dim: config.hidden_size(),
             max_n: scone.map(|scone| scone.max_n),
             bos_token_id: config.bos_token_id(),

@@ -153,10 +153,15 @@ impl Draft {
         let most = model.context_tokens - 1;
         if ids.len() > most {
             let (len, context) = (ids.len(), model.context_tokens);
+            let bound = match model.context_bound {
+                Some(flag) => format!(", which {flag} bounds,"),
+                None => String::new(),
+            };
             return Err(invalid(
                 field,
                 format!(
-                    "has {len} tokens; the context of {context} allows {most} and one new token"
+                    "has {len} tokens; the context of {context}{bound} allows {most} and one new \
+                     token"
                 ),
             ));
         }

@@ -14,7 +14,7 @@ pub struct SequenceId(pub u64);
 /// What bounds the scheduler.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Most sequences in one step; each owns a KV cache.
+    /// Most sequences in one step; each has KV blocks.
     pub max_batch: usize,
     /// Most sequences that wait for a slot in the batch. When it is full, [`Scheduler::push`] refuses.
     pub max_queue: usize,
@@ -38,6 +38,20 @@ pub struct Planned {
 #[error("as many sequences run and wait as may")]
 pub struct Full;
 
+/// Whether a sequence can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Yes; so many of its tokens need not be computed.
+    Admitted {
+        /// Always less than it has.
+        computed: usize,
+    },
+    /// Not now; those behind it may.
+    Later,
+    /// Not now, and nobody behind it either.
+    NoMemory,
+}
+
 #[derive(Debug)]
 struct Entry {
     id: SequenceId,
@@ -49,6 +63,16 @@ struct Entry {
     decodes: bool,
 }
 
+impl Entry {
+    fn part(&self, tokens: usize) -> Planned {
+        Planned {
+            id: self.id,
+            tokens,
+            samples: tokens == self.pending,
+        }
+    }
+}
+
 /// See the [module documentation](self).
 #[derive(Debug)]
 pub struct Scheduler {
@@ -56,6 +80,8 @@ pub struct Scheduler {
     waiting: VecDeque<Entry>,
     /// In order of admission.
     running: Vec<Entry>,
+    /// Somebody with a free slot had to wait, for memory or for another sequence.
+    stuck: bool,
 }
 
 impl Scheduler {
@@ -65,6 +91,7 @@ impl Scheduler {
             limits,
             waiting: VecDeque::new(),
             running: Vec::new(),
+            stuck: false,
         }
     }
 
@@ -86,37 +113,80 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Gives free slots of the batch to those that wait, in order; returns who got one.
-    pub fn admit(&mut self) -> Vec<SequenceId> {
-        let free = self.limits.max_batch.saturating_sub(self.running.len());
-        let admitted: Vec<Entry> = self.waiting.drain(..free.min(self.waiting.len())).collect();
-        let ids = admitted.iter().map(|entry| entry.id).collect();
-        self.running.extend(admitted);
-        ids
+    /// Gives free slots of the batch to those that wait, in order, as far as `admit` finds memory
+    /// for them.
+    pub fn admit(&mut self, mut admit: impl FnMut(SequenceId) -> Admission) {
+        self.stuck = false;
+        let mut held = VecDeque::new();
+        while self.running.len() < self.limits.max_batch {
+            let Some(mut entry) = self.waiting.pop_front() else {
+                break;
+            };
+            match admit(entry.id) {
+                Admission::Admitted { computed } => {
+                    entry.pending = entry.pending.saturating_sub(computed).max(1);
+                    self.running.push(entry);
+                }
+                Admission::Later => held.push_back(entry),
+                Admission::NoMemory => {
+                    held.push_back(entry);
+                    break;
+                }
+            }
+        }
+        self.stuck = !held.is_empty();
+        held.append(&mut self.waiting);
+        self.waiting = held;
     }
 
-    /// The next step; empty when nothing can run. Does not change the state: the same plan comes
-    /// again until [`computed`](Self::computed) is told.
-    pub fn plan(&self) -> Vec<Planned> {
+    /// The next step, with at most `prompt_tokens` of prompts beside sequences that decode; empty
+    /// when nothing can run. Does not change the state: the same plan comes again until
+    /// [`computed`](Self::computed) is told.
+    pub fn plan(&self, prompt_tokens: usize) -> Vec<Planned> {
         let mut budget = self.limits.max_step_tokens;
         let mut plan = Vec::new();
         let ready = || self.running.iter().filter(|entry| !entry.paused);
-        for entry in ready()
-            .filter(|entry| entry.decodes)
-            .chain(ready().filter(|entry| !entry.decodes))
-        {
-            let tokens = entry.pending.min(budget);
-            if tokens == 0 {
-                continue;
+        for entry in ready().filter(|entry| entry.decodes) {
+            if budget > 0 {
+                budget -= 1;
+                plan.push(entry.part(1));
             }
-            budget -= tokens;
-            plan.push(Planned {
-                id: entry.id,
-                tokens,
-                samples: tokens == entry.pending,
-            });
+        }
+        if !plan.is_empty() {
+            budget = budget.min(prompt_tokens);
+        }
+        for entry in ready().filter(|entry| !entry.decodes) {
+            let tokens = entry.pending.min(budget);
+            if tokens > 0 {
+                budget -= tokens;
+                plan.push(entry.part(tokens));
+            }
         }
         plan
+    }
+
+    /// Takes a running sequence's slot away; it waits again, where it came from, with all its
+    /// `tokens` to compute.
+    pub fn preempt(&mut self, id: SequenceId, tokens: usize) {
+        let Some(at) = self.running.iter().position(|entry| entry.id == id) else {
+            return;
+        };
+        self.running.remove(at);
+        let at = self.waiting.partition_point(|entry| entry.id < id);
+        self.waiting.insert(
+            at,
+            Entry {
+                id,
+                pending: tokens,
+                paused: false,
+                decodes: false,
+            },
+        );
+    }
+
+    /// The running sequence that came last.
+    pub fn youngest(&self) -> Option<SequenceId> {
+        self.running.iter().map(|entry| entry.id).max()
     }
 
     /// A step computed this part of a sequence. When it `samples`, one new token is pending.
@@ -130,6 +200,13 @@ impl Scheduler {
         }
     }
 
+    /// Whether the prompt of a running sequence was computed before.
+    pub fn decodes(&self, id: SequenceId) -> bool {
+        self.running
+            .iter()
+            .any(|entry| entry.id == id && entry.decodes)
+    }
+
     /// Leaves a running sequence out of steps, or takes it back in.
     pub fn set_paused(&mut self, id: SequenceId, paused: bool) {
         if let Some(entry) = self.entry(id) {
@@ -141,11 +218,13 @@ impl Scheduler {
     pub fn remove(&mut self, id: SequenceId) {
         self.waiting.retain(|entry| entry.id != id);
         self.running.retain(|entry| entry.id != id);
+        self.stuck = false;
     }
 
     /// Nothing can be computed until a sequence arrives, resumes or leaves.
     pub fn is_idle(&self) -> bool {
-        let can_admit = !self.waiting.is_empty() && self.running.len() < self.limits.max_batch;
+        let slots = self.running.len() < self.limits.max_batch;
+        let can_admit = !self.waiting.is_empty() && slots && !self.stuck;
         !can_admit && self.running.iter().all(|entry| entry.paused)
     }
 
@@ -189,9 +268,14 @@ mod tests {
         }
     }
 
+    /// There is memory for everybody.
+    fn admit(scheduler: &mut Scheduler) {
+        scheduler.admit(|_| Admission::Admitted { computed: 0 });
+    }
+
     fn step(scheduler: &mut Scheduler) -> Vec<Planned> {
-        scheduler.admit();
-        let plan = scheduler.plan();
+        admit(scheduler);
+        let plan = scheduler.plan(usize::MAX);
         for &part in &plan {
             scheduler.computed(part);
         }
@@ -249,12 +333,12 @@ mod tests {
         s.push(B, 1).unwrap();
         s.push(C, 1).unwrap();
         assert_eq!(s.push(SequenceId(3), 1), Err(Full));
-        assert_eq!(s.admit(), [A]);
-        assert_eq!(s.admit(), []);
+        admit(&mut s);
+        assert_eq!((s.running(), s.waiting(), s.youngest()), (1, 2, Some(A)));
         assert_eq!(s.push(SequenceId(3), 1), Err(Full), "a running one counts");
         s.remove(A);
-        assert_eq!(s.admit(), [B]);
-        assert_eq!((s.running(), s.waiting()), (1, 1));
+        admit(&mut s);
+        assert_eq!((s.running(), s.waiting(), s.youngest()), (1, 1, Some(B)));
     }
 
     #[test]
@@ -263,7 +347,7 @@ mod tests {
         s.push(A, 5).unwrap();
         s.push(B, 1).unwrap();
         s.push(C, 1).unwrap();
-        s.admit();
+        admit(&mut s);
         s.remove(B);
         s.remove(A);
         assert_eq!(step(&mut s), [planned(C, 1, true)]);
@@ -288,11 +372,65 @@ mod tests {
     }
 
     #[test]
+    fn prompts_beside_streams_are_bounded_apart() {
+        let mut s = scheduler(3, 3, 100);
+        s.push(A, 40).unwrap();
+        admit(&mut s);
+        let plan = s.plan(8);
+        assert_eq!(plan, [planned(A, 40, true)], "nobody decodes yet");
+        s.computed(plan[0]);
+        s.push(B, 30).unwrap();
+        admit(&mut s);
+        assert_eq!(s.plan(8), [planned(A, 1, true), planned(B, 8, false)]);
+    }
+
+    #[test]
+    fn who_finds_no_memory_waits_and_nobody_overtakes() {
+        let mut s = scheduler(3, 3, 100);
+        for id in [A, B, C] {
+            s.push(id, 5).unwrap();
+        }
+        let asked = std::cell::RefCell::new(Vec::new());
+        s.admit(|id| {
+            asked.borrow_mut().push(id);
+            match id {
+                B => Admission::NoMemory,
+                _ => Admission::Admitted { computed: 3 },
+            }
+        });
+        assert_eq!(*asked.borrow(), [A, B]);
+        assert_eq!(s.plan(9), [planned(A, 2, true)]);
+        s.set_paused(A, true);
+        assert!(s.is_idle(), "B waits for memory");
+        s.remove(A);
+        assert!(!s.is_idle());
+        s.admit(|id| match id {
+            B => Admission::Later,
+            _ => Admission::Admitted { computed: 0 },
+        });
+        assert_eq!(s.plan(9), [planned(C, 5, true)]);
+        assert_eq!((s.running(), s.waiting()), (1, 1));
+    }
+
+    #[test]
+    fn who_gave_way_is_the_first_to_come_back() {
+        let mut s = scheduler(2, 3, 100);
+        for id in [A, B, C] {
+            s.push(id, 5).unwrap();
+        }
+        step(&mut s);
+        assert_eq!(s.youngest(), Some(B));
+        s.preempt(B, 6);
+        assert_eq!((s.running(), s.waiting()), (1, 2));
+        assert_eq!(step(&mut s), [planned(A, 1, true), planned(B, 6, true)]);
+    }
+
+    #[test]
     fn a_plan_stands_until_it_was_computed() {
         let mut s = scheduler(2, 1, 4);
         s.push(A, 9).unwrap();
-        s.admit();
-        assert_eq!(s.plan(), s.plan());
+        admit(&mut s);
+        assert_eq!(s.plan(9), s.plan(9));
     }
 
     #[test]

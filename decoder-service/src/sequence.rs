@@ -85,6 +85,8 @@ pub struct Usage {
     pub matched_positions: u32,
     /// Of these, with the token embedding because the embed tier did not answer.
     pub fallback_positions: u32,
+    /// Positions that were taken from the prefix cache instead of being computed.
+    pub cached_tokens: u32,
 }
 
 /// Where the time of one completion went.
@@ -107,7 +109,7 @@ pub struct Sequence {
     index: u32,
     /// Prompt and output.
     ids: Vec<u32>,
-    /// How many of `ids` the model has computed: they are in the KV cache.
+    /// How many of `ids` the model has computed: they are held in KV blocks.
     computed: usize,
     text: TextStream,
     usage: Usage,
@@ -139,6 +141,23 @@ impl Sequence {
     /// The request it belongs to.
     pub fn request(&self) -> &Arc<Request> {
         &self.request
+    }
+
+    /// Prompt and output.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// How many of the ids the model has computed.
+    pub fn computed(&self) -> usize {
+        self.computed
+    }
+
+    /// It got KV blocks, in which so many of its positions are computed already; all others are to
+    /// be computed, again if need be.
+    pub fn begin_at(&mut self, cached: usize) {
+        self.computed = cached;
+        self.usage.cached_tokens += cached as u32;
     }
 
     /// Counts so far.

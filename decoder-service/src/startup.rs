@@ -7,6 +7,7 @@ use std::{
 };
 
 use scone_embed_client::Monitor;
+use scone_model::KvPool;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -70,7 +71,11 @@ pub async fn prepare(
         EmbedSource::Remote(options) => Some(options.clone()),
         EmbedSource::Table(_) | EmbedSource::FromModel(_) => None,
     };
-    let (model, embedded) = blocking(move || load(&config, &stop)).await?;
+    let Loaded {
+        model,
+        pool,
+        embedded,
+    } = blocking(move || load(&config, &stop)).await?;
     let (tier, tier_info): (Option<Box<dyn EmbedTier>>, _) = match (remote, embedded) {
         (Some(mut options), _) => {
             options.model = Some(table_facts(&model, "--embed")?);
@@ -89,6 +94,7 @@ pub async fn prepare(
         model = model.info.name,
         vocab_size = model.info.vocab_size,
         context_tokens = model.info.context_tokens,
+        kv_blocks = pool.blocks(),
         max_n = model.info.max_n,
         table_id = tier_info.table_id(),
         embed_mode = tier_info.mode(),
@@ -97,6 +103,7 @@ pub async fn prepare(
     let parts = EngineParts {
         info: Arc::new(model.info),
         decoder: model.decoder,
+        pool,
         tier,
         metrics,
     };
@@ -113,11 +120,16 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn load(
-    config: &ModelConfig,
-    stop: &CancellationToken,
-) -> Result<(ServedModel, Option<Embedded>), Error> {
-    let model = ServedModel::load(&config.model, &config.device)?;
+/// A model with its memory and, in this process, its table.
+struct Loaded {
+    model: ServedModel,
+    pool: KvPool,
+    embedded: Option<Embedded>,
+}
+
+fn load(config: &ModelConfig, stop: &CancellationToken) -> Result<Loaded, Error> {
+    let mut model = ServedModel::load(&config.model, &config.device)?;
+    let pool = model.new_pool(config.kv_memory, config.kv_dtype)?;
     let open = |dir: &Path| {
         let facts = table_facts(&model, "--table")?;
         Embedded::open(dir, &config.table, &facts)
@@ -129,7 +141,11 @@ fn load(
             table_cache::open_or_build(&config.model, &model, cache, stop, open)?
         }
     };
-    Ok((model, embedded))
+    Ok(Loaded {
+        model,
+        pool,
+        embedded,
+    })
 }
 
 /// Opens a table; while another process has it, tries again for a moment: that may be a short

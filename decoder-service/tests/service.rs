@@ -14,7 +14,7 @@ use decoder_service::{
     scheduler::Limits,
 };
 use scone_fgram::{RowDtype, TableOptions};
-use scone_model::Dtype;
+use scone_model::{Dtype, KvDtype};
 use scone_proto::decoder::v1::{
     FinishReason, GenerateRequest, GenerateResponse, GetModelInfoRequest, SamplingParameters,
     TokenIds, decoder_service_client::DecoderServiceClient, finish::StoppedBy,
@@ -91,6 +91,8 @@ impl Service {
                 dtype: Dtype::F32,
                 embed,
                 table: TableOptions::default(),
+                kv_memory: 4 << 20,
+                kv_dtype: KvDtype::F16,
                 on_lookup_failure: OnLookupFailure::Fail,
             },
             engine: common::engine_config(limits),

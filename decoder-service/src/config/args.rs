@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 use scone_fgram::RowDtype;
-use scone_model::{DeviceChoice, Dtype};
+use scone_model::{DeviceChoice, Dtype, KvDtype};
 use scone_service::{
     args::{parse_bytes, parse_duration},
     connections::{ConnectionArgs, ConnectionNames},
@@ -134,6 +134,27 @@ pub struct ModelArgs {
     )]
     pub embed_hedge: bool,
 
+    /// Memory for keys and values of all running sequences, with a unit (MiB, GiB). Sequences get it
+    /// in blocks of 16 positions as they grow; when it runs out the youngest one waits and is
+    /// computed again. It also bounds the context.
+    #[arg(
+        long,
+        env = "SCONE_KV_MEMORY",
+        value_name = "BYTES",
+        default_value = "1GiB",
+        value_parser = parse_bytes
+    )]
+    pub kv_memory: u64,
+
+    /// Type of keys and values: f16, or f32 for twice the memory.
+    #[arg(
+        long,
+        env = "SCONE_KV_DTYPE",
+        value_name = "DTYPE",
+        default_value = "f16"
+    )]
+    pub kv_dtype: KvDtype,
+
     /// What to do when no embed-service answers: end the generations concerned with UNAVAILABLE,
     /// or go on with the token embedding and count it (usage.fallback_positions and metrics).
     #[arg(
@@ -205,8 +226,8 @@ pub struct ServeArgs {
     )]
     pub drain_timeout: Duration,
 
-    /// Most sequences computed in one step, 1 to 1024. Each holds a KV cache that grows to the
-    /// model's context.
+    /// Most sequences computed in one step, 1 to 1024. Memory is bounded by
+    /// --kv-memory.
     #[arg(
         long,
         env = "SCONE_MAX_BATCH",
@@ -237,6 +258,29 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub max_step_tokens: usize,
+
+    /// Share what is computed of texts that begin alike: true or false.
+    #[arg(
+        long,
+        env = "SCONE_PREFIX_CACHE",
+        value_name = "BOOL",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        help_heading = "Limits"
+    )]
+    pub prefix_cache: bool,
+
+    /// Most time that prompts may add to a step in which other streams decode, with a unit (ms, s).
+    /// Less where an ordinary step is shorter, so that streams wait less than two of those.
+    #[arg(
+        long,
+        env = "SCONE_STEP_TARGET",
+        value_name = "DURATION",
+        default_value = "50ms",
+        value_parser = parse_duration,
+        help_heading = "Limits"
+    )]
+    pub step_target: Duration,
 
     /// How long a client may leave its stream unread before its generation ends; until then its
     /// slot in the batch is kept. With a unit (ms, s, m).

@@ -11,7 +11,7 @@ use std::{
 use candle_core::Device;
 use scone_embed_client::{Address, Options};
 use scone_fgram::{RowDtype, TableOptions};
-use scone_model::Dtype;
+use scone_model::{Dtype, KvDtype};
 use scone_service::connections::ConnectionLimits;
 
 use super::args::{ModelArgs, ServeArgs};
@@ -63,6 +63,10 @@ pub struct ModelConfig {
     pub embed: EmbedSource,
     /// How to open a table in this process.
     pub table: TableOptions,
+    /// Memory for keys and values, in bytes.
+    pub kv_memory: u64,
+    /// Type of keys and values.
+    pub kv_dtype: KvDtype,
     /// What to do without an answer of the embed tier.
     pub on_lookup_failure: OnLookupFailure,
 }
@@ -145,6 +149,8 @@ impl ModelArgs {
                 hot_bytes: self.hot_bytes,
                 ..TableOptions::default()
             },
+            kv_memory: self.kv_memory,
+            kv_dtype: self.kv_dtype,
             on_lookup_failure: self.on_lookup_failure,
         })
     }
@@ -233,6 +239,8 @@ impl ServeArgs {
                     max_step_tokens: self.max_step_tokens,
                 },
                 on_lookup_failure: self.model.on_lookup_failure,
+                prefix_cache: self.prefix_cache,
+                step_target: self.step_target,
                 client_timeout: self.client_timeout,
             },
             connections: self.connections.limits(),

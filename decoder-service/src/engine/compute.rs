@@ -6,7 +6,7 @@ use std::{
 };
 
 use scone_fgram::EncodedRow;
-use scone_model::{Decoder, KvCache, Segment};
+use scone_model::{Decoder, KvPool, Segment};
 use tracing::{error, warn};
 
 use super::{
@@ -27,6 +27,8 @@ use crate::{
 pub(super) struct Computed {
     /// The token chosen, when the sequence's known tokens are all computed.
     pub(super) token: Option<GeneratedToken>,
+    /// Whether every position got an answer of the embed tier.
+    pub(super) sound: bool,
 }
 
 /// Result of a step, for each sequence that took part.
@@ -42,6 +44,7 @@ struct Part<'a> {
 pub(super) struct Compute {
     info: Arc<ModelInfo>,
     decoder: Decoder,
+    pool: KvPool,
     tier: Option<Box<dyn EmbedTier>>,
     on_failure: OnLookupFailure,
     metrics: Metrics,
@@ -55,16 +58,13 @@ impl Compute {
         Self {
             info: parts.info,
             decoder: parts.decoder,
+            pool: parts.pool,
             tier: parts.tier,
             on_failure,
             metrics: parts.metrics,
             lookups: Lookups::default(),
             warned: None,
         }
-    }
-
-    pub(super) fn new_cache(&self) -> KvCache {
-        self.decoder.new_cache()
     }
 
     pub(super) fn step(&mut self, lives: Vec<(Planned, &mut Live)>) -> Outcomes {
@@ -79,7 +79,7 @@ impl Compute {
         if parts.is_empty() {
             return outcomes;
         }
-        match self.forward(&mut parts) {
+        match self.forward(&parts) {
             Ok(logits) => self.finish(parts, logits, lookup, &mut outcomes),
             Err(error) => {
                 error!(error = %error, "step failed");
@@ -155,24 +155,25 @@ impl Compute {
     }
 
     /// Runs the model. Returns the logits of the parts that sample, in order.
-    fn forward(&self, parts: &mut [Part<'_>]) -> Result<Vec<f32>, Error> {
+    fn forward(&mut self, parts: &[Part<'_>]) -> Result<Vec<f32>, Error> {
         let rows: Vec<Vec<Option<EncodedRow<'_>>>> = parts
             .iter()
             .map(|part| self.lookups.rows(&part.stretch).collect())
             .collect();
         let mut segments = Vec::with_capacity(parts.len());
-        for (part, rows) in parts.iter_mut().zip(&rows) {
+        for (part, rows) in parts.iter().zip(&rows) {
             let Live {
-                sequence, cache, ..
-            } = &mut *part.live;
+                sequence, blocks, ..
+            } = &*part.live;
             segments.push(Segment {
-                cache: cache.as_mut().ok_or(Error::Internal)?,
+                blocks: blocks.as_ref().ok_or(Error::Internal)?.ids(),
+                held: sequence.computed(),
                 token_ids: sequence.window(part.planned.tokens, 0).0,
                 rows,
                 samples: part.planned.samples,
             });
         }
-        Ok(self.decoder.step(&mut segments)?)
+        Ok(self.decoder.step(&mut self.pool, &segments)?)
     }
 
     /// Books what was computed and chooses tokens.
@@ -208,7 +209,9 @@ impl Compute {
                     .and_then(|row| choose(live, row, last_match))
                     .map(Some),
             };
-            let outcome = chosen.map(|token| Computed { token }).map_err(|error| {
+            let sound = fallback == 0;
+            let computed = chosen.map(|token| Computed { token, sound });
+            let outcome = computed.map_err(|error| {
                 error!(error = %error, "sampling failed");
                 Error::Internal
             });

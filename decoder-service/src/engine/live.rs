@@ -5,21 +5,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use scone_model::KvCache;
 use scone_model::sampling::Sampler;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Span;
 
 use super::mailbox::{Mailbox, State};
-use crate::{embed_tier::TableFacts, error::Error, sequence::Sequence};
+use crate::{embed_tier::TableFacts, error::Error, kv::SequenceBlocks, sequence::Sequence};
 
 /// A sequence that waits or runs.
 pub(super) struct Live {
     pub(super) sequence: Sequence,
     pub(super) sampler: Sampler,
-    /// Made when the sequence gets a slot of the batch.
-    pub(super) cache: Option<KvCache>,
-    /// The table version of all its rows: the current one when it got its slot. `None` for a
+    /// Taken when the sequence gets a slot of the batch.
+    pub(super) blocks: Option<SequenceBlocks>,
+    /// The table version of all its rows: the current one when it first got a slot. `None` for a
     /// plain model.
     pub(super) table: Option<Arc<TableFacts>>,
     pub(super) mailbox: Mailbox,

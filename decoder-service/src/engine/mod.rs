@@ -8,7 +8,7 @@
 //! At most `max_batch` sequences run and `max_queue` wait; a permit at the door counts both, so a
 //! request beyond that is refused at once and nothing behind the door can overflow. A client that
 //! goes away or whose deadline passes loses its slot before the next step. A client that does not
-//! read makes its own sequence pause, slot and KV cache kept, until it reads again or
+//! read makes its own sequence pause, slot and KV blocks kept, until it reads again or
 //! `client_timeout` ends it.
 
 mod compute;
@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 
-use scone_model::Decoder;
+use scone_model::{Decoder, KvPool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::Span;
 
@@ -55,6 +55,10 @@ pub struct EngineConfig {
     pub limits: Limits,
     /// What to do without an answer of the embed tier.
     pub on_lookup_failure: OnLookupFailure,
+    /// Whether texts that begin alike share what is computed of them.
+    pub prefix_cache: bool,
+    /// Upper limit of the time that prompts may add to a step in which streams decode.
+    pub step_target: Duration,
     /// How long a client may leave messages unread before its generation ends.
     pub client_timeout: Duration,
 }
@@ -65,6 +69,8 @@ pub struct EngineParts {
     pub info: Arc<ModelInfo>,
     /// The main model.
     pub decoder: Decoder,
+    /// Memory of its keys and values.
+    pub pool: KvPool,
     /// Where rows come from; `None` for a plain model.
     pub tier: Option<Box<dyn EmbedTier>>,
     /// What is counted.

@@ -21,9 +21,11 @@ use super::{
 };
 use crate::{
     error::Error,
+    kv::Pool,
     metrics::Metrics,
-    scheduler::{Planned, Scheduler, SequenceId},
+    scheduler::{Admission, Planned, Scheduler, SequenceId},
     sequence::{FinishReason, Sequence},
+    step_pace::StepPace,
     text::Decode,
 };
 
@@ -35,6 +37,8 @@ pub(super) struct Worker {
     compute: Compute,
     decoder_of_text: Arc<dyn Decode>,
     scheduler: Scheduler,
+    blocks: Pool,
+    step_pace: StepPace,
     /// By id, which is the order of arrival.
     live: BTreeMap<SequenceId, Live>,
     closing: Vec<Closing>,
@@ -57,12 +61,16 @@ impl Worker {
         pace: Arc<Pace>,
         gave_up: Arc<AtomicBool>,
     ) -> Self {
+        let blocks = parts.pool.blocks();
+        parts.metrics.kv_blocks.set(blocks as i64);
         Self {
             config,
             decoder_of_text: parts.info.tokenizer.clone(),
             metrics: parts.metrics.clone(),
             compute: Compute::new(parts, config.on_lookup_failure),
             scheduler: Scheduler::new(config.limits),
+            blocks: Pool::new(blocks, config.prefix_cache),
+            step_pace: StepPace::new(config.step_target),
             live: BTreeMap::new(),
             closing: Vec::new(),
             incoming,
@@ -80,7 +88,7 @@ impl Worker {
             self.receive();
             self.attend_to_clients();
             self.admit();
-            let plan = self.scheduler.plan();
+            let plan = self.plan();
             if plan.is_empty() {
                 if self.closed && self.live.is_empty() && self.closing.is_empty() {
                     return;
@@ -144,7 +152,7 @@ impl Worker {
             let mut live = Live {
                 sampler: Sampler::new(request.sampling.clone(), seed, &request.prompt_ids),
                 sequence,
-                cache: None,
+                blocks: None,
                 table: None,
                 mailbox: Mailbox::new(sender.clone()),
                 permit,
@@ -184,13 +192,79 @@ impl Worker {
         }
     }
 
+    /// Gives slots and KV blocks to those that wait.
     fn admit(&mut self) {
-        for id in self.scheduler.admit() {
-            if let Some(live) = self.live.get_mut(&id) {
-                live.table = self.compute.current_table();
-                live.cache = Some(self.compute.new_cache());
+        let Self {
+            scheduler,
+            live,
+            blocks,
+            compute,
+            metrics,
+            ..
+        } = self;
+        scheduler.admit(|id| {
+            // The other completions of a request share the blocks of its prompt, once computed.
+            if blocks.shares() && follows_a_prompt(live, id) {
+                return Admission::Later;
+            }
+            let Some(live) = live.get_mut(&id) else {
+                return Admission::Later;
+            };
+            if live.table.is_none() {
+                live.table = compute.current_table();
+            }
+            let table_id = live.table.as_ref().map(|table| table.table_id.as_str());
+            let Some(of) = blocks.admit(live.sequence.ids(), table_id) else {
+                return Admission::NoMemory;
+            };
+            let computed = of.cached();
+            metrics.cached_positions.inc_by(computed as u64);
+            live.sequence.begin_at(computed);
+            live.blocks = Some(of);
+            Admission::Admitted { computed }
+        });
+        self.show_depths();
+    }
+
+    /// The next step, with a KV block for every position of it; the youngest sequences give way
+    /// when there are not enough.
+    fn plan(&mut self) -> Vec<Planned> {
+        loop {
+            let plan = self.scheduler.plan(self.step_pace.prompt_tokens());
+            let mut short = false;
+            for planned in &plan {
+                let Some(live) = self.live.get_mut(&planned.id) else {
+                    continue;
+                };
+                let positions = live.sequence.computed() + planned.tokens;
+                let Some(of) = live.blocks.as_mut() else {
+                    continue;
+                };
+                if !self.blocks.grow(of, positions) {
+                    short = true;
+                    break;
+                }
+            }
+            match self.scheduler.youngest() {
+                Some(youngest) if short => self.preempt(youngest),
+                _ => return plan,
             }
         }
+    }
+
+    fn preempt(&mut self, id: SequenceId) {
+        let Some(live) = self.live.get_mut(&id) else {
+            return;
+        };
+        if let Some(of) = live.blocks.take() {
+            self.blocks.give_back(of);
+        }
+        live.sequence.begin_at(0);
+        let tokens = live.sequence.ids().len();
+        live.span
+            .in_scope(|| debug!(tokens, "gives its KV blocks to older sequences"));
+        self.scheduler.preempt(id, tokens);
+        self.metrics.preemptions.inc();
         self.show_depths();
     }
 
@@ -198,6 +272,7 @@ impl Worker {
         let (waiting, running) = (self.scheduler.waiting(), self.scheduler.running());
         self.metrics.queue_depth.set(waiting as i64);
         self.metrics.running.set(running as i64);
+        self.metrics.kv_blocks_used.set(self.blocks.used() as i64);
     }
 
     fn step(&mut self, plan: &[Planned]) {
@@ -212,9 +287,11 @@ impl Worker {
             }
         }
         let outcomes = self.compute.step(segments);
-        self.metrics
-            .step_seconds
-            .observe(began.elapsed().as_secs_f64());
+        let took = began.elapsed();
+        self.metrics.step_seconds.observe(took.as_secs_f64());
+        let prompts = plan.iter().filter(|p| !self.scheduler.decodes(p.id));
+        let (chunks, tokens) = prompts.fold((0, 0), |(n, t), p| (n + 1, t + p.tokens));
+        self.step_pace.step_took(plan.len() - chunks, tokens, took);
         for (planned, outcome) in outcomes {
             match outcome {
                 Ok(computed) => self.computed(planned, computed),
@@ -226,13 +303,17 @@ impl Worker {
     /// A part of a sequence was computed: passes on the token it chose, if it did.
     fn computed(&mut self, planned: Planned, computed: Computed) {
         self.scheduler.computed(planned);
+        let Some(live) = self.live.get_mut(&planned.id) else {
+            return;
+        };
+        if let Some(of) = &mut live.blocks {
+            let (ids, done) = (live.sequence.ids(), live.sequence.computed());
+            self.blocks.computed(of, ids, done, computed.sound);
+        }
         let Some(token) = computed.token else {
             return;
         };
         let now = Instant::now();
-        let Some(live) = self.live.get_mut(&planned.id) else {
-            return;
-        };
         self.metrics.generated_tokens.inc();
         if live.sequence.usage().completion_tokens == 0 {
             let waited = now.saturating_duration_since(live.sequence.request().arrived);
@@ -269,13 +350,16 @@ impl Worker {
         self.end(id, outcome);
     }
 
-    /// Frees the slot of the batch and the KV cache at once.
+    /// Frees the slot of the batch and the KV blocks at once.
     fn end(&mut self, id: SequenceId, outcome: &'static str) {
         self.scheduler.remove(id);
-        self.show_depths();
         let Some(mut live) = self.live.remove(&id) else {
             return;
         };
+        if let Some(of) = live.blocks.take() {
+            self.blocks.give_back(of);
+        }
+        self.show_depths();
         let now = Instant::now();
         self.metrics.ended(outcome);
         let usage = live.sequence.usage();
@@ -299,4 +383,17 @@ impl Worker {
             });
         }
     }
+}
+
+/// Whether another completion of the same request is computing their prompt.
+fn follows_a_prompt(live: &BTreeMap<SequenceId, Live>, id: SequenceId) -> bool {
+    let Some(follower) = live.get(&id) else {
+        return false;
+    };
+    let request = follower.sequence.request();
+    live.range(..id).rev().any(|(_, other)| {
+        Arc::ptr_eq(other.sequence.request(), request)
+            && other.blocks.is_some()
+            && other.sequence.computed() < request.prompt_ids.len()
+    })
 }

@@ -99,6 +99,7 @@ fn finish(finish: Finish) -> proto::Finish {
             positions: usage.positions,
             matched_positions: usage.matched_positions,
             fallback_positions: usage.fallback_positions,
+            cached_tokens: usage.cached_tokens,
         }),
         timings: Some(proto::Timings {
             queue_us: micros(timings.queue),

@@ -28,7 +28,7 @@ use scone_fgram::{
     table::{BuildOptions, build_table},
 };
 use scone_model::{
-    FgramModelConfig, ModelConfig, checkpoint,
+    FgramModelConfig, KvDtype, ModelConfig, checkpoint,
     config::{LlamaConfig, TokenIds},
     init_fgram_parameters, init_parameters,
 };
@@ -255,6 +255,8 @@ pub fn engine_config(limits: Limits) -> EngineConfig {
     EngineConfig {
         limits,
         on_lookup_failure: OnLookupFailure::Fail,
+        prefix_cache: true,
+        step_target: Duration::from_millis(50),
         client_timeout: Duration::from_secs(30),
     }
 }
@@ -280,11 +282,23 @@ pub fn engine_over(
     config: EngineConfig,
     tier: Option<Box<dyn EmbedTier>>,
 ) -> TestEngine {
+    engine_with_memory(model, config, tier, 1 << 20)
+}
+
+/// With so many bytes for keys and values, in f32.
+pub fn engine_with_memory(
+    mut model: ServedModel,
+    config: EngineConfig,
+    tier: Option<Box<dyn EmbedTier>>,
+    kv_memory: u64,
+) -> TestEngine {
+    let pool = model.new_pool(kv_memory, KvDtype::F32).unwrap();
     let info = Arc::new(model.info);
     let metrics = Metrics::default();
     let parts = EngineParts {
         info: info.clone(),
         decoder: model.decoder,
+        pool,
         tier,
         metrics: metrics.clone(),
     };
