@@ -152,6 +152,8 @@ fn the_files_have_the_fields_transformers_asks_for() {
     for (config, class, kind) in [
         (crate::common::llama(true), "LlamaForCausalLM", "llama"),
         (crate::common::gpt2(), "GPT2LMHeadModel", "gpt2"),
+        (crate::common::qwen2(true), "Qwen2ForCausalLM", "qwen2"),
+        (crate::common::qwen3(), "Qwen3ForCausalLM", "qwen3"),
     ] {
         save_model_dir(dir.path(), &config, &parameters(&config), None).unwrap();
         let text = std::fs::read_to_string(dir.path().join("config.json")).unwrap();
@@ -259,11 +261,7 @@ fn hostile_configs_are_errors_that_name_the_field() {
         (&llama, "num_hidden_layers", "100000"),
         (&llama, "rms_norm_eps", "-1.0"),
         (&llama, "rope_theta", "0"),
-        (
-            &llama,
-            "rope_scaling",
-            r#"{"type": "linear", "factor": 2.0}"#,
-        ),
+        (&llama, "rope_scaling", r#"{"type": "yarn", "factor": 2.0}"#),
         (&llama, "attention_bias", "true"),
         (&llama, "hidden_act", "\"gelu\""),
         (&llama, "model_type", "\"mamba\""),
@@ -312,6 +310,63 @@ fn configs_as_others_write_them_load() {
     assert_eq!(config.eos_token_ids(), [2, 3]);
     let shape = config.shape();
     assert_eq!((shape.head_dim, shape.rope.unwrap().theta), (32, 500_000.0));
+}
+
+/// What a config may say without effect, and what makes it another model.
+#[test]
+fn what_is_not_implemented_is_refused_by_name() {
+    let llama = crate::common::llama(true).to_json();
+    let qwen = crate::common::qwen2(true).to_json();
+    let with = |base: &str, field: &str, value: &str| {
+        let mut config: serde_json::Value = serde_json::from_str(base).unwrap();
+        config[field] = serde_json::from_str(value).unwrap();
+        ModelConfig::from_json(&config.to_string())
+    };
+    for (field, value) in [
+        ("sliding_window", "4096"),
+        ("quantization_config", r#"{"bits": 4}"#),
+        ("layer_types", r#"["full_attention", "sliding_attention"]"#),
+        ("partial_rotary_factor", "0.5"),
+        ("attn_logit_softcapping", "50.0"),
+        ("final_logit_softcapping", "30.0"),
+        ("num_experts", "8"),
+        ("num_local_experts", "8"),
+        ("attention_bias", "true"),
+        ("mlp_bias", "true"),
+        ("rope_scaling", r#"{"rope_type": "longrope"}"#),
+        ("rope_scaling", r#"{"rope_type": "llama3", "factor": 8.0}"#),
+        ("rope_scaling", r#"{"rope_type": "linear", "factor": -1}"#),
+        ("rope_scaling", "3"),
+        ("rope_parameters", r#"{"full_attention": {}}"#),
+        (
+            "rope_parameters",
+            r#"{"rope_type": "default", "partial_rotary_factor": 0.25}"#,
+        ),
+    ] {
+        let error = with(&llama, field, value).unwrap_err();
+        assert!(
+            matches!(&error, Error::Config { field: f, .. } if *f == field),
+            "{field} = {value}: {error}"
+        );
+    }
+    for (base, field, value) in [
+        (&llama, "sliding_window", "null"),
+        (
+            &llama,
+            "layer_types",
+            r#"["full_attention", "full_attention"]"#,
+        ),
+        (&llama, "partial_rotary_factor", "1.0"),
+        (&llama, "num_local_experts", "0"),
+        (&qwen, "sliding_window", "32768"),
+    ] {
+        assert!(with(base, field, value).is_ok(), "{field} = {value}");
+    }
+    let mut used: serde_json::Value = serde_json::from_str(&qwen).unwrap();
+    used["sliding_window"] = 32768.into();
+    used["use_sliding_window"] = true.into();
+    let error = ModelConfig::from_json(&used.to_string()).unwrap_err();
+    assert!(error.to_string().contains("sliding_window"), "{error}");
 }
 
 #[test]
