@@ -6,6 +6,7 @@ mod refused;
 mod rope;
 mod scone;
 mod shape;
+mod tensors;
 
 use crate::error::{Error, Result};
 pub use gpt2::Gpt2Config;
@@ -15,6 +16,7 @@ pub use scone::{FgramModelConfig, SconeConfig};
 use serde::{Deserialize, Serialize};
 pub use shape::{Family, Shape};
 use std::path::Path;
+pub use tensors::TensorSpec;
 
 /// One token id or several, as `eos_token_id` of Hugging Face configs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

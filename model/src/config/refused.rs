@@ -3,8 +3,11 @@
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 
+/// Whether a value leaves the model as it is.
+type Harmless = fn(&Value) -> bool;
+
 /// Fields that change what the model computes, and the values that do not.
-const FIELDS: [(&str, fn(&Value) -> bool); 29] = [
+const FIELDS: [(&str, Harmless); 29] = [
     ("quantization_config", never),
     ("layer_types", full_attention),
     ("attention_chunk_size", never),
