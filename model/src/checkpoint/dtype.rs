@@ -34,6 +34,15 @@ impl StoredDtype {
         }
     }
 
+    /// The name in `config.json`.
+    pub fn torch(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::Bf16 => "bfloat16",
+        }
+    }
+
     /// A tensor as it will be read back, in f32.
     ///
     /// # Errors

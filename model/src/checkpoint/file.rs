@@ -82,41 +82,60 @@ fn read_pieces(
     Ok(())
 }
 
-/// The tensors of `wanted` among those of some files: which file holds each, and under what name.
-/// Nothing is read yet.
+/// A tensor that was found.
+#[derive(Clone, Debug)]
+pub(super) struct Located {
+    /// Name in the config.
+    pub(super) name: String,
+    /// Which of the files holds it.
+    pub(super) file: usize,
+    /// Its name there.
+    pub(super) stored_as: String,
+    /// The narrowest type that holds its numbers.
+    pub(super) dtype: StoredDtype,
+}
+
+/// Finds tensors in the headers of some files.
 ///
 /// # Errors
-/// A tensor that is in no file, or has another shape there.
-pub(super) fn locate(files: &[TensorFile], wanted: &[TensorSpec]) -> Result<Vec<(usize, String)>> {
-    let held = |name: &str| {
+/// A tensor that is in no file, or has another shape or no type of a weight there.
+pub(super) fn locate(files: &[TensorFile], wanted: &[TensorSpec]) -> Result<Vec<Located>> {
+    wanted.iter().map(|spec| locate_one(files, spec)).collect()
+}
+
+fn locate_one(files: &[TensorFile], spec: &TensorSpec) -> Result<Located> {
+    // gpt2's names come with and without the prefix.
+    let bare = spec.name.strip_prefix("transformer.");
+    let names = [Some(spec.name.as_str()), bare];
+    let held = |name| {
         let mut files = files.iter().enumerate();
-        files.find_map(|(i, file)| Some((i, file.entries.get(name)?)))
+        files.find_map(|(i, file)| Some((i, name, file.entries.get(name)?)))
     };
-    let found = wanted.iter().map(|spec| {
-        // gpt2's names come with and without the prefix.
-        let bare = spec.name.strip_prefix("transformer.");
-        let names = [Some(spec.name.as_str()), bare];
-        let (name, (file, entry)) = names
+    let (file, name, entry) =
+        names
             .into_iter()
             .flatten()
-            .find_map(|name| Some((name, held(name)?)))
+            .find_map(held)
             .ok_or_else(|| Error::MissingTensor {
                 name: spec.name.clone(),
             })?;
-        if entry.shape != spec.shape {
-            return Err(Error::TensorShape {
-                name: name.to_owned(),
-                expected: spec.shape.clone(),
-                got: entry.shape.clone(),
-            });
-        }
-        if entry.encoding == Encoding::Other {
-            let reason = format!("tensor `{name}` is of no type that weights are stored in");
-            return Err(unusable(&files[file].path, reason));
-        }
-        Ok((file, name.to_owned()))
-    });
-    found.collect()
+    if entry.shape != spec.shape {
+        return Err(Error::TensorShape {
+            name: name.to_owned(),
+            expected: spec.shape.clone(),
+            got: entry.shape.clone(),
+        });
+    }
+    let Encoding::Plain(dtype) = entry.encoding else {
+        let reason = format!("tensor `{name}` is of no type that weights are stored in");
+        return Err(unusable(&files[file].path, reason));
+    };
+    Ok(Located {
+        name: spec.name.clone(),
+        file,
+        stored_as: name.to_owned(),
+        dtype,
+    })
 }
 
 /// [`Error::Weights`].

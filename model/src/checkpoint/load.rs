@@ -1,16 +1,16 @@
 //! Reading a model directory.
 
-use super::file::{TensorFile, locate, unusable};
+use super::file::{Located, locate, unusable};
 use super::hash::model_hash;
-use super::names::{FGRAM_MODEL_FILE, INDEX_FILE, MODEL_FILE};
+use super::model_files::ModelFiles;
+use super::names::FGRAM_MODEL_FILE;
 use super::safetensors;
 use crate::config::{ModelConfig, SconeConfig, TensorSpec};
 use crate::decoder::Decoder;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fgram_model::FgramModel;
 use crate::init::{Parameters, var_builder};
 use candle_core::Device;
-use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 /// A model directory, loaded.
@@ -38,10 +38,10 @@ pub struct LoadedModel {
 /// missing, has another shape or holds a number that is infinite or none, or weights of A and T
 /// that are not those `scone.json` names.
 pub fn load_model_dir(dir: &Path, device: &Device) -> Result<LoadedModel> {
-    let config = ModelConfig::load(dir)?;
+    let files = ModelFiles::open(dir)?;
+    let config = files.config().clone();
     let scone = SconeConfig::load(dir)?;
-    let tensors = config.tensors();
-    let parameters = read(open_model(dir)?, &tensors, device)?;
+    let parameters = files.read(device)?;
     let decoder = Decoder::load(&config, var_builder(&parameters, device))?;
     let fgram = match &scone {
         Some(scone) => load_fgram(dir, scone, &config, &decoder, device)?,
@@ -69,7 +69,7 @@ fn load_fgram(
         return Ok(None);
     }
     let tensors = scone.fgram_model.tensors(main)?;
-    let parameters = read(vec![safetensors::open(&path)?], &tensors, device)?;
+    let parameters = read_fgram(&path, &tensors, device)?;
     let fgram = FgramModel::load(&scone.fgram_model, main, var_builder(&parameters, device))?;
     let hash = model_hash(&parameters, decoder.token_embedding())?;
     if hash != scone.model_hash {
@@ -82,48 +82,12 @@ fn load_fgram(
     Ok(Some(fgram))
 }
 
-/// The tensors of a model, each under the name the config has for it; others are left alone.
-fn read(mut files: Vec<TensorFile>, wanted: &[TensorSpec], device: &Device) -> Result<Parameters> {
+/// A's weights.
+fn read_fgram(path: &Path, wanted: &[TensorSpec], device: &Device) -> Result<Parameters> {
+    let mut files = [safetensors::open(path)?];
     let found = locate(&files, wanted)?;
-    let pairs = wanted.iter().zip(found);
-    pairs
-        .map(|(spec, (file, name))| Ok((spec.name.clone(), files[file].read(&name, device)?)))
-        .collect()
-}
-
-/// `model.safetensors`, or the parts that `model.safetensors.index.json` lists.
-fn open_model(dir: &Path) -> Result<Vec<TensorFile>> {
-    let single = dir.join(MODEL_FILE);
-    let index = dir.join(INDEX_FILE);
-    if single.exists() || !index.exists() {
-        return Ok(vec![safetensors::open(&single)?]);
-    }
-    let text = std::fs::read_to_string(&index).map_err(scone_files::Error::at("read", &index))?;
-    let parsed: ShardIndex = serde_json::from_str(&text).map_err(|source| Error::Json {
-        path: index.clone(),
-        source,
-    })?;
-    let open = |part: &String| {
-        // A part is a file of this directory, whatever the index says.
-        if part.contains(['/', '\\']) {
-            return Err(unusable(
-                &index,
-                format!("`{part}` is not a plain file name"),
-            ));
-        }
-        let mut file = safetensors::open(&dir.join(part))?;
-        let listed = |name: &String| parsed.weight_map.get(name) == Some(part);
-        file.entries.retain(|name, _| listed(name));
-        Ok(file)
-    };
-    let parts: BTreeSet<&String> = parsed.weight_map.values().collect();
-    parts.into_iter().map(open).collect()
-}
-
-#[derive(serde::Deserialize)]
-struct ShardIndex {
-    /// File of each tensor.
-    weight_map: HashMap<String, String>,
+    let read = |tensor: Located| Ok((tensor.name, files[0].read(&tensor.stored_as, device)?));
+    found.into_iter().map(read).collect()
 }
 
 /// Hash of `tokenizer.json`; `None` when the directory has none.
