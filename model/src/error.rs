@@ -54,7 +54,7 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// A weights file is truncated, corrupt or of an unsupported type.
-    #[error("{path} is not a usable safetensors file: {reason}")]
+    #[error("{path} is not a usable file of weights: {reason}")]
     Weights {
         /// The file.
         path: PathBuf,

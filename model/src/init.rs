@@ -161,6 +161,15 @@ impl<'a> Init<'a> {
         self.normal(&format!("{p}.self_attn.k_proj.weight"), &[kv, d], 1.0)?;
         self.normal(&format!("{p}.self_attn.v_proj.weight"), &[kv, d], 1.0)?;
         self.normal(&format!("{p}.self_attn.o_proj.weight"), &[d, q], residual)?;
+        if s.qkv_bias {
+            self.constant(&format!("{p}.self_attn.q_proj.bias"), q, 0.0)?;
+            self.constant(&format!("{p}.self_attn.k_proj.bias"), kv, 0.0)?;
+            self.constant(&format!("{p}.self_attn.v_proj.bias"), kv, 0.0)?;
+        }
+        if s.qk_norm {
+            self.constant(&format!("{p}.self_attn.q_norm.weight"), s.head_dim, 1.0)?;
+            self.constant(&format!("{p}.self_attn.k_norm.weight"), s.head_dim, 1.0)?;
+        }
         self.norm(&format!("{p}.post_attention_layernorm"))?;
         self.normal(&format!("{p}.mlp.gate_proj.weight"), &[f, d], 1.0)?;
         self.normal(&format!("{p}.mlp.up_proj.weight"), &[f, d], 1.0)?;

@@ -13,7 +13,7 @@
 //! Both train and evaluate ([`Decoder::forward`], [`Decoder::loss`], [`FgramModel::forward_tree`])
 //! and serve ([`Decoder::step`], [`FgramModel::rows`]).
 //!
-//! Weights and configs have the layout of Hugging Face `transformers`, llama and gpt2 families.
+//! Weights and configs have the layout of Hugging Face `transformers`: llama, qwen2, qwen3, gpt2.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 pub mod checkpoint;

@@ -1,4 +1,5 @@
-//! The batch jobs of SCONE: tokenizer, mining, joint training, precomputation, evaluation.
+//! The batch jobs of SCONE: tokenizer, mining, joint training, grafting, precomputation,
+//! evaluation.
 //!
 //! Text goes in, a model directory and a table directory come out. Everything here runs offline;
 //! nothing in this crate serves requests. The f-gram rule itself lives in `scone_fgram` and the
@@ -9,6 +10,7 @@ pub mod corpus;
 pub mod embedding;
 pub mod evaluation;
 pub mod fgram_set;
+pub mod graft;
 pub mod mining;
 pub mod model_dir;
 pub mod precompute;

@@ -1,4 +1,5 @@
-//! `config.json` of the llama family, as `transformers`' `LlamaConfig` writes it.
+//! `config.json` of the llama family, as `transformers`' `LlamaConfig`, `Qwen2Config` and
+//! `Qwen3Config` write it.
 
 use super::{
     Family, Rope, Shape, TokenIds, default_initializer_range, default_torch_dtype, is_false,
@@ -6,9 +7,36 @@ use super::{
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+/// Which model of the llama family; they have the same blocks but for what is said here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LlamaVariant {
+    /// Without biases.
+    #[default]
+    Llama,
+    /// Queries, keys and values have a bias.
+    Qwen2,
+    /// Every head of queries and keys is normed; `head_dim` is 128 unless the file says otherwise.
+    Qwen3,
+}
+
+impl LlamaVariant {
+    /// Name of the class that `transformers` loads such a model with.
+    pub(super) fn class(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
+        }
+    }
+}
+
 /// Fields of a llama `config.json` that this crate uses, under the file's names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LlamaConfig {
+    /// Which model of the family.
+    #[serde(default)]
+    pub model_type: LlamaVariant,
     /// Width of an embedding.
     pub hidden_size: usize,
     /// Width of the feed-forward layer.
@@ -20,7 +48,7 @@ pub struct LlamaConfig {
     /// Key and value heads; absent: as many as query heads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_key_value_heads: Option<usize>,
-    /// Width of one head; absent: `hidden_size / num_attention_heads`.
+    /// Width of one head; absent: `hidden_size / num_attention_heads`, or 128 (qwen3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_dim: Option<usize>,
     /// Number of token ids.
@@ -34,10 +62,10 @@ pub struct LlamaConfig {
     /// Base of the rotary angles.
     #[serde(default = "default_theta")]
     pub rope_theta: f64,
-    /// Must be absent, null or of type `default`: scaled rotary positions are not supported.
+    /// Scaled rotary positions: absent, or of type `default`, `linear` or `llama3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_scaling: Option<serde_json::Value>,
-    /// Newer files keep `rope_theta` in here.
+    /// Newer files keep `rope_theta` and the scaling in here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_parameters: Option<serde_json::Value>,
     /// Must be `silu`.
@@ -94,6 +122,7 @@ impl LlamaConfig {
         max_position_embeddings: usize,
     ) -> Self {
         Self {
+            model_type: LlamaVariant::Llama,
             hidden_size,
             intermediate_size,
             num_hidden_layers,
@@ -128,12 +157,11 @@ impl LlamaConfig {
         if self.mlp_bias {
             return Err(Error::config("mlp_bias", "true is not supported"));
         }
-        unscaled("rope_scaling", self.rope_scaling.as_ref())?;
-        unscaled("rope_parameters", self.rope_parameters.as_ref())?;
+        self.rope()?;
         if self.num_attention_heads == 0 {
             return Err(Error::config("num_attention_heads", "must be above 0"));
         }
-        if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+        if self.head_dim().is_none() && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             let reason = format!(
                 "{} is not a multiple of num_attention_heads, {}, and head_dim is absent",
                 self.hidden_size, self.num_attention_heads
@@ -143,14 +171,39 @@ impl LlamaConfig {
         Ok(())
     }
 
+    fn head_dim(&self) -> Option<usize> {
+        let qwen3 = (self.model_type == LlamaVariant::Qwen3).then_some(128);
+        self.head_dim.or(qwen3)
+    }
+
+    fn rope(&self) -> Result<Rope> {
+        let fields = [
+            ("rope_parameters", &self.rope_parameters),
+            ("rope_scaling", &self.rope_scaling),
+        ];
+        let given = fields
+            .into_iter()
+            .filter_map(|(field, value)| Some((field, value.as_ref()?)))
+            .map(|(field, value)| Rope::from_json(field, self.rope_theta, value))
+            .collect::<Result<Vec<_>>>()?;
+        match given.as_slice() {
+            [] => Ok(Rope {
+                theta: self.rope_theta,
+                scaling: None,
+            }),
+            [one] => Ok(*one),
+            [both, other, ..] if both.scaling == other.scaling || other.scaling.is_none() => {
+                Ok(*both)
+            }
+            _ => Err(Error::config(
+                "rope_scaling",
+                "says something else than rope_parameters",
+            )),
+        }
+    }
+
     pub(super) fn shape(&self) -> Shape {
         let heads = self.num_attention_heads;
-        let theta = self
-            .rope_parameters
-            .as_ref()
-            .and_then(|p| p.get("rope_theta"))
-            .and_then(serde_json::Value::as_f64)
-            .unwrap_or(self.rope_theta);
         Shape {
             family: Family::Llama,
             hidden_size: self.hidden_size,
@@ -158,32 +211,14 @@ impl LlamaConfig {
             num_layers: self.num_hidden_layers,
             num_heads: heads,
             num_kv_heads: self.num_key_value_heads.unwrap_or(heads),
-            head_dim: self.head_dim.unwrap_or(self.hidden_size / heads.max(1)),
+            head_dim: self.head_dim().unwrap_or(self.hidden_size / heads.max(1)),
             vocab_size: self.vocab_size,
             max_positions: self.max_position_embeddings,
             norm_eps: self.rms_norm_eps,
-            rope: Some(Rope {
-                theta,
-                scaling: None,
-            }),
-            qkv_bias: false,
-            qk_norm: false,
+            // A scaling that cannot be read does not validate.
+            rope: self.rope().ok(),
+            qkv_bias: self.model_type == LlamaVariant::Qwen2,
+            qk_norm: self.model_type == LlamaVariant::Qwen3,
         }
-    }
-}
-
-/// Accepts null and `{"rope_type": "default"}`.
-fn unscaled(field: &'static str, value: Option<&serde_json::Value>) -> Result<()> {
-    let Some(value) = value.filter(|v| !v.is_null()) else {
-        return Ok(());
-    };
-    let kind = value.get("rope_type").or_else(|| value.get("type"));
-    match kind.and_then(serde_json::Value::as_str) {
-        Some("default") => Ok(()),
-        None if field == "rope_parameters" => Ok(()),
-        kind => Err(Error::config(
-            field,
-            format!("rotary scaling {kind:?} is not supported"),
-        )),
     }
 }

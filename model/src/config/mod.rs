@@ -1,19 +1,22 @@
-//! Configs: Hugging Face's `config.json` for the llama and gpt2 families, and `scone.json`.
+//! Configs: Hugging Face's `config.json` for the llama (with qwen2 and qwen3) and gpt2 families, and `scone.json`.
 
 mod gpt2;
 mod llama;
+mod refused;
 mod rope;
 mod scone;
 mod shape;
+mod tensors;
 
 use crate::error::{Error, Result};
 pub use gpt2::Gpt2Config;
-pub use llama::LlamaConfig;
+pub use llama::{LlamaConfig, LlamaVariant};
 pub use rope::{Rope, RopeScaling};
 pub use scone::{FgramModelConfig, SconeConfig};
 use serde::{Deserialize, Serialize};
 pub use shape::{Family, Shape};
 use std::path::Path;
+pub use tensors::TensorSpec;
 
 /// One token id or several, as `eos_token_id` of Hugging Face configs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,10 +38,10 @@ impl TokenIds {
     }
 }
 
-/// A `config.json` of one of the two families.
+/// A `config.json` of one of the families.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelConfig {
-    /// RMSNorm, rotary positions, SwiGLU, grouped-query attention.
+    /// RMSNorm, rotary positions, SwiGLU, grouped-query attention: llama, qwen2, qwen3.
     Llama(LlamaConfig),
     /// LayerNorm, learned positions, GELU, weights in Conv1D layout.
     Gpt2(Gpt2Config),
@@ -77,20 +80,23 @@ impl ModelConfig {
             if let Some(dtype) = fields.remove("dtype") {
                 fields.entry("torch_dtype").or_insert(dtype);
             }
+            refused::refuse(fields)?;
         }
         let config = match value.get("model_type").and_then(|v| v.as_str()) {
-            Some("llama") => Self::Llama(serde_json::from_value(value).map_err(json)?),
+            Some("llama" | "qwen2" | "qwen3") => {
+                Self::Llama(serde_json::from_value(value).map_err(json)?)
+            }
             Some("gpt2") => Self::Gpt2(serde_json::from_value(value).map_err(json)?),
             Some(other) => {
                 return Err(Error::config(
                     "model_type",
-                    format!("`{other}` is not supported, use llama or gpt2"),
+                    format!("`{other}` is not supported, use llama, qwen2, qwen3 or gpt2"),
                 ));
             }
             None => {
                 return Err(Error::config(
                     "model_type",
-                    "is missing, expected llama or gpt2",
+                    "is missing, expected llama, qwen2, qwen3 or gpt2",
                 ));
             }
         };
@@ -100,17 +106,19 @@ impl ModelConfig {
 
     /// The text of a `config.json` that `transformers` reads.
     pub fn to_json(&self) -> String {
-        let (value, family) = match self {
-            Self::Llama(c) => (serde_json::to_value(c), "llama"),
-            Self::Gpt2(c) => (serde_json::to_value(c), "gpt2"),
+        let value = match self {
+            Self::Llama(c) => serde_json::to_value(c),
+            Self::Gpt2(c) => serde_json::to_value(c),
         };
         let mut value = value.expect("plain structs of numbers and strings serialise");
         let class = match self {
-            Self::Llama(_) => "LlamaForCausalLM",
+            Self::Llama(c) => c.model_type.class(),
             Self::Gpt2(_) => "GPT2LMHeadModel",
         };
         value["architectures"] = serde_json::json!([class]);
-        value["model_type"] = family.into();
+        if let Self::Gpt2(_) = self {
+            value["model_type"] = "gpt2".into();
+        }
         let mut text = serde_json::to_string_pretty(&value).expect("a JSON value prints");
         text.push('\n');
         text

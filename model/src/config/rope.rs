@@ -1,5 +1,8 @@
 //! Rotary positions: their frequencies, computed here and nowhere else.
 
+use crate::error::{Error, Result};
+use serde_json::Value;
+
 /// How the heads of a model turn with the position.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rope {
@@ -31,6 +34,61 @@ pub enum RopeScaling {
 }
 
 impl Rope {
+    /// From `rope_scaling` or, in newer files, `rope_parameters`, which keep `theta` in there.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming `field` for another type than `default`, `linear` and `llama3`,
+    /// and for numbers that are missing or make no sense.
+    pub(super) fn from_json(field: &'static str, theta: f64, value: &Value) -> Result<Self> {
+        let object = value
+            .as_object()
+            .ok_or_else(|| Error::config(field, "is not an object"))?;
+        if let Some(factor) = object.get("partial_rotary_factor")
+            && factor.as_f64() != Some(1.0)
+        {
+            let reason = format!("partial_rotary_factor {factor} is not supported");
+            return Err(Error::config(field, reason));
+        }
+        let theta = object.get("rope_theta").map_or(Some(theta), Value::as_f64);
+        let theta = theta.ok_or_else(|| Error::config(field, "rope_theta is not a number"))?;
+        let number = |name: &str| {
+            let number = object.get(name).and_then(Value::as_f64);
+            let number = number.filter(|n| n.is_finite() && *n > 0.0);
+            number.ok_or_else(|| Error::config(field, format!("{name} must be a number above 0")))
+        };
+        let kind = object.get("rope_type").or_else(|| object.get("type"));
+        let scaling = match kind.map(|kind| kind.as_str().unwrap_or_default()) {
+            Some("default") => None,
+            // Without a type, nothing but the base may be in there.
+            None if object.keys().all(|name| name == "rope_theta") => None,
+            Some("linear") => Some(RopeScaling::Linear {
+                factor: number("factor")?,
+            }),
+            Some("llama3") => Some(RopeScaling::Llama3 {
+                factor: number("factor")?,
+                low_freq_factor: number("low_freq_factor")?,
+                high_freq_factor: number("high_freq_factor")?,
+                original_positions: number("original_max_position_embeddings")?,
+            }),
+            other => {
+                let other = other.unwrap_or("none");
+                let reason = format!("type `{other}` is not supported, use linear or llama3");
+                return Err(Error::config(field, reason));
+            }
+        };
+        match scaling {
+            Some(RopeScaling::Llama3 {
+                low_freq_factor: low,
+                high_freq_factor: high,
+                ..
+            }) if low >= high => {
+                let reason = format!("low_freq_factor {low} is not below high_freq_factor {high}");
+                Err(Error::config(field, reason))
+            }
+            scaling => Ok(Self { theta, scaling }),
+        }
+    }
+
     /// Radians per position of the `head_dim / 2` pairs of a head, `theta^(-i / (Dh/2))` before
     /// scaling. Element i of a head turns with element `i + Dh/2`.
     pub(crate) fn frequencies(&self, head_dim: usize) -> Vec<f32> {

@@ -135,6 +135,7 @@ fn a_checkpoint_in_parts_loads() {
         }
         write_parameters(&dir.path().join(&file), &tensors, StoredDtype::F32).unwrap();
     }
+    let first = map.keys().next().unwrap().clone();
     let index = dir.path().join("model.safetensors.index.json");
     std::fs::write(&index, serde_json::json!({"weight_map": map}).to_string()).unwrap();
     let loaded = load_model_dir(dir.path(), &Device::Cpu).unwrap();
@@ -142,6 +143,10 @@ fn a_checkpoint_in_parts_loads() {
         hidden(&loaded.decoder),
         hidden(&crate::common::decoder(&config, &main))
     );
+    map.insert(first.clone(), "model-1.safetensors".into());
+    std::fs::write(&index, serde_json::json!({"weight_map": map}).to_string()).unwrap();
+    let error = load_model_dir(dir.path(), &Device::Cpu).unwrap_err();
+    assert!(matches!(error, Error::MissingTensor { name } if name == first));
     std::fs::write(&index, r#"{"weight_map": {"a": "../x.safetensors"}}"#).unwrap();
     assert!(load_model_dir(dir.path(), &Device::Cpu).is_err());
 }
@@ -152,6 +157,8 @@ fn the_files_have_the_fields_transformers_asks_for() {
     for (config, class, kind) in [
         (crate::common::llama(true), "LlamaForCausalLM", "llama"),
         (crate::common::gpt2(), "GPT2LMHeadModel", "gpt2"),
+        (crate::common::qwen2(true), "Qwen2ForCausalLM", "qwen2"),
+        (crate::common::qwen3(), "Qwen3ForCausalLM", "qwen3"),
     ] {
         save_model_dir(dir.path(), &config, &parameters(&config), None).unwrap();
         let text = std::fs::read_to_string(dir.path().join("config.json")).unwrap();
@@ -244,6 +251,103 @@ fn a_huge_length_in_the_header_is_an_error() {
     assert!(read_parameters(&path, &Device::Cpu).is_err());
 }
 
+/// Shapes are compared with the config before a number is read: what does not fit costs no memory.
+#[test]
+fn numbers_that_are_none_and_headers_that_lie_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = crate::common::llama(true);
+    let name = "model.layers.1.mlp.up_proj.weight";
+    let load_with = |change: &dyn Fn(&mut Parameters)| {
+        let mut main = parameters(&config);
+        change(&mut main);
+        save_model_dir(dir.path(), &config, &main, None).unwrap();
+        load_model_dir(dir.path(), &Device::Cpu)
+    };
+    for bad in [f32::NAN, f32::INFINITY] {
+        let error = load_with(&|main| {
+            let mut numbers = values(&main[name]);
+            numbers[17] = bad;
+            let tensor = Tensor::from_vec(numbers, main[name].dims(), &Device::Cpu).unwrap();
+            main.insert(name.into(), tensor);
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains(name) && error.contains("element 17"),
+            "{error}"
+        );
+    }
+    let error = load_with(&|main| {
+        main.insert(name.into(), embeddings(&[16, 20], 0.1));
+    });
+    assert!(matches!(error, Err(Error::TensorShape { name: n, .. }) if n == name));
+    let error = load_with(&|main| {
+        main.remove(name);
+    });
+    assert!(matches!(error, Err(Error::MissingTensor { name: n }) if n == name));
+    // A tensor that no model asks for is left alone.
+    assert!(
+        load_with(&|main| {
+            let nan = Tensor::full(f32::NAN, 3, &Device::Cpu).unwrap();
+            main.insert("model.layers.0.self_attn.rotary_emb.inv_freq".into(), nan);
+        })
+        .is_ok()
+    );
+}
+
+#[test]
+fn offsets_that_overlap_or_leave_the_file_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.safetensors");
+    let tensors = [
+        (
+            r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}"#,
+            12,
+        ),
+        (r#""a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}"#, 8),
+        (r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#, 4),
+        (
+            r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#,
+            12,
+        ),
+        (r#""a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}"#, 8),
+    ];
+    for (tensors, data) in tensors {
+        let header = format!("{{{tensors}}}");
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.bytes());
+        bytes.resize(bytes.len() + data, 0);
+        std::fs::write(&path, &bytes).unwrap();
+        let error = read_parameters(&path, &Device::Cpu).unwrap_err();
+        assert!(error.to_string().contains("header"), "{error}");
+    }
+}
+
+/// More numbers than are read at once, and what is written is what the crate `safetensors` reads.
+#[test]
+fn large_tensors_in_every_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.safetensors");
+    let large = embeddings(&[700, 1000], 0.3);
+    let all = Parameters::from([
+        ("large".to_owned(), large.clone()),
+        (
+            "scalar".to_owned(),
+            Tensor::new(0.5f32, &Device::Cpu).unwrap(),
+        ),
+    ]);
+    for dtype in [StoredDtype::F32, StoredDtype::F16, StoredDtype::Bf16] {
+        write_parameters(&path, &all, dtype).unwrap();
+        let read = read_parameters(&path, &Device::Cpu).unwrap();
+        assert_eq!(read.len(), 2);
+        let expected = dtype.round(&large).unwrap();
+        assert_eq!(values(&read["large"]), values(&expected));
+        assert_eq!(read["scalar"].to_scalar::<f32>().unwrap(), 0.5);
+        let others = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+        let large = others["large"].to_dtype(candle_core::DType::F32).unwrap();
+        assert_eq!(values(&large), values(&expected));
+    }
+}
+
 #[test]
 fn hostile_configs_are_errors_that_name_the_field() {
     let llama = crate::common::llama(true).to_json();
@@ -259,11 +363,7 @@ fn hostile_configs_are_errors_that_name_the_field() {
         (&llama, "num_hidden_layers", "100000"),
         (&llama, "rms_norm_eps", "-1.0"),
         (&llama, "rope_theta", "0"),
-        (
-            &llama,
-            "rope_scaling",
-            r#"{"type": "linear", "factor": 2.0}"#,
-        ),
+        (&llama, "rope_scaling", r#"{"type": "yarn", "factor": 2.0}"#),
         (&llama, "attention_bias", "true"),
         (&llama, "hidden_act", "\"gelu\""),
         (&llama, "model_type", "\"mamba\""),
@@ -312,6 +412,86 @@ fn configs_as_others_write_them_load() {
     assert_eq!(config.eos_token_ids(), [2, 3]);
     let shape = config.shape();
     assert_eq!((shape.head_dim, shape.rope.unwrap().theta), (32, 500_000.0));
+}
+
+/// What a config may say without effect, and what makes it another model.
+#[test]
+fn what_is_not_implemented_is_refused_by_name() {
+    let llama = crate::common::llama(true).to_json();
+    let qwen = crate::common::qwen2(true).to_json();
+    let with = |base: &str, field: &str, value: &str| {
+        let mut config: serde_json::Value = serde_json::from_str(base).unwrap();
+        config[field] = serde_json::from_str(value).unwrap();
+        ModelConfig::from_json(&config.to_string())
+    };
+    for (field, value) in [
+        ("sliding_window", "4096"),
+        ("quantization_config", r#"{"bits": 4}"#),
+        ("layer_types", r#"["full_attention", "sliding_attention"]"#),
+        ("partial_rotary_factor", "0.5"),
+        ("attn_logit_softcapping", "50.0"),
+        ("final_logit_softcapping", "30.0"),
+        ("num_experts", "8"),
+        ("num_local_experts", "8"),
+        ("attention_bias", "true"),
+        ("mlp_bias", "true"),
+        ("rope_scaling", r#"{"rope_type": "longrope"}"#),
+        ("rope_scaling", r#"{"rope_type": "llama3", "factor": 8.0}"#),
+        ("rope_scaling", r#"{"rope_type": "linear", "factor": -1}"#),
+        ("rope_scaling", "3"),
+        ("rope_parameters", r#"{"full_attention": {}}"#),
+        (
+            "rope_parameters",
+            r#"{"rope_type": "default", "partial_rotary_factor": 0.25}"#,
+        ),
+    ] {
+        let error = with(&llama, field, value).unwrap_err();
+        assert!(
+            matches!(&error, Error::Config { field: f, .. } if *f == field),
+            "{field} = {value}: {error}"
+        );
+    }
+    for (base, field, value) in [
+        (&llama, "sliding_window", "null"),
+        (
+            &llama,
+            "layer_types",
+            r#"["full_attention", "full_attention"]"#,
+        ),
+        (&llama, "partial_rotary_factor", "1.0"),
+        (&llama, "num_local_experts", "0"),
+        (&qwen, "sliding_window", "32768"),
+    ] {
+        assert!(with(base, field, value).is_ok(), "{field} = {value}");
+    }
+    let mut used: serde_json::Value = serde_json::from_str(&qwen).unwrap();
+    used["sliding_window"] = 32768.into();
+    used["use_sliding_window"] = true.into();
+    let error = ModelConfig::from_json(&used.to_string()).unwrap_err();
+    assert!(error.to_string().contains("sliding_window"), "{error}");
+}
+
+#[test]
+fn the_tensors_of_a_config_are_those_of_a_fresh_model() {
+    let named = |parameters: &Parameters| -> Vec<(String, Vec<usize>)> {
+        let named = parameters.iter();
+        named
+            .map(|(name, x)| (name.clone(), x.dims().to_vec()))
+            .collect()
+    };
+    let listed = |tensors: Vec<scone_model::config::TensorSpec>| {
+        let mut all: Vec<_> = tensors.into_iter().map(|t| (t.name, t.shape)).collect();
+        all.sort();
+        all
+    };
+    for config in crate::common::families() {
+        assert_eq!(listed(config.tensors()), named(&parameters(&config)));
+        for final_norm in [false, true] {
+            let fgram = fgram_config(final_norm);
+            let a = fgram_parameters(&fgram, &config);
+            assert_eq!(listed(fgram.tensors(&config).unwrap()), named(&a));
+        }
+    }
 }
 
 #[test]

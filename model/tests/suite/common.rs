@@ -1,6 +1,6 @@
 //! Tiny models and helpers for the tests.
 use candle_core::{DType, Device, Tensor, Var};
-use scone_model::config::{Gpt2Config, LlamaConfig};
+use scone_model::config::{Gpt2Config, LlamaConfig, LlamaVariant};
 use scone_model::{
     Decoder, FgramModel, FgramModelConfig, ModelConfig, Parameters, init_fgram_parameters,
     init_parameters,
@@ -21,8 +21,30 @@ pub(crate) fn gpt2() -> ModelConfig {
     ModelConfig::Gpt2(config)
 }
 
-pub(crate) fn families() -> [ModelConfig; 3] {
-    [llama(true), llama(false), gpt2()]
+/// qwen2, tied or not.
+pub(crate) fn qwen2(tied: bool) -> ModelConfig {
+    variant(LlamaVariant::Qwen2, tied)
+}
+
+/// qwen3, with heads that are together wider than the model.
+pub(crate) fn qwen3() -> ModelConfig {
+    let ModelConfig::Llama(mut config) = variant(LlamaVariant::Qwen3, true) else {
+        unreachable!()
+    };
+    config.head_dim = Some(6);
+    ModelConfig::Llama(config)
+}
+
+fn variant(model_type: LlamaVariant, tied: bool) -> ModelConfig {
+    let ModelConfig::Llama(mut config) = llama(tied) else {
+        unreachable!()
+    };
+    config.model_type = model_type;
+    ModelConfig::Llama(config)
+}
+
+pub(crate) fn families() -> [ModelConfig; 5] {
+    [llama(true), llama(false), gpt2(), qwen2(true), qwen3()]
 }
 
 pub(crate) fn fgram_config(final_norm: bool) -> FgramModelConfig {

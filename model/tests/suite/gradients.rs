@@ -97,7 +97,10 @@ fn assert_same(fused: &Gradients, reference: &Gradients) {
         let got: Vec<f32> = crate::common::values(got);
         let expected = crate::common::values(&expected.to_dtype(DType::F32).unwrap());
         let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-        assert!(largest > 1e-6, "{name} has an effect");
+        // Without rotary positions (A) a bias of the keys moves all scores of a query alike.
+        let neutral = name.starts_with("layers.") && name.ends_with("k_proj.bias");
+        assert!(neutral || largest > 1e-6, "{name} has an effect");
+        let largest = if neutral { largest.max(1e-4) } else { largest };
         for (got, expected) in got.iter().zip(&expected) {
             let error = (got - expected).abs();
             assert!(error <= 3e-4 * largest, "{name}: {got} {expected}");

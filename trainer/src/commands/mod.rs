@@ -3,6 +3,7 @@
 pub mod corpus_args;
 pub mod evaluate;
 pub mod fgrams;
+pub mod graft;
 pub mod mine;
 pub mod output;
 pub mod precompute;
@@ -20,6 +21,8 @@ pub enum Command {
     Fgrams(fgrams::Args),
     /// Train a model and its f-gram model together on a corpus.
     Train(train::Args),
+    /// Give any model f-grams whose rows change nothing: where training starts from a base model.
+    Graft(graft::Args),
     /// Compute the f-gram table of a trained model.
     Precompute(precompute::Args),
     /// Measure a model on held-out text.
@@ -37,6 +40,7 @@ impl Command {
             Command::Mine(args) => mine::run(args),
             Command::Fgrams(args) => fgrams::run(args),
             Command::Train(args) => train::run(args),
+            Command::Graft(args) => graft::run(args),
             Command::Precompute(args) => precompute::run(args),
             Command::Evaluate(args) => evaluate::run(args),
         }

@@ -1,0 +1,101 @@
+//! The main model's files: opened, checked against the config, and then read.
+
+use super::dtype::StoredDtype;
+use super::file::{Located, TensorFile, locate, unusable};
+use super::names::{INDEX_FILE, MODEL_FILE};
+use super::safetensors;
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::init::Parameters;
+use candle_core::Device;
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+/// Config and weights of a main model. Opening reads headers only, and checks that every tensor the
+/// config implies is there, in its shape and within its file.
+#[derive(Debug)]
+pub struct ModelFiles {
+    config: ModelConfig,
+    files: Vec<TensorFile>,
+    tensors: Vec<Located>,
+}
+
+impl ModelFiles {
+    /// Opens the model of a directory in Hugging Face layout.
+    ///
+    /// # Errors
+    /// A file that is missing or corrupt, a config that is not supported, or a tensor that is
+    /// missing or has another shape.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let config = ModelConfig::load(dir)?;
+        let files = open_weights(dir)?;
+        let tensors = locate(&files, &config.tensors())?;
+        Ok(Self {
+            config,
+            files,
+            tensors,
+        })
+    }
+
+    /// The config.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The narrowest type that holds every weight as it is stored.
+    pub fn stored_dtype(&self) -> StoredDtype {
+        let mut types = self.tensors.iter().map(|tensor| tensor.dtype);
+        let first = types.next().unwrap_or(StoredDtype::F32);
+        match types.all(|dtype| dtype == first) {
+            true => first,
+            false => StoredDtype::F32,
+        }
+    }
+
+    /// Reads the weights as f32, under the names the config has for them.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a number that is infinite or none.
+    pub fn read(mut self, device: &Device) -> Result<Parameters> {
+        let read = |tensor: Located| {
+            let values = self.files[tensor.file].read(&tensor.stored_as, device)?;
+            Ok((tensor.name, values))
+        };
+        self.tensors.into_iter().map(read).collect()
+    }
+}
+
+/// `model.safetensors`, or the parts that `model.safetensors.index.json` lists.
+fn open_weights(dir: &Path) -> Result<Vec<TensorFile>> {
+    let single = dir.join(MODEL_FILE);
+    let index = dir.join(INDEX_FILE);
+    if single.exists() || !index.exists() {
+        return Ok(vec![safetensors::open(&single)?]);
+    }
+    let text = std::fs::read_to_string(&index).map_err(scone_files::Error::at("read", &index))?;
+    let parsed: ShardIndex = serde_json::from_str(&text).map_err(|source| Error::Json {
+        path: index.clone(),
+        source,
+    })?;
+    let open = |part: &String| {
+        // A part is a file of this directory, whatever the index says.
+        if part.contains(['/', '\\']) {
+            return Err(unusable(
+                &index,
+                format!("`{part}` is not a plain file name"),
+            ));
+        }
+        let mut file = safetensors::open(&dir.join(part))?;
+        let listed = |name: &String| parsed.weight_map.get(name) == Some(part);
+        file.entries.retain(|name, _| listed(name));
+        Ok(file)
+    };
+    let parts: BTreeSet<&String> = parsed.weight_map.values().collect();
+    parts.into_iter().map(open).collect()
+}
+
+#[derive(serde::Deserialize)]
+struct ShardIndex {
+    /// File of each tensor.
+    weight_map: HashMap<String, String>,
+}

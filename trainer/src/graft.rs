@@ -1,0 +1,111 @@
+//! A SCONE model from any base model: an f-gram model that gives the token embedding of the last
+//! token, so that its table changes nothing. Training starts from it; tables of it are the test bed
+//! for serving, as every token must be the base model's.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use candle_core::Device;
+use scone_files::write_atomic;
+use scone_model::checkpoint::{FgramParts, ModelFiles, save_model_dir};
+use scone_model::{FgramModelConfig, ModelConfig, init_fgram_parameters};
+
+use crate::fgram_set::load_set;
+use crate::tokenizer::TextTokenizer;
+
+/// Files of a base model that are taken as they are, where there are any.
+const COPIED: [&str; 3] = [
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+];
+
+/// What a graft adds to the base model.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Blocks of the f-gram model.
+    pub layers: usize,
+    /// Seed of what is random in it, and without effect until it is trained.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { layers: 2, seed: 0 }
+    }
+}
+
+/// Writes the model of `base` into `out`, in the type it is stored in, with the f-grams of the file
+/// `fgrams` and a fresh f-gram model. Returns the model hash.
+///
+/// # Errors
+/// A base model that cannot be read, an f-gram set of another tokenizer, or an `out` that holds a
+/// model or cannot be written.
+pub fn graft(base: &Path, fgrams: &Path, out: &Path, options: Options) -> Result<String> {
+    ensure!(
+        options.layers > 0,
+        "the f-gram model needs at least 1 layer"
+    );
+    ensure!(
+        !out.join("config.json").exists(),
+        "{} already holds a model",
+        out.display()
+    );
+    let cannot_read = || format!("cannot read the model in {}", base.display());
+    let files = ModelFiles::open(base).with_context(cannot_read)?;
+    let mut config = files.config().clone();
+    config.set_torch_dtype(files.stored_dtype().torch());
+    let tokenizer = TextTokenizer::load(&base.join("tokenizer.json"))?;
+    ensure!(
+        tokenizer.vocab_size() as usize == config.vocab_size(),
+        "{} has {} ids, the model's vocab_size is {}: tables are for models whose ids are those of \
+         the tokenizer",
+        base.join("tokenizer.json").display(),
+        tokenizer.vocab_size(),
+        config.vocab_size()
+    );
+    let set = load_set(fgrams, &tokenizer)?;
+    let fgram = fgram_config(&config, options.layers, set.header().max_n);
+    let own = init_fgram_parameters(&fgram, &config, options.seed)?;
+    let main = files.read(&Device::Cpu).with_context(cannot_read)?;
+    let cannot_write = || format!("cannot write the model to {}", out.display());
+    std::fs::create_dir_all(out).with_context(cannot_write)?;
+    write_atomic(&out.join("tokenizer.json"), tokenizer.json())?;
+    set.write(out.join("fgrams.bin"))?;
+    for name in COPIED {
+        copy(base, out, name)?;
+    }
+    let parts = FgramParts {
+        config: &fgram,
+        parameters: &own,
+        fgram_set_hash: &set.hash(),
+    };
+    let hash = save_model_dir(out, &config, &main, Some(parts)).with_context(cannot_write)?;
+    hash.context("the saved model has no hash")
+}
+
+/// An f-gram model with the main model's blocks, without a norm at its end: that would scale rows.
+fn fgram_config(main: &ModelConfig, layers: usize, max_n: u8) -> FgramModelConfig {
+    let shape = main.shape();
+    let divides = |heads: &usize| shape.hidden_size.is_multiple_of(*heads);
+    let heads = (1..=shape.num_heads).rev().find(divides).unwrap_or(1);
+    // Grouped heads only where A has the main model's heads.
+    let grouped = heads == shape.num_heads && shape.num_kv_heads != heads;
+    FgramModelConfig {
+        num_hidden_layers: layers,
+        num_attention_heads: heads,
+        num_key_value_heads: grouped.then_some(shape.num_kv_heads),
+        intermediate_size: shape.intermediate_size,
+        final_norm: false,
+        max_n: usize::from(max_n),
+    }
+}
+
+fn copy(base: &Path, out: &Path, name: &str) -> Result<()> {
+    let from = base.join(name);
+    match std::fs::read(&from) {
+        Ok(bytes) => Ok(write_atomic(&out.join(name), &bytes)?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", from.display())),
+    }
+}
