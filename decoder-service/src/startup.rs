@@ -85,8 +85,12 @@ pub async fn prepare(
         }
         (None, None) => (None, TierInfo::None),
     };
+    let packing = model.decoder.packing();
     info!(
         model = model.info.name,
+        weights = packing.map_or("f32".to_owned(), |packing| packing.weights.to_string()),
+        weight_bytes = packing.map(|packing| packing.bytes),
+        kernels = packing.map(|packing| packing.kernels),
         vocab_size = model.info.vocab_size,
         context_tokens = model.info.context_tokens,
         max_n = model.info.max_n,
@@ -117,7 +121,7 @@ fn load(
     config: &ModelConfig,
     stop: &CancellationToken,
 ) -> Result<(ServedModel, Option<Embedded>), Error> {
-    let model = ServedModel::load(&config.model, &config.device)?;
+    let mut model = ServedModel::load(&config.model, &config.device)?;
     let open = |dir: &Path| {
         let facts = table_facts(&model, "--table")?;
         Embedded::open(dir, &config.table, &facts)
@@ -129,6 +133,11 @@ fn load(
             table_cache::open_or_build(&config.model, &model, cache, stop, open)?
         }
     };
+    // The table is there: only serving is left, in which the f-gram model has no part.
+    model.fgram = None;
+    if config.device.is_cpu() {
+        model.decoder = model.decoder.pack(config.weights)?;
+    }
     Ok((model, embedded))
 }
 

@@ -2,15 +2,18 @@
 
 use crate::config::Shape;
 use crate::cpu::block::Sizes;
+use crate::cpu::serve::PackedBlock;
 use crate::cpu::train::{Stack, Workspace};
 use crate::cpu::{ops as fused, serve};
-use crate::error::Result;
-use crate::kv_cache::{Held, KvCache};
+use crate::error::{Error, Result};
+use crate::kv_cache::{Held as HeldCache, KvCache};
 use crate::layers::{Block, Linear, Norm, Weights};
 use crate::positions::Positions;
 use crate::storage::Numbers;
+use crate::weight_type::WeightType;
 use crate::{cpu, tensor};
 use candle_core::{DType, Tensor};
+use std::sync::Arc;
 
 /// How a model computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,17 +109,25 @@ impl Path {
     /// An empty cache for a model of this shape.
     pub(crate) fn new_cache(self, shape: &Shape) -> KvCache {
         match self {
-            Self::Cpu => KvCache(Held::Cpu(cpu::cache::Cache::new(shape))),
-            Self::Tensor => KvCache(Held::Tensor(tensor::Cache::new(shape))),
+            Self::Cpu => KvCache(HeldCache::Cpu(cpu::cache::Cache::new(shape))),
+            Self::Tensor => KvCache(HeldCache::Tensor(tensor::Cache::new(shape))),
         }
     }
+}
+
+/// How the blocks of a model are held.
+#[derive(Clone, Debug)]
+enum Held {
+    Tensors(Vec<Block>),
+    /// For serving on the CPU path.
+    Packed(Arc<[PackedBlock]>),
 }
 
 /// The blocks of a model, and what its path needs to compute them.
 #[derive(Clone, Debug)]
 pub(crate) struct Blocks {
     path: Path,
-    blocks: Vec<Block>,
+    blocks: Held,
     sizes: Sizes,
     rope_theta: Option<f64>,
     workspace: Workspace,
@@ -130,7 +141,7 @@ impl Blocks {
             .collect::<Result<_>>()?;
         Ok(Self {
             path,
-            blocks,
+            blocks: Held::Tensors(blocks),
             sizes: Sizes::of(shape),
             rope_theta: shape.rope_theta,
             workspace: Workspace::new(shape),
@@ -142,14 +153,37 @@ impl Blocks {
         self.path = Path::Tensor;
     }
 
+    /// The blocks packed for serving, each dropped as its copy is made, and their bytes.
+    pub(crate) fn pack(&mut self, kind: WeightType) -> Result<usize> {
+        let Held::Tensors(blocks) = &mut self.blocks else {
+            return Err(packed());
+        };
+        let pack = |block| PackedBlock::new(kind, &block);
+        let blocks: Arc<[_]> = std::mem::take(blocks)
+            .into_iter()
+            .map(pack)
+            .collect::<Result<_>>()?;
+        let bytes = blocks.iter().map(PackedBlock::bytes).sum();
+        self.blocks = Held::Packed(blocks);
+        Ok(bytes)
+    }
+
+    fn tensors(&self) -> Result<&[Block]> {
+        match &self.blocks {
+            Held::Tensors(blocks) => Ok(blocks),
+            Held::Packed(_) => Err(packed()),
+        }
+    }
+
     /// `(N, D)` to `(N, D)`; gradients reach the input and every weight.
     pub(crate) fn forward(&self, x: &Tensor, positions: &Positions) -> Result<Tensor> {
+        let blocks = self.tensors()?;
         match self.path {
-            Path::Cpu => Stack::apply(&self.workspace, &self.blocks, x, positions),
+            Path::Cpu => Stack::apply(&self.workspace, blocks, x, positions),
             Path::Tensor => {
                 let (heads, theta) = (self.sizes.heads, self.rope_theta);
                 let mut attend = tensor::Whole::new(positions, heads, theta, x.device())?;
-                tensor::blocks(&self.blocks, x, &mut attend)
+                tensor::blocks(blocks, x, &mut attend)
             }
         }
     }
@@ -170,7 +204,12 @@ impl Blocks {
                     let (cache, len) = (cache.cpu()?, *len);
                     parts.push(serve::Part { cache, len });
                 }
-                serve::step(&self.blocks, &self.sizes, theta, &mut numbers, parts)?;
+                let layers = match &self.blocks {
+                    Held::Tensors(blocks) => serve::Layers::Tensors(blocks),
+                    Held::Packed(blocks) => serve::Layers::Packed(blocks),
+                };
+                // On a thread of the pool, so that its parts are not handed over one by one.
+                rayon::scope(|_| serve::step(layers, &self.sizes, theta, &mut numbers, parts))?;
                 Ok(Tensor::from_vec(numbers, x.dims(), x.device())?)
             }
             Path::Tensor => {
@@ -179,7 +218,7 @@ impl Blocks {
                     let (cache, len) = (cache.tensor()?, *len);
                     parts.push(tensor::Part { cache, len });
                 }
-                tensor::step(&self.blocks, x, parts, self.sizes.heads, theta)
+                tensor::step(self.tensors()?, x, parts, self.sizes.heads, theta)
             }
         }
     }
@@ -189,10 +228,15 @@ impl Blocks {
         match (self.path, positions) {
             (Path::Cpu, Positions::Tree(tree)) => {
                 let mut numbers = Numbers::of(&x.contiguous()?)?.values().to_vec();
-                serve::rows(&self.blocks, &self.sizes, &mut numbers, tree)?;
+                serve::rows(self.tensors()?, &self.sizes, &mut numbers, tree)?;
                 Ok(Tensor::from_vec(numbers, x.dims(), x.device())?)
             }
             _ => self.forward(x, positions),
         }
     }
+}
+
+/// What a packed model cannot do.
+pub(crate) fn packed() -> Error {
+    Error::Argument("the weights are packed, which is for serving only".into())
 }

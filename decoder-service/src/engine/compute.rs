@@ -202,13 +202,9 @@ impl Compute {
             }
         }
         if !ids.is_empty() {
-            let count = ids.len();
-            let ids = Tensor::from_vec(ids, count, &Device::Cpu).map_err(candle)?;
-            let table = self.decoder.token_embedding();
-            let embeddings = table
-                .index_select(&ids, 0)
-                .and_then(|t| t.flatten_all()?.to_vec1::<f32>())
-                .map_err(candle)?;
+            let embeddings = self.decoder.input_embeddings(None, &ids)?;
+            let embeddings = embeddings.flatten_all().and_then(|t| t.to_vec1::<f32>());
+            let embeddings = embeddings.map_err(candle)?;
             for (position, embedding) in unmatched.into_iter().zip(embeddings.chunks(dim)) {
                 input[position * dim..][..dim].copy_from_slice(embedding);
             }

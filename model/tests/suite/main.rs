@@ -5,3 +5,4 @@ mod checkpoint;
 mod common;
 mod gradients;
 mod inference;
+mod packed;

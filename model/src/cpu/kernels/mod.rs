@@ -11,6 +11,7 @@ pub(crate) mod gemm;
 pub(crate) mod gradients;
 pub(crate) mod math;
 pub(crate) mod matmul;
+pub(crate) mod packed;
 pub(crate) mod rows;
 pub(crate) mod tree;
 

@@ -1,13 +1,12 @@
 //! The next positions of several sequences, on top of their KV caches.
 
-use super::pass::{Attend, blocks};
+use super::pass::{Attend, Layers, blocks};
 use crate::cpu::block::Sizes;
 use crate::cpu::cache::Cache;
 use crate::cpu::kernels::attention::{View, attend};
 use crate::cpu::kernels::rows::{rotary_angles, rotary_frequencies, rotate};
 use crate::cpu::kernels::simd;
 use crate::error::Result;
-use crate::layers::Block;
 use crate::layout::Heads;
 use rayon::prelude::*;
 
@@ -23,7 +22,7 @@ pub(crate) struct Part<'a> {
 /// `x (N, D)`, the rows of all parts end to end, through the blocks, in place. The caches get the
 /// new positions; after an error they are as before.
 pub(crate) fn step(
-    layers: &[Block],
+    layers: Layers<'_>,
     sizes: &Sizes,
     rope_theta: Option<f64>,
     x: &mut [f32],
