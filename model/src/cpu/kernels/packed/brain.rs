@@ -131,7 +131,7 @@ impl Block<'_> {
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
-    use super::super::line::TILE;
+    use super::super::line::{TILE, look_ahead};
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx512f,avx512bf16")]
@@ -149,6 +149,7 @@ mod avx512 {
     fn sums<const R: usize>(tile: &[[u32; TILE]], x: &[u32], out: &mut [[f32; TILE]]) {
         let mut sums = [[_mm512_setzero_ps(); 2]; R];
         for (line, x) in tile.iter().zip(x.as_chunks::<R>().0) {
+            look_ahead(line);
             let [low, high] = pairs_of(line);
             for r in 0..R {
                 let x = bf16(_mm512_set1_epi32(x[r] as i32));

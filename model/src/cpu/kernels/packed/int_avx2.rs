@@ -13,11 +13,11 @@ const WIDTH: usize = 8;
 /// Vectors of a tile.
 const PARTS: usize = TILE / WIDTH;
 
-/// Sums of a tile's outputs for as many rows as `out` has: 1, 2, 4 or 6.
+/// Sums of a tile's outputs for as many rows as `out` has: 1, 2, 4 or 8.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) fn block<W: Whole>(tile: &[u8], x: &Rounded<'_>, out: &mut [[f32; TILE]]) {
     match out.len() {
-        6 => sums::<W, 6>(tile, x, out),
+        8 => sums::<W, 8>(tile, x, out),
         4 => sums::<W, 4>(tile, x, out),
         2 => sums::<W, 2>(tile, x, out),
         _ => sums::<W, 1>(tile, x, out),

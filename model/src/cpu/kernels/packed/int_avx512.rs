@@ -5,14 +5,14 @@
 )]
 
 use super::grouped::{FOURS, GROUP, Rounded, SCALES, Whole};
-use super::line::TILE;
+use super::line::{TILE, look_ahead};
 use std::arch::x86_64::*;
 
-/// Sums of a tile's outputs for as many rows as `out` has: 1, 2, 4 or 6.
+/// Sums of a tile's outputs for as many rows as `out` has: 1, 2, 4 or 8.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(crate) fn block<W: Whole>(tile: &[u8], x: &Rounded<'_>, out: &mut [[f32; TILE]]) {
     match out.len() {
-        6 => sums::<W, 6>(tile, x, out),
+        8 => sums::<W, 8>(tile, x, out),
         4 => sums::<W, 4>(tile, x, out),
         2 => sums::<W, 2>(tile, x, out),
         _ => sums::<W, 1>(tile, x, out),
@@ -29,7 +29,14 @@ fn sums<W: Whole, const R: usize>(tile: &[u8], x: &Rounded<'_>, out: &mut [[f32;
     let groups = tile.chunks_exact(W::BYTES + SCALES);
     for (((group, fours), xs), offsets) in groups.zip(fours).zip(scales).zip(offsets) {
         let whole = products::<W, R>(group, fours, offsets);
-        let scales = weight_scales::<W>(group);
+        let scales = &group[W::BYTES..];
+        // SAFETY: a group ends in 64 bytes of scales, two vectors of 32.
+        let scales = unsafe {
+            [
+                _mm512_cvtph_ps(_mm256_loadu_si256(scales.as_ptr().cast())),
+                _mm512_cvtph_ps(_mm256_loadu_si256(scales.as_ptr().add(32).cast())),
+            ]
+        };
         for r in 0..R {
             let x = _mm512_set1_ps(xs[r]);
             for v in 0..2 {
@@ -60,57 +67,43 @@ fn products<W: Whole, const R: usize>(
     for r in 0..R {
         sums[r] = [_mm512_set1_epi32(-W::OFFSET * offsets[r]); 2];
     }
-    if W::BYTES == GROUP * TILE {
-        for (i, fours) in fours.iter().enumerate() {
-            add(&mut sums, four(group, i), fours);
-        }
-        return sums;
-    }
     let low_half = _mm512_set1_epi8(15);
-    for i in 0..FOURS / 2 {
-        let both = four(group, i);
-        let low = both.map(|b| _mm512_and_si512(b, low_half));
-        add(&mut sums, low, &fours[i]);
-        let high = both.map(|b| _mm512_and_si512(_mm512_srli_epi16::<4>(b), low_half));
-        add(&mut sums, high, &fours[i + FOURS / 2]);
+    let lines = group[..W::BYTES].as_chunks::<{ 4 * TILE }>().0;
+    for (i, line) in lines.iter().enumerate() {
+        look_ahead(line);
+        // SAFETY: 128 bytes, two vectors of 64.
+        let w = unsafe {
+            [
+                _mm512_loadu_si512(line.as_ptr().cast()),
+                _mm512_loadu_si512(line.as_ptr().add(64).cast()),
+            ]
+        };
+        if W::BYTES == GROUP * TILE {
+            for r in 0..R {
+                let x = _mm512_set1_epi32(fours[i][r] as i32);
+                sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], w[0], x);
+                sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], w[1], x);
+            }
+            continue;
+        }
+        let low = [
+            _mm512_and_si512(w[0], low_half),
+            _mm512_and_si512(w[1], low_half),
+        ];
+        let high = [
+            _mm512_and_si512(_mm512_srli_epi16::<4>(w[0]), low_half),
+            _mm512_and_si512(_mm512_srli_epi16::<4>(w[1]), low_half),
+        ];
+        for r in 0..R {
+            let x = _mm512_set1_epi32(fours[i][r] as i32);
+            sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], low[0], x);
+            sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], low[1], x);
+        }
+        for r in 0..R {
+            let x = _mm512_set1_epi32(fours[i + FOURS / 2][r] as i32);
+            sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], high[0], x);
+            sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], high[1], x);
+        }
     }
     sums
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn add<const R: usize>(sums: &mut [[__m512i; 2]; R], w: [__m512i; 2], x: &[u32; R]) {
-    for r in 0..R {
-        let x = _mm512_set1_epi32(x[r] as i32);
-        for v in 0..2 {
-            sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], w[v], x);
-        }
-    }
-}
-
-/// Two lines of a group.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn four(group: &[u8], i: usize) -> [__m512i; 2] {
-    let lines = &group[i * 4 * TILE..][..4 * TILE];
-    // SAFETY: 128 bytes, two vectors of 64.
-    unsafe {
-        [
-            _mm512_loadu_si512(lines.as_ptr().cast()),
-            _mm512_loadu_si512(lines.as_ptr().add(64).cast()),
-        ]
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn weight_scales<W: Whole>(group: &[u8]) -> [__m512; 2] {
-    let scales = &group[W::BYTES..][..SCALES];
-    // SAFETY: 64 bytes, two vectors of 32.
-    unsafe {
-        [
-            _mm512_cvtph_ps(_mm256_loadu_si256(scales.as_ptr().cast())),
-            _mm512_cvtph_ps(_mm256_loadu_si256(scales.as_ptr().add(32).cast())),
-        ]
-    }
 }

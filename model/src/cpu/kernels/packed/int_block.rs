@@ -4,7 +4,7 @@ use super::grouped::{FOURS, GROUP, Rounded, SCALES, Whole, scale_of};
 use super::level::Level;
 use super::line::TILE;
 
-/// Sums of a tile's outputs for as many rows as `out` has: 1, 2, 4 or 6.
+/// Sums of a tile's outputs for as many rows as `out` has: 1, 2, 4 or 8.
 #[cfg_attr(
     target_arch = "x86_64",
     expect(unsafe_code, reason = "calls what needs instructions of its own")

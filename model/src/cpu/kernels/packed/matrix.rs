@@ -158,7 +158,7 @@ impl Packed {
         let columns = tile * TILE..self.outputs.min((tile + 1) * TILE);
         let bias = bias.map(|bias| &bias[columns.clone()]);
         let lines = self.tile(tile);
-        for rows in row_blocks(self.kind, rows) {
+        for rows in row_blocks(rows) {
             let mut sums = [[0.0f32; TILE]; 8];
             let sums = &mut sums[..rows.len()];
             let (level, inputs) = (self.level, self.inputs);

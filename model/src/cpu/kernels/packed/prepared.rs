@@ -15,18 +15,11 @@ pub(crate) const ROWS_A_TASK: usize = 96;
 const PARALLEL: usize = 1 << 16;
 
 /// The rows that a kernel takes at a time: the most first, then what is left.
-pub(crate) fn row_blocks(
-    kind: WeightType,
-    rows: Range<usize>,
-) -> impl Iterator<Item = Range<usize>> {
-    let most = match kind {
-        WeightType::F32 | WeightType::Bf16 => 8,
-        WeightType::Int8 | WeightType::Int4 => 6,
-    };
+pub(crate) fn row_blocks(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let mut next = rows.start;
     std::iter::from_fn(move || {
         let left = rows.end - next;
-        let size = [most, 4, 2, 1].into_iter().find(|&size| size <= left)?;
+        let size = [8, 4, 2, 1].into_iter().find(|&size| size <= left)?;
         next += size;
         Some(next - size..next)
     })
@@ -132,7 +125,7 @@ impl WithSimd for Chunk<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         let [floats, words, groups] = lengths(self.kind, self.inputs);
-        for rows in row_blocks(self.kind, 0..self.x.len() / self.inputs) {
+        for rows in row_blocks(0..self.x.len() / self.inputs) {
             let of = |width: usize| rows.start * width..rows.end * width;
             let x = &self.x[of(self.inputs)];
             match self.kind {

@@ -6,7 +6,7 @@
 //! one walk through memory, 32 outputs abreast.
 
 use super::level::{Level, run};
-use super::line::TILE;
+use super::line::{TILE, look_ahead};
 use crate::cpu::kernels::LANES;
 use pulp::{Simd, WithSimd};
 
@@ -123,6 +123,7 @@ fn walk<S: Simd, const V: usize, const R: usize>(
 ) -> [[S::f32s; V]; R] {
     let mut sums = [[simd.splat_f32s(0.0); V]; R];
     for (line, x) in tile.iter().zip(x) {
+        look_ahead(line);
         let line = &S::as_simd_f32s(line).0[start..start + V];
         for r in 0..R {
             let x = simd.splat_f32s(x[r]);
