@@ -90,8 +90,12 @@ pub async fn prepare(
         }
         (None, None) => (None, TierInfo::None),
     };
+    let packing = model.decoder.packing();
     info!(
         model = model.info.name,
+        weights = packing.map_or("f32".to_owned(), |packing| packing.weights.to_string()),
+        weight_bytes = packing.map(|packing| packing.bytes),
+        kernels = packing.map(|packing| packing.kernels),
         vocab_size = model.info.vocab_size,
         context_tokens = model.info.context_tokens,
         kv_blocks = pool.blocks(),
@@ -141,6 +145,11 @@ fn load(config: &ModelConfig, stop: &CancellationToken) -> Result<Loaded, Error>
             table_cache::open_or_build(&config.model, &model, cache, stop, open)?
         }
     };
+    // The table is there: only serving is left, in which the f-gram model has no part.
+    model.fgram = None;
+    if config.device.is_cpu() {
+        model.decoder = model.decoder.pack(config.weights)?;
+    }
     Ok(Loaded {
         model,
         pool,

@@ -14,7 +14,7 @@ use decoder_service::{
     scheduler::Limits,
 };
 use scone_fgram::{RowDtype, TableOptions};
-use scone_model::{Dtype, KvDtype};
+use scone_model::{Dtype, KvDtype, WeightType};
 use scone_proto::decoder::v1::{
     FinishReason, GenerateRequest, GenerateResponse, GetModelInfoRequest, SamplingParameters,
     TokenIds, decoder_service_client::DecoderServiceClient, finish::StoppedBy,
@@ -89,6 +89,7 @@ impl Service {
                 model: fixture.model.clone(),
                 device: Device::Cpu,
                 dtype: Dtype::F32,
+                weights: WeightType::F32,
                 embed,
                 table: TableOptions::default(),
                 kv_memory: 4 << 20,

@@ -6,10 +6,12 @@ use crate::kv_blocks::{KV_BLOCK_POSITIONS, KvDtype};
 use crate::kv_pool::KvPool;
 use crate::layers::{Linear, Norm, Weights};
 use crate::layout::WeightLayout;
-use crate::path::{Blocks, Path};
+use crate::packed_ends::PackedEnds;
+use crate::path::{Blocks, Path, packed};
 use crate::positions::Positions;
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
+use std::sync::Arc;
 
 /// A decoder-only transformer over input embeddings.
 ///
@@ -19,12 +21,14 @@ use candle_nn::VarBuilder;
 pub struct Decoder {
     pub(crate) path: Path,
     shape: Shape,
-    token_embedding: Tensor,
+    pub(crate) token_embedding: Tensor,
     pub(crate) position_embedding: Option<Tensor>,
     pub(crate) blocks: Blocks,
     pub(crate) norm: Norm,
     /// Output layer, `(V, D)`; the token embedding when tied.
-    output: Linear,
+    pub(crate) output: Linear,
+    /// In place of token embedding and output layer, once packed for serving.
+    pub(crate) packed: Option<Arc<PackedEnds>>,
 }
 
 impl Decoder {
@@ -77,6 +81,7 @@ impl Decoder {
                 bias: None,
                 layout: WeightLayout::OutIn,
             },
+            packed: None,
         })
     }
 
@@ -85,7 +90,7 @@ impl Decoder {
         &self.shape
     }
 
-    /// T, `(V, D)`.
+    /// T, `(V, D)`; empty when the model is [packed](Self::pack).
     pub fn token_embedding(&self) -> &Tensor {
         &self.token_embedding
     }
@@ -155,7 +160,10 @@ impl Decoder {
                 self.shape.hidden_size
             )));
         }
-        self.path.serve_linear(&self.output, hidden)
+        match &self.packed {
+            Some(packed) => packed.logits(hidden),
+            None => self.path.serve_linear(&self.output, hidden),
+        }
     }
 
     /// Mean cross-entropy in nats of hidden states `(.., D)` against next token ids, one for each
@@ -166,6 +174,9 @@ impl Decoder {
     /// A number of targets that differs from the number of states, or an id out of vocabulary.
     pub fn loss(&self, hidden: &Tensor, targets: &[u32]) -> Result<Tensor> {
         let hidden = hidden.flatten_to(hidden.rank() - 2)?;
+        if self.packed.is_some() {
+            return Err(packed());
+        }
         check_targets(targets, hidden.dim(0)?, self.shape.vocab_size)?;
         let weight = &self.output.weight;
         self.path.linear_cross_entropy(&hidden, weight, targets)
@@ -178,6 +189,9 @@ impl Decoder {
     /// As [`loss`](Self::loss).
     pub fn token_losses(&self, hidden: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
         let hidden = hidden.flatten_to(hidden.rank() - 2)?;
+        if self.packed.is_some() {
+            return Err(packed());
+        }
         check_targets(targets, hidden.dim(0)?, self.shape.vocab_size)?;
         let weight = &self.output.weight;
         self.path.token_losses(&hidden, weight, targets)
@@ -187,8 +201,17 @@ impl Decoder {
     /// vectors, `(R, D)`) where the index is V or more. `(N, D)`; gradients reach both.
     ///
     /// # Errors
-    /// An index beyond T and `rows`.
+    /// An index beyond T and `rows`; `rows` for a model that is [packed](Self::pack).
     pub fn input_embeddings(&self, rows: Option<&Tensor>, index: &[u32]) -> Result<Tensor> {
+        if let Some(ends) = &self.packed {
+            if rows.is_some() {
+                return Err(packed());
+            }
+            let width = self.shape.hidden_size;
+            let mut out = vec![0.0; index.len() * width];
+            ends.embed(index, &mut out)?;
+            return Ok(Tensor::from_vec(out, (index.len(), width), &Device::Cpu)?);
+        }
         self.path.select_rows(&self.token_embedding, rows, index)
     }
 }

@@ -21,19 +21,19 @@ pub(crate) enum Input {
     Tensor(Tensor),
 }
 
-/// For the CPU path: each row is decoded straight from the memory it came in.
+/// For the CPU path: each row is decoded straight from the memory it came in; `token` writes a row
+/// of the token embedding.
 pub(crate) fn numbers(
-    token_embedding: &Tensor,
+    width: usize,
+    token: impl Fn(u32, &mut [f32]) -> Result<()>,
     position_embedding: Option<&Tensor>,
     positions: &[Position<'_>],
 ) -> Result<Input> {
-    let width = token_embedding.dim(1)?;
-    let tokens = Numbers::of(token_embedding)?;
     let mut input = vec![0.0f32; positions.len() * width];
     for (position, out) in positions.iter().zip(input.chunks_mut(width)) {
         match &position.row {
             Some(row) => row.decode(out)?,
-            None => out.copy_from_slice(table_row(tokens.values(), position.token_id, width)?),
+            None => token(position.token_id, out)?,
         }
     }
     if let Some(table) = position_embedding {
@@ -46,7 +46,8 @@ pub(crate) fn numbers(
     Ok(Input::Numbers(input))
 }
 
-fn table_row(table: &[f32], index: u32, width: usize) -> Result<&[f32]> {
+/// Row `index` of a table `(.., width)`.
+pub(crate) fn table_row(table: &[f32], index: u32, width: usize) -> Result<&[f32]> {
     let start = index as usize * width;
     table
         .get(start..start + width)

@@ -2,15 +2,17 @@
 
 use crate::config::Shape;
 use crate::cpu::block::Sizes;
+use crate::cpu::serve::PackedBlock;
 use crate::cpu::train::{Stack, Workspace};
 use crate::cpu::{ops as fused, serve};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::input::{self, Input, Position};
 use crate::kv_blocks::{KvDtype, Part};
-use crate::kv_pool::{Held, KvPool};
+use crate::kv_pool::{Held as HeldPool, KvPool};
 use crate::layers::{Block, Linear, Norm, Weights};
 use crate::positions::Positions;
 use crate::storage::Numbers;
+use crate::weight_type::WeightType;
 use crate::{cpu, tensor};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
@@ -114,7 +116,15 @@ impl Path {
         positions: &[Position<'_>],
     ) -> Result<Input> {
         match self {
-            Self::Cpu => input::numbers(token_embedding, position_embedding, positions),
+            Self::Cpu => {
+                let width = token_embedding.dim(1)?;
+                let table = Numbers::of(token_embedding)?;
+                let token = |id, out: &mut [f32]| {
+                    out.copy_from_slice(input::table_row(table.values(), id, width)?);
+                    Ok(())
+                };
+                input::numbers(width, token, position_embedding, positions)
+            }
             Self::Tensor => input::tensor(token_embedding, position_embedding, positions),
         }
     }
@@ -128,23 +138,31 @@ impl Path {
         weight: &Tensor,
     ) -> Result<KvPool> {
         Ok(KvPool(match self {
-            Self::Cpu => Held::Cpu(cpu::pool::Pool::new(shape, dtype, blocks)?),
+            Self::Cpu => HeldPool::Cpu(cpu::pool::Pool::new(shape, dtype, blocks)?),
             Self::Tensor => {
                 let dtype = match dtype {
                     KvDtype::F16 => DType::F16,
                     KvDtype::F32 => DType::F32,
                 };
-                Held::Tensor(tensor::Pool::new(shape, dtype, weight.device(), blocks)?)
+                HeldPool::Tensor(tensor::Pool::new(shape, dtype, weight.device(), blocks)?)
             }
         }))
     }
+}
+
+/// How the blocks of a model are held.
+#[derive(Clone, Debug)]
+enum Held {
+    Tensors(Vec<Block>),
+    /// For serving on the CPU path.
+    Packed(Arc<[PackedBlock]>),
 }
 
 /// The blocks of a model, and what its path needs to compute them.
 #[derive(Clone, Debug)]
 pub(crate) struct Blocks {
     path: Path,
-    blocks: Vec<Block>,
+    blocks: Held,
     sizes: Sizes,
     frequencies: Option<Arc<[f32]>>,
     head_norms: bool,
@@ -159,7 +177,7 @@ impl Blocks {
             .collect::<Result<_>>()?;
         Ok(Self {
             path,
-            blocks,
+            blocks: Held::Tensors(blocks),
             sizes: Sizes::of(shape),
             frequencies: shape.rotary_frequencies(),
             head_norms: shape.qk_norm,
@@ -172,17 +190,38 @@ impl Blocks {
         self.path = Path::Tensor;
     }
 
+    /// The blocks packed for serving, each dropped as its copy is made, and their bytes.
+    pub(crate) fn pack(&mut self, kind: WeightType) -> Result<usize> {
+        let Held::Tensors(blocks) = &mut self.blocks else {
+            return Err(packed());
+        };
+        let pack = |block| PackedBlock::new(kind, &block);
+        let blocks: Arc<[_]> = std::mem::take(blocks)
+            .into_iter()
+            .map(pack)
+            .collect::<Result<_>>()?;
+        let bytes = blocks.iter().map(PackedBlock::bytes).sum();
+        self.blocks = Held::Packed(blocks);
+        Ok(bytes)
+    }
+
+    fn tensors(&self) -> Result<&[Block]> {
+        match &self.blocks {
+            Held::Tensors(blocks) => Ok(blocks),
+            Held::Packed(_) => Err(packed()),
+        }
+    }
+
     /// `(N, D)` to `(N, D)`; gradients reach the input and every weight.
     pub(crate) fn forward(&self, x: &Tensor, positions: &Positions) -> Result<Tensor> {
+        let blocks = self.tensors()?;
         match self.path {
             // The fused backward pass has no norm of heads: models with one train on the other path.
-            Path::Cpu if !self.head_norms => {
-                Stack::apply(&self.workspace, &self.blocks, x, positions)
-            }
+            Path::Cpu if !self.head_norms => Stack::apply(&self.workspace, blocks, x, positions),
             Path::Cpu | Path::Tensor => {
                 let (heads, frequencies) = (self.sizes.heads, self.frequencies.as_deref());
                 let mut attend = tensor::Whole::new(positions, heads, frequencies, x.device())?;
-                tensor::blocks(&self.blocks, x, &mut attend)
+                tensor::blocks(blocks, x, &mut attend)
             }
         }
     }
@@ -200,13 +239,19 @@ impl Blocks {
         match input {
             Input::Numbers(mut x) => {
                 let pool = pool.cpu()?;
-                serve::step(&self.blocks, &self.sizes, frequencies, &mut x, pool, parts)?;
+                let layers = match &self.blocks {
+                    Held::Tensors(blocks) => serve::Layers::Tensors(blocks),
+                    Held::Packed(blocks) => serve::Layers::Packed(blocks),
+                };
+                let (sizes, numbers) = (&self.sizes, &mut x);
+                // On a thread of the pool, so that its parts are not handed over one by one.
+                rayon::scope(|_| serve::step(layers, sizes, frequencies, numbers, pool, parts))?;
                 let rows = x.len() / self.sizes.width;
                 Ok(Tensor::from_vec(x, (rows, self.sizes.width), device)?)
             }
             Input::Tensor(x) => {
                 let pool = pool.tensor()?;
-                tensor::step(&self.blocks, &x, pool, parts, heads, frequencies)
+                tensor::step(self.tensors()?, &x, pool, parts, heads, frequencies)
             }
         }
     }
@@ -216,10 +261,15 @@ impl Blocks {
         match (self.path, positions) {
             (Path::Cpu, Positions::Tree(tree)) => {
                 let mut numbers = Numbers::of(&x.contiguous()?)?.values().to_vec();
-                serve::rows(&self.blocks, &self.sizes, &mut numbers, tree)?;
+                serve::rows(self.tensors()?, &self.sizes, &mut numbers, tree)?;
                 Ok(Tensor::from_vec(numbers, x.dims(), x.device())?)
             }
             _ => self.forward(x, positions),
         }
     }
+}
+
+/// What a packed model cannot do.
+pub(crate) fn packed() -> Error {
+    Error::Argument("the weights are packed, which is for serving only".into())
 }

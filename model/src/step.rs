@@ -2,7 +2,7 @@
 
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
-use crate::input::Position;
+use crate::input::{self, Position};
 use crate::kv_blocks::{KV_BLOCK_POSITIONS, Part};
 use crate::kv_pool::KvPool;
 use candle_core::{DType, Tensor};
@@ -55,7 +55,13 @@ impl Decoder {
             }
         }
         let (tokens, learned) = (self.token_embedding(), self.position_embedding.as_ref());
-        let input = self.path.input(tokens, learned, &positions)?;
+        let input = match &self.packed {
+            Some(ends) => {
+                let token = |id, out: &mut [f32]| ends.embed(&[id], out);
+                input::numbers(self.shape().hidden_size, token, learned, &positions)?
+            }
+            None => self.path.input(tokens, learned, &positions)?,
+        };
         let parts: Vec<Part<'_>> = segments
             .iter()
             .map(|segment| Part {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 use scone_fgram::RowDtype;
-use scone_model::{DeviceChoice, Dtype, KvDtype};
+use scone_model::{DeviceChoice, Dtype, KvDtype, WeightType};
 use scone_service::{
     args::{parse_bytes, parse_duration},
     connections::{ConnectionArgs, ConnectionNames},
@@ -34,6 +34,16 @@ pub struct ModelArgs {
     /// Type of the numbers the model computes in: f32.
     #[arg(long, env = "SCONE_DTYPE", value_name = "DTYPE", default_value = "f32")]
     pub dtype: Dtype,
+
+    /// Type that the weights are held in: f32, bf16, int8 or int4. Narrower ones take less memory
+    /// and are faster; f32 is as the model was trained. On a GPU f32 only.
+    #[arg(
+        long,
+        env = "SCONE_WEIGHTS",
+        value_name = "TYPE",
+        default_value_t = WeightType::F32
+    )]
+    pub weights: WeightType,
 
     /// Table directory, to look up rows in this process. Without --table and --embed, the table of
     /// a SCONE model is built from the model directory on first use and kept in the cache folder.

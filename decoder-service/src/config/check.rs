@@ -11,7 +11,7 @@ use std::{
 use candle_core::Device;
 use scone_embed_client::{Address, Options};
 use scone_fgram::{RowDtype, TableOptions};
-use scone_model::{Dtype, KvDtype};
+use scone_model::{DeviceChoice, Dtype, KvDtype, WeightType};
 use scone_service::connections::ConnectionLimits;
 
 use super::args::{ModelArgs, ServeArgs};
@@ -59,6 +59,8 @@ pub struct ModelConfig {
     pub device: Device,
     /// Type of the numbers it computes in; there is one.
     pub dtype: Dtype,
+    /// Type that the weights are held in.
+    pub weights: WeightType,
     /// Where rows come from.
     pub embed: EmbedSource,
     /// How to open a table in this process.
@@ -138,12 +140,19 @@ impl ModelArgs {
         let device = opened.inspect_err(|error| {
             problems.add(format!("--{error}"));
         });
+        if self.weights != WeightType::F32 && self.device != DeviceChoice::Cpu {
+            let (weights, device) = (self.weights, self.device);
+            problems.add(format!(
+                "--weights {weights} needs --device cpu; {device} takes f32"
+            ));
+        }
         let embed = self.source(problems);
         self.numbers(problems);
         Some(ModelConfig {
             model,
             device: device.ok()?,
             dtype: self.dtype,
+            weights: self.weights,
             embed: embed?,
             table: TableOptions {
                 hot_bytes: self.hot_bytes,
@@ -350,6 +359,29 @@ mod tests {
             let error = parse(&[flag, value]).unwrap_err().to_string();
             assert!(error.contains(flag) && error.contains(value), "{error}");
         }
+    }
+
+    #[test]
+    fn weights_of_every_type_are_for_the_cpu_and_f32_for_gpus_too() {
+        assert_eq!(
+            check(&["--model=."]).unwrap().model.weights,
+            WeightType::F32
+        );
+        for weights in WeightType::ALL {
+            let flag = format!("--weights={weights}");
+            let config = check(&["--model=.", &flag]).unwrap();
+            assert_eq!(config.model.weights, weights);
+            let refused = check(&["--model=.", "--device=cuda:99", &flag]).unwrap_err();
+            let named = refused
+                .to_string()
+                .contains(&format!("--weights {weights} needs"));
+            assert_eq!(named, weights != WeightType::F32, "{refused}");
+        }
+        let error = parse(&["--weights", "f16"]).unwrap_err().to_string();
+        assert!(
+            error.contains("--weights") && error.contains("int4"),
+            "{error}"
+        );
     }
 
     #[cfg(not(feature = "cuda"))]

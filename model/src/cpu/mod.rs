@@ -14,4 +14,4 @@ pub(crate) mod ops;
 pub(crate) mod pool;
 pub(crate) mod serve;
 pub(crate) mod train;
-mod weights;
+pub(crate) mod weights;

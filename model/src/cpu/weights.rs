@@ -1,12 +1,14 @@
-//! The numbers of layers, borrowed from their tensors for one call.
+//! The numbers of layers: borrowed from their tensors for one call, or packed for serving.
 
 use crate::cpu::kernels::matmul::{Columns, Weight, matmul};
+use crate::cpu::kernels::packed::{Packed, Prepared};
 use crate::cpu::kernels::{rows, simd};
 use crate::error::Result;
 use crate::layers::{HeadNorms, Linear, Norm};
 use crate::layout::Heads;
 use crate::layout::WeightLayout;
 use crate::storage::Numbers;
+use crate::weight_type::WeightType;
 
 /// A linear layer.
 pub(crate) struct LinearNumbers<'a> {
@@ -40,14 +42,53 @@ impl<'a> LinearNumbers<'a> {
     /// `x (N, in)` times the weight, plus the bias, into some columns of N rows; a row's result
     /// does not depend on the others.
     pub(crate) fn apply(&self, x: &[f32], out: Columns<'_>, scratch: &mut Vec<f32>) {
-        let weight = Weight {
+        let bias = self.bias.as_ref().map(Numbers::values);
+        matmul(x, self.weight(), bias, out, scratch);
+    }
+
+    fn weight(&self) -> Weight<'_> {
+        Weight {
             values: self.weight.values(),
             layout: self.layout,
             inputs: self.inputs,
             outputs: self.outputs,
-        };
-        let bias = self.bias.as_ref().map(Numbers::values);
-        matmul(x, weight, bias, out, scratch);
+        }
+    }
+}
+
+/// Linear layers of the same input, packed side by side as one.
+#[derive(Debug)]
+pub(crate) struct PackedLinear {
+    pub(crate) weight: Packed,
+    /// Of all layers or of none.
+    bias: Option<Vec<f32>>,
+}
+
+impl PackedLinear {
+    pub(crate) fn new(kind: WeightType, layers: &[&Linear]) -> Result<Self> {
+        let numbers: Vec<LinearNumbers<'_>> = layers
+            .iter()
+            .map(|linear| LinearNumbers::of(linear))
+            .collect::<Result<_>>()?;
+        let weights: Vec<Weight<'_>> = numbers.iter().map(LinearNumbers::weight).collect();
+        let biased = numbers.iter().any(|layer| layer.bias.is_some());
+        let bias = biased.then(|| {
+            let bias_of = |layer: &LinearNumbers<'_>| match &layer.bias {
+                Some(bias) => bias.values().to_vec(),
+                None => vec![0.0; layer.outputs],
+            };
+            numbers.iter().flat_map(bias_of).collect()
+        });
+        Ok(Self {
+            weight: Packed::new(kind, &weights),
+            bias,
+        })
+    }
+
+    /// `x (N, in)` times the weights, plus the bias, into `out (N, out)`; a row's result does not
+    /// depend on the others.
+    pub(crate) fn apply(&self, x: &[f32], out: &mut [f32], scratch: &mut Prepared) {
+        self.weight.product(x, self.bias.as_deref(), out, scratch);
     }
 }
 

@@ -6,3 +6,4 @@ mod common;
 mod gradients;
 mod inference;
 mod oracles;
+mod packed;

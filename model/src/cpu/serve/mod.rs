@@ -4,6 +4,6 @@ mod pass;
 mod rows;
 mod step;
 
-pub(crate) use pass::{apply_linear, apply_norm};
+pub(crate) use pass::{Layers, PackedBlock, apply_linear, apply_norm};
 pub(crate) use rows::rows;
 pub(crate) use step::step;

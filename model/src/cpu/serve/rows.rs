@@ -1,6 +1,6 @@
 //! Table rows: A's blocks over the nodes of a prefix tree.
 
-use super::pass::{Attend, blocks};
+use super::pass::{Attend, Layers, blocks};
 use crate::cpu::block::Sizes;
 use crate::cpu::kernels::{simd, tree};
 use crate::error::Result;
@@ -25,7 +25,7 @@ pub(crate) fn rows(
         ranges: tree.ranges(NODES_A_TASK),
         heads: sizes.heads,
     };
-    blocks(layers, sizes, x, &mut nodes)
+    blocks(Layers::Tensors(layers), sizes, x, &mut nodes)
 }
 
 /// Every node sees its path in the tree.

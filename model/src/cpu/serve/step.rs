@@ -1,6 +1,6 @@
 //! The next positions of several sequences, on top of what the pool holds of them.
 
-use super::pass::{Attend, blocks};
+use super::pass::{Attend, Layers, blocks};
 use crate::cpu::block::Sizes;
 use crate::cpu::kernels::paged::{self, attend};
 use crate::cpu::kernels::rows::{rotary_angles, rotate};
@@ -8,7 +8,6 @@ use crate::cpu::kernels::simd;
 use crate::cpu::pool::Pool;
 use crate::error::Result;
 use crate::kv_blocks::{KV_BLOCK_POSITIONS, Part};
-use crate::layers::Block;
 use crate::layout::Heads;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -19,7 +18,7 @@ const QUERIES_A_TASK: usize = 16;
 /// `x (N, D)`, the rows of all parts end to end, through the blocks, in place. The pool gets the
 /// keys and values of the new positions.
 pub(crate) fn step(
-    layers: &[Block],
+    layers: Layers<'_>,
     sizes: &Sizes,
     frequencies: Option<&[f32]>,
     x: &mut [f32],

@@ -1,0 +1,56 @@
+//! Packing a model for serving.
+
+use crate::decoder::Decoder;
+use crate::error::{Error, Result};
+use crate::layers::Linear;
+use crate::layout::WeightLayout;
+use crate::packed_ends::{PackedEnds, Packing};
+use crate::path::{Path, packed};
+use crate::weight_type::WeightType;
+use candle_core::{DType, Device, Tensor};
+use std::sync::Arc;
+
+impl Decoder {
+    /// The model with its weights converted to a type and packed for the kernels that serve, the
+    /// output layer included; what they were before is dropped with `self`, so memory falls with
+    /// the type. A packed model serves ([`step`](Self::step), [`logits`](Self::logits)) and does
+    /// not train or evaluate; its [`token_embedding`](Self::token_embedding) is an empty `(0, D)`,
+    /// and [`input_embeddings`](Self::input_embeddings) reads rows of the packed one.
+    ///
+    /// A row's result depends on its sequence alone, bit for bit, with every type. With f32 the
+    /// results of a llama model are those without packing. With int8 and int4 they are the same
+    /// on every processor. In int4 the output layer is int8.
+    ///
+    /// # Errors
+    /// A model that is not in f32 in host memory, or packed already.
+    pub fn pack(mut self, kind: WeightType) -> Result<Self> {
+        if self.packed.is_some() {
+            return Err(packed());
+        }
+        if self.path != Path::Cpu {
+            return Err(Error::Argument(format!(
+                "weights are packed for the CPU alone, this model is on {:?}",
+                self.token_embedding.device().location()
+            )));
+        }
+        let nothing = Tensor::zeros((0, self.shape().hidden_size), DType::F32, &Device::Cpu)?;
+        let bytes = self.blocks.pack(kind)?;
+        let embedding = std::mem::replace(&mut self.token_embedding, nothing.clone());
+        let output = std::mem::replace(
+            &mut self.output,
+            Linear {
+                weight: nothing,
+                bias: None,
+                layout: WeightLayout::OutIn,
+            },
+        );
+        let ends = PackedEnds::new(kind, &embedding, &output, bytes)?;
+        self.packed = Some(Arc::new(ends));
+        Ok(self)
+    }
+
+    /// How the model is packed; `None` when it is not.
+    pub fn packing(&self) -> Option<Packing> {
+        self.packed.as_ref().map(|packed| packed.packing())
+    }
+}
