@@ -7,6 +7,7 @@ use std::{
 };
 
 use scone_embed_client::Monitor;
+use scone_model::checkpoint::model_dir;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -126,7 +127,7 @@ fn load(
         EmbedSource::Remote(_) => None,
         EmbedSource::Table(dir) => Some(open_when_free(|| open(dir), stop)?),
         EmbedSource::FromModel(cache) => {
-            table_cache::open_or_build(&config.model, &model, cache, stop, open)?
+            table_cache::open_or_build(model_dir(&config.model), &model, cache, stop, open)?
         }
     };
     Ok((model, embedded))

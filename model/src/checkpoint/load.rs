@@ -11,11 +11,13 @@ use crate::error::Result;
 use crate::fgram_model::FgramModel;
 use crate::init::{Parameters, var_builder};
 use candle_core::Device;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A model directory, loaded.
 #[derive(Debug)]
 pub struct LoadedModel {
+    /// Where its other files are: the directory, also of a model that is one file.
+    pub dir: PathBuf,
     /// `config.json`.
     pub config: ModelConfig,
     /// `scone.json`, when there is one.
@@ -30,26 +32,28 @@ pub struct LoadedModel {
     pub model_hash: Option<String>,
 }
 
-/// Loads a model directory, weights as f32. The headers of all files are checked against the config
+/// Loads a model directory, or a GGUF file with its other files beside it, weights as f32. The headers of all files are checked against the config
 /// before the first number is read.
 ///
 /// # Errors
 /// A file that is missing, truncated or corrupt, a config that is not supported, a tensor that is
 /// missing, has another shape or holds a number that is infinite or none, or weights of A and T
 /// that are not those `scone.json` names.
-pub fn load_model_dir(dir: &Path, device: &Device) -> Result<LoadedModel> {
-    let files = ModelFiles::open(dir)?;
+pub fn load_model_dir(path: &Path, device: &Device) -> Result<LoadedModel> {
+    let files = ModelFiles::open(path)?;
+    let dir = files.dir().to_owned();
     let config = files.config().clone();
-    let scone = SconeConfig::load(dir)?;
+    let scone = SconeConfig::load(&dir)?;
     let parameters = files.read(device)?;
     let decoder = Decoder::load(&config, var_builder(&parameters, device))?;
     let fgram = match &scone {
-        Some(scone) => load_fgram(dir, scone, &config, &decoder, device)?,
+        Some(scone) => load_fgram(&dir, scone, &config, &decoder, device)?,
         None => None,
     };
     Ok(LoadedModel {
         model_hash: scone.as_ref().map(|s| s.model_hash.clone()),
-        tokenizer_hash: tokenizer_hash(dir)?,
+        tokenizer_hash: tokenizer_hash(&dir)?,
+        dir,
         config,
         scone,
         decoder,

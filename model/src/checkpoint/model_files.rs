@@ -2,6 +2,7 @@
 
 use super::dtype::StoredDtype;
 use super::file::{Located, TensorFile, locate, unusable};
+use super::gguf;
 use super::names::{INDEX_FILE, MODEL_FILE};
 use super::safetensors;
 use crate::config::ModelConfig;
@@ -9,32 +10,45 @@ use crate::error::{Error, Result};
 use crate::init::Parameters;
 use candle_core::Device;
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Config and weights of a main model. Opening reads headers only, and checks that every tensor the
 /// config implies is there, in its shape and within its file.
 #[derive(Debug)]
 pub struct ModelFiles {
+    dir: PathBuf,
     config: ModelConfig,
     files: Vec<TensorFile>,
     tensors: Vec<Located>,
 }
 
 impl ModelFiles {
-    /// Opens the model of a directory in Hugging Face layout.
+    /// Opens the model of a directory in Hugging Face layout, or a GGUF file: itself, or the only
+    /// one of a directory without safetensors.
     ///
     /// # Errors
     /// A file that is missing or corrupt, a config that is not supported, or a tensor that is
     /// missing or has another shape.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let config = ModelConfig::load(dir)?;
-        let files = open_weights(dir)?;
+    pub fn open(path: &Path) -> Result<Self> {
+        let (config, files) = match gguf_file(path)? {
+            Some(file) => {
+                let (config, weights) = gguf::open(&file)?;
+                (config, vec![weights])
+            }
+            None => (ModelConfig::load(path)?, open_weights(path)?),
+        };
         let tensors = locate(&files, &config.tensors())?;
         Ok(Self {
+            dir: model_dir(path).to_owned(),
             config,
             files,
             tensors,
         })
+    }
+
+    /// The directory of the tokenizer and all other files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The config.
@@ -62,6 +76,42 @@ impl ModelFiles {
             Ok((tensor.name, values))
         };
         self.tensors.into_iter().map(read).collect()
+    }
+}
+
+/// The directory that the other files of a model are in: of `path`, or `path` itself.
+pub fn model_dir(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if path.is_file() && parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) if path.is_file() => parent,
+        _ => path,
+    }
+}
+
+/// The GGUF file that holds the weights, if one does.
+fn gguf_file(path: &Path) -> Result<Option<PathBuf>> {
+    if path.is_file() {
+        return Ok(Some(path.to_owned()));
+    }
+    let is_there = |name| path.join(name).exists();
+    if is_there(MODEL_FILE) || is_there(INDEX_FILE) {
+        return Ok(None);
+    }
+    let failed = || scone_files::Error::at("read", path);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(failed())? {
+        let file = entry.map_err(failed())?.path();
+        if file
+            .extension()
+            .is_some_and(|extension| extension == "gguf")
+        {
+            found.push(file);
+        }
+    }
+    match found.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        [one, ..] => Err(unusable(one, "it is not the only one there; name the file")),
     }
 }
 

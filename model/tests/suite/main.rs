@@ -3,6 +3,7 @@
 
 mod checkpoint;
 mod common;
+mod gguf;
 mod gradients;
 mod inference;
 mod oracles;
