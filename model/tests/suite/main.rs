@@ -3,7 +3,9 @@
 
 mod checkpoint;
 mod common;
+mod configs;
 mod gguf;
 mod gradients;
+mod hostile;
 mod inference;
 mod oracles;
