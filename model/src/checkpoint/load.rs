@@ -32,8 +32,8 @@ pub struct LoadedModel {
     pub model_hash: Option<String>,
 }
 
-/// Loads a model directory, or a GGUF file with its other files beside it, weights as f32. The headers of all files are checked against the config
-/// before the first number is read.
+/// Loads a model directory, or a GGUF file with its other files beside it, weights as f32. The
+/// headers of all files are checked against the config before the first number is read.
 ///
 /// # Errors
 /// A file that is missing, truncated or corrupt, a config that is not supported, a tensor that is
