@@ -83,13 +83,13 @@ impl TensorFile {
     /// # Errors
     /// A file that cannot be read, a tensor of a type that no weight has, or a number that is
     /// infinite or none.
-    pub(super) fn read(&mut self, name: &str, device: &Device) -> Result<Tensor> {
+    pub(super) fn read(&self, name: &str, device: &Device) -> Result<Tensor> {
         let path = &self.path;
         let entry = self
             .entries
             .get(name)
             .ok_or_else(|| Error::MissingTensor { name: name.into() })?;
-        let mut values = read_pieces(&mut self.file, path, entry)?;
+        let mut values = read_pieces(&self.file, path, entry)?;
         if let Some(i) = values.iter().position(|v| !v.is_finite()) {
             let reason = format!("tensor `{name}` holds {} at element {i}", values[i]);
             return Err(unusable(path, reason));
@@ -101,7 +101,7 @@ impl TensorFile {
     }
 }
 
-fn read_pieces(file: &mut File, path: &Path, entry: &Entry) -> Result<Vec<f32>> {
+fn read_pieces(mut file: &File, path: &Path, entry: &Entry) -> Result<Vec<f32>> {
     let failed = || scone_files::Error::at("read", path);
     let elements = entry.shape.iter().product::<usize>();
     let (block, size) = entry.encoding.block();
@@ -133,8 +133,6 @@ fn half_split(values: &[f32], head_dim: usize, width: usize) -> Vec<f32> {
 /// A tensor that was found.
 #[derive(Clone, Debug)]
 pub(super) struct Located {
-    /// Name in the config.
-    pub(super) name: String,
     /// Which of the files holds it.
     pub(super) file: usize,
     /// Its name there.
@@ -143,12 +141,16 @@ pub(super) struct Located {
     pub(super) dtype: StoredDtype,
 }
 
-/// Finds tensors in the headers of some files.
+/// Finds tensors in the headers of some files, by their names in the config.
 ///
 /// # Errors
 /// A tensor that is in no file, or has another shape or no type of a weight there.
-pub(super) fn locate(files: &[TensorFile], wanted: &[TensorSpec]) -> Result<Vec<Located>> {
-    wanted.iter().map(|spec| locate_one(files, spec)).collect()
+pub(super) fn locate(
+    files: &[TensorFile],
+    wanted: &[TensorSpec],
+) -> Result<BTreeMap<String, Located>> {
+    let found = |spec: &TensorSpec| Ok((spec.name.clone(), locate_one(files, spec)?));
+    wanted.iter().map(found).collect()
 }
 
 fn locate_one(files: &[TensorFile], spec: &TensorSpec) -> Result<Located> {
@@ -179,7 +181,6 @@ fn locate_one(files: &[TensorFile], spec: &TensorSpec) -> Result<Located> {
         unusable(&files[file].path, reason)
     })?;
     Ok(Located {
-        name: spec.name.clone(),
         file,
         stored_as: name.to_owned(),
         dtype,

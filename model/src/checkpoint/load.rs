@@ -1,6 +1,6 @@
 //! Reading a model directory.
 
-use super::file::{Located, locate, unusable};
+use super::file::{locate, unusable};
 use super::hash::model_hash;
 use super::model_files::ModelFiles;
 use super::names::FGRAM_MODEL_FILE;
@@ -44,8 +44,7 @@ pub fn load_model_dir(path: &Path, device: &Device) -> Result<LoadedModel> {
     let dir = files.dir().to_owned();
     let config = files.config().clone();
     let scone = SconeConfig::load(&dir)?;
-    let parameters = files.read(device)?;
-    let decoder = Decoder::load(&config, var_builder(&parameters, device))?;
+    let decoder = files.decoder(device)?;
     let fgram = match &scone {
         Some(scone) => load_fgram(&dir, scone, &config, &decoder, device)?,
         None => None,
@@ -88,10 +87,11 @@ fn load_fgram(
 
 /// A's weights.
 fn read_fgram(path: &Path, wanted: &[TensorSpec], device: &Device) -> Result<Parameters> {
-    let mut files = [safetensors::open(path)?];
-    let found = locate(&files, wanted)?;
-    let read = |tensor: Located| Ok((tensor.name, files[0].read(&tensor.stored_as, device)?));
-    found.into_iter().map(read).collect()
+    let files = [safetensors::open(path)?];
+    let found = locate(&files, wanted)?.into_iter();
+    found
+        .map(|(name, tensor)| Ok((name, files[0].read(&tensor.stored_as, device)?)))
+        .collect()
 }
 
 /// Hash of `tokenizer.json`; `None` when the directory has none.

@@ -6,10 +6,12 @@ use super::gguf;
 use super::names::{INDEX_FILE, MODEL_FILE};
 use super::safetensors;
 use crate::config::ModelConfig;
+use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::init::Parameters;
-use candle_core::Device;
-use std::collections::{BTreeSet, HashMap};
+use crate::layers::{Source, Weights};
+use candle_core::{Device, Tensor};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 /// Config and weights of a main model. Opening reads headers only, and checks that every tensor the
@@ -19,7 +21,7 @@ pub struct ModelFiles {
     dir: PathBuf,
     config: ModelConfig,
     files: Vec<TensorFile>,
-    tensors: Vec<Located>,
+    tensors: BTreeMap<String, Located>,
 }
 
 impl ModelFiles {
@@ -58,7 +60,7 @@ impl ModelFiles {
 
     /// The narrowest type that holds every weight as it is stored.
     pub fn stored_dtype(&self) -> StoredDtype {
-        let mut types = self.tensors.iter().map(|tensor| tensor.dtype);
+        let mut types = self.tensors.values().map(|tensor| tensor.dtype);
         let first = types.next().unwrap_or(StoredDtype::F32);
         match types.all(|dtype| dtype == first) {
             true => first,
@@ -70,12 +72,46 @@ impl ModelFiles {
     ///
     /// # Errors
     /// A file that cannot be read, or a number that is infinite or none.
-    pub fn read(mut self, device: &Device) -> Result<Parameters> {
-        let read = |tensor: Located| {
-            let values = self.files[tensor.file].read(&tensor.stored_as, device)?;
-            Ok((tensor.name, values))
+    pub fn read(&self, device: &Device) -> Result<Parameters> {
+        let names = self.tensors.keys();
+        names
+            .map(|name| Ok((name.clone(), self.read_one(name, device)?)))
+            .collect()
+    }
+
+    fn read_one(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let missing = || Error::MissingTensor { name: name.into() };
+        let tensor = self.tensors.get(name).ok_or_else(missing)?;
+        self.files[tensor.file].read(&tensor.stored_as, device)
+    }
+
+    /// Builds the model, with each tensor read when its layer asks for it: a layer that keeps its
+    /// weights in another form need not have all others beside it in f32.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn decoder(&self, device: &Device) -> Result<Decoder> {
+        let source = Reading {
+            files: self,
+            device,
         };
-        self.tensors.into_iter().map(read).collect()
+        Decoder::from_weights(&self.config, &Weights::new(&source))
+    }
+}
+
+/// Tensors read on demand.
+struct Reading<'a> {
+    files: &'a ModelFiles,
+    device: &'a Device,
+}
+
+impl Source for Reading<'_> {
+    fn contains(&self, name: &str) -> bool {
+        self.files.tensors.contains_key(name)
+    }
+
+    fn get(&self, name: &str) -> Result<Tensor> {
+        self.files.read_one(name, self.device)
     }
 }
 
