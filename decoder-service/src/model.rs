@@ -109,13 +109,14 @@ impl GenerationConfig {
 }
 
 impl ServedModel {
-    /// Loads a model directory in Hugging Face layout, to compute on `device`. Blocks for as long
+    /// Loads a model directory in Hugging Face layout, or a GGUF file, to compute on `device`. Blocks for as long
     /// as the weights take.
     ///
     /// # Errors
     /// Names the file that is missing or wrong.
-    pub fn load(dir: &Path, device: &Device) -> Result<Self, Error> {
-        let loaded = checkpoint::load_model_dir(dir, device)?;
+    pub fn load(path: &Path, device: &Device) -> Result<Self, Error> {
+        let loaded = checkpoint::load_model_dir(path, device)?;
+        let dir = &loaded.dir;
         let path = dir.join("tokenizer.json");
         let tokenizer = load_tokenizer(&path).map_err(|source| Error::File {
             action: "read",
@@ -123,7 +124,7 @@ impl ServedModel {
             source,
         })?;
         let generation = generation_config(&dir.join("generation_config.json"))?;
-        let name = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        let name = dir.canonicalize().unwrap_or_else(|_| dir.clone());
         let name = name.file_name().unwrap_or_default().to_string_lossy();
         let mut info = ModelInfo::new(
             &name,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use scone_embed_client::Monitor;
-use scone_model::KvPool;
+use scone_model::{KvPool, checkpoint::model_dir};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -142,7 +142,7 @@ fn load(config: &ModelConfig, stop: &CancellationToken) -> Result<Loaded, Error>
         EmbedSource::Remote(_) => None,
         EmbedSource::Table(dir) => Some(open_when_free(|| open(dir), stop)?),
         EmbedSource::FromModel(cache) => {
-            table_cache::open_or_build(&config.model, &model, cache, stop, open)?
+            table_cache::open_or_build(model_dir(&config.model), &model, cache, stop, open)?
         }
     };
     // The table is there: only serving is left, in which the f-gram model has no part.

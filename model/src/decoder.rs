@@ -40,9 +40,14 @@ impl Decoder {
     /// # Errors
     /// A config that does not validate; a tensor that is missing or has another shape.
     pub fn load(config: &ModelConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        Self::from_weights(config, &Weights::new(&vb))
+    }
+
+    /// As [`load`](Self::load), from any source: each tensor is asked for once, when its layer is
+    /// built.
+    pub(crate) fn from_weights(config: &ModelConfig, root: &Weights<'_>) -> Result<Self> {
         config.validate()?;
         let shape = config.shape();
-        let root = Weights::new(vb);
         let body = match shape.family {
             Family::Llama => root.below("model"),
             Family::Gpt2 if root.below("transformer").contains("wte.weight") => {

@@ -35,7 +35,7 @@ impl FgramModel {
     /// A config that does not fit the main model; a tensor that is missing or has another shape.
     pub fn load(config: &FgramModelConfig, main: &ModelConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let shape = config.shape(main)?;
-        let root = Weights::new(vb);
+        let root = Weights::new(&vb);
         let positions = [shape.max_positions, shape.hidden_size];
         let position_embedding = root.get(&positions, "position_embedding.weight")?;
         let path = Path::of(&position_embedding);

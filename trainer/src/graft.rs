@@ -11,14 +11,8 @@ use scone_model::checkpoint::{FgramParts, ModelFiles, save_model_dir};
 use scone_model::{FgramModelConfig, ModelConfig, init_fgram_parameters};
 
 use crate::fgram_set::load_set;
+use crate::model_dir::copy_beside;
 use crate::tokenizer::TextTokenizer;
-
-/// Files of a base model that are taken as they are, where there are any.
-const COPIED: [&str; 3] = [
-    "generation_config.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-];
 
 /// What a graft adds to the base model.
 #[derive(Debug, Clone, Copy)]
@@ -55,12 +49,13 @@ pub fn graft(base: &Path, fgrams: &Path, out: &Path, options: Options) -> Result
     let files = ModelFiles::open(base).with_context(cannot_read)?;
     let mut config = files.config().clone();
     config.set_torch_dtype(files.stored_dtype().torch());
-    let tokenizer = TextTokenizer::load(&base.join("tokenizer.json"))?;
+    let dir = files.dir().to_owned();
+    let tokenizer = TextTokenizer::load(&dir.join("tokenizer.json"))?;
     ensure!(
         tokenizer.vocab_size() as usize == config.vocab_size(),
         "{} has {} ids, the model's vocab_size is {}: tables are for models whose ids are those of \
          the tokenizer",
-        base.join("tokenizer.json").display(),
+        dir.join("tokenizer.json").display(),
         tokenizer.vocab_size(),
         config.vocab_size()
     );
@@ -72,9 +67,7 @@ pub fn graft(base: &Path, fgrams: &Path, out: &Path, options: Options) -> Result
     std::fs::create_dir_all(out).with_context(cannot_write)?;
     write_atomic(&out.join("tokenizer.json"), tokenizer.json())?;
     set.write(out.join("fgrams.bin"))?;
-    for name in COPIED {
-        copy(base, out, name)?;
-    }
+    copy_beside(&dir, out)?;
     let parts = FgramParts {
         config: &fgram,
         parameters: &own,
@@ -98,14 +91,5 @@ fn fgram_config(main: &ModelConfig, layers: usize, max_n: u8) -> FgramModelConfi
         intermediate_size: shape.intermediate_size,
         final_norm: false,
         max_n: usize::from(max_n),
-    }
-}
-
-fn copy(base: &Path, out: &Path, name: &str) -> Result<()> {
-    let from = base.join(name);
-    match std::fs::read(&from) {
-        Ok(bytes) => Ok(write_atomic(&out.join(name), &bytes)?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", from.display())),
     }
 }

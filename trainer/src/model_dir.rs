@@ -1,9 +1,10 @@
-//! Checks of a model directory that several commands make.
+//! What several commands do with a model directory.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use scone_fgram::set::FgramSet;
+use scone_files::write_atomic;
 use scone_model::checkpoint::LoadedModel;
 
 use crate::fgram_set::load_set;
@@ -43,4 +44,29 @@ pub fn read_fgram_set(dir: &Path, model: &LoadedModel) -> Result<FgramSet> {
         scone.fgram_set_hash
     );
     Ok(set)
+}
+
+/// Files that go with any weights, where there are any.
+const BESIDE: [&str; 3] = [
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+];
+
+/// Copies what a model directory holds for generation and for other programs.
+///
+/// # Errors
+/// When a file is there and cannot be read, or cannot be written.
+pub fn copy_beside(from: &Path, to: &Path) -> Result<()> {
+    for name in BESIDE {
+        let path = from.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => write_atomic(&to.join(name), &bytes)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        }
+    }
+    Ok(())
 }

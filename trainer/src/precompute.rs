@@ -61,7 +61,7 @@ pub fn precompute(
 ) -> Result<Manifest> {
     let model = load_model_dir(model_dir, device)
         .with_context(|| format!("cannot load the model in {}", model_dir.display()))?;
-    let set = read_fgram_set(model_dir, &model)?;
+    let set = read_fgram_set(&model.dir, &model)?;
     let live = LiveModel::new(&model, model_dir)?;
     let manifest = build(&model, &set, &live, out, options)?;
     verify(&live, &set, out, options)?;

@@ -16,9 +16,10 @@ use crate::engine::OnLookupFailure;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model and table")]
 pub struct ModelArgs {
-    /// Model directory in Hugging Face layout. Default: models/demo in the current directory or in
-    /// the source tree this program was built from.
-    #[arg(long, env = "SCONE_MODEL", value_name = "DIR")]
+    /// Model directory in Hugging Face layout, or a GGUF file with its tokenizer.json beside it.
+    /// Default: models/demo in the current directory or in the source tree this program was built
+    /// from.
+    #[arg(long, env = "SCONE_MODEL", value_name = "PATH")]
     pub model: Option<PathBuf>,
 
     /// Where the model computes: cpu, cuda (the first GPU) or cuda:N. A GPU needs a program built

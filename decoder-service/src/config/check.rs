@@ -135,7 +135,10 @@ impl ModelArgs {
     /// `None` only with a problem.
     fn config(&self, problems: &mut Problems) -> Option<ModelConfig> {
         let model = self.model.clone().unwrap_or_else(demo_model);
-        problems.directory("--model", &model);
+        // A file is a GGUF file.
+        if !model.is_file() {
+            problems.directory("--model", &model);
+        }
         let opened = self.device.open();
         let device = opened.inspect_err(|error| {
             problems.add(format!("--{error}"));

@@ -151,7 +151,7 @@ async fn a_shard_without_a_replica_fails_its_positions_and_no_others() {
     options.timeout = Duration::from_millis(200);
     let client = EmbedClient::connect(options).await.unwrap();
     assert_eq!(client.monitor().replicas(), [1, 1]);
-    let mut whole = lookup(&client, &client.current()).await;
+    let whole = lookup(&client, &client.current()).await;
     assert_rows_of(&OLD, &whole);
 
     zero.kill();

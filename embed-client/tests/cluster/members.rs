@@ -30,7 +30,7 @@ impl Load {
             let (client, stop, done) = (client.clone(), stop.clone(), done.clone());
             tasks.spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
-                    let mut answers = lookup(&client, &client.current()).await;
+                    let answers = lookup(&client, &client.current()).await;
                     assert_rows_of(&OLD, &answers);
                     done.fetch_add(1, Ordering::Relaxed);
                 }

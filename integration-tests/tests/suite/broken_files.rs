@@ -141,13 +141,14 @@ fn a_damaged_tokenizer_is_another_tokenizer() {
 }
 
 /// Flips a high bit of the exponent of some number of a tensor.
-fn flip_in_tensor(file: &Path, tensor: &str) {
+/// Flips bits of the highest byte, sign and exponent, of one number.
+fn flip_in_tensor(file: &Path, tensor: &str, bits: u8) {
     let mut bytes = fs::read(file).unwrap();
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let json: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
     assert_eq!(json[tensor]["dtype"], "F32");
     let offset = json[tensor]["data_offsets"][0].as_u64().unwrap();
-    bytes[8 + header + offset as usize + 4 * 7 + 3] ^= 0x40;
+    bytes[8 + header + offset as usize + 4 * 7 + 3] ^= bits;
     fs::write(file, bytes).unwrap();
 }
 
@@ -159,6 +160,7 @@ fn a_flipped_bit_in_the_token_embedding_is_another_model() {
     flip_in_tensor(
         &model.join("model.safetensors"),
         "model.embed_tokens.weight",
+        0x40,
     );
     let mut command = decoder_command(&model, ANY_PORT, &[]);
     command.arg("--table").arg(copy_of(&f.table));
@@ -168,10 +170,10 @@ fn a_flipped_bit_in_the_token_embedding_is_another_model() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_in_another_weight_does_not_stop_the_server() {
-    // No checksum covers these in Hugging Face layout: logits may be infinite or not a number.
+    // No checksum covers these in Hugging Face layout: logits may be anything.
     let f = fixtures();
     let model = copy_of(&f.model);
-    flip_in_tensor(&model.join("model.safetensors"), "model.norm.weight");
+    flip_in_tensor(&model.join("model.safetensors"), "model.norm.weight", 0x20);
     let decoder = Service::decoder_embedded(&model, &f.table, &[]);
     let client = client::decoder(&decoder.address).await;
     for request in [greedy("The boats", 5), seeded("The boats", 5, 1)] {
@@ -182,6 +184,18 @@ async fn a_flipped_bit_in_another_weight_does_not_stop_the_server() {
     let info = client.clone().get_model_info(GetModelInfoRequest {}).await;
     assert!(info.is_ok(), "{info:?}");
     decoder.process.assert_no_panic();
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_refused_by_name() {
+    let f = fixtures();
+    let model = copy_of(&f.model);
+    // 1.0 becomes infinite.
+    flip_in_tensor(&model.join("model.safetensors"), "model.norm.weight", 0x40);
+    let mut command = decoder_command(&model, ANY_PORT, &[]);
+    command.arg("--table").arg(copy_of(&f.table));
+    let message = refusal("decoder-service", command);
+    assert!(message.contains("model.norm.weight"), "{message}");
 }
 
 #[test]

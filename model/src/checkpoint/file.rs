@@ -3,6 +3,7 @@
 use super::dtype::StoredDtype;
 use crate::config::TensorSpec;
 use crate::error::{Error, Result};
+use candle_core::quantized::GgmlDType;
 use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,8 +17,44 @@ const PIECE: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
     Plain(StoredDtype),
+    /// Quantised in blocks, as llama.cpp does.
+    Blocks(GgmlDType),
     /// A type that no weight has: buffers of old checkpoints (gpt2's attention masks).
     Other,
+}
+
+impl Encoding {
+    /// Numbers of a block, and its bytes.
+    pub(super) fn block(self) -> (usize, usize) {
+        match self {
+            Self::Plain(dtype) => (1, dtype.size()),
+            Self::Blocks(dtype) => (dtype.block_size(), dtype.type_size()),
+            Self::Other => (1, 1),
+        }
+    }
+
+    /// The narrowest type that holds the numbers; `None` where they are no weights.
+    fn dtype(self) -> Option<StoredDtype> {
+        match self {
+            Self::Plain(dtype) => Some(dtype),
+            Self::Blocks(_) => Some(StoredDtype::F32),
+            Self::Other => None,
+        }
+    }
+
+    /// Appends the numbers of whole blocks.
+    fn decode(self, bytes: &[u8], out: &mut Vec<f32>) -> Result<()> {
+        match self {
+            Self::Plain(dtype) => dtype.decode(bytes, out),
+            Self::Blocks(dtype) => {
+                let elements = bytes.len() / dtype.type_size() * dtype.block_size();
+                let blocks = dtype.from_data(bytes.into());
+                out.extend_from_slice(blocks.dequantize(elements)?.as_slice::<f32>()?);
+            }
+            Self::Other => {}
+        }
+        Ok(())
+    }
 }
 
 /// Where a tensor is in its file; inside of it, as was checked when the header was read.
@@ -27,6 +64,9 @@ pub(super) struct Entry {
     pub(super) shape: Vec<usize>,
     /// First byte.
     pub(super) start: u64,
+    /// For queries and keys of GGUF files: the width of a head, whose rows i and i + half follow
+    /// each other.
+    pub(super) interleaved: Option<usize>,
 }
 
 /// An open file of tensors, whose header has been checked against its length.
@@ -43,50 +83,56 @@ impl TensorFile {
     /// # Errors
     /// A file that cannot be read, a tensor of a type that no weight has, or a number that is
     /// infinite or none.
-    pub(super) fn read(&mut self, name: &str, device: &Device) -> Result<Tensor> {
+    pub(super) fn read(&self, name: &str, device: &Device) -> Result<Tensor> {
         let path = &self.path;
         let entry = self
             .entries
             .get(name)
             .ok_or_else(|| Error::MissingTensor { name: name.into() })?;
-        let Encoding::Plain(dtype) = entry.encoding else {
-            return Err(unusable(path, format!("tensor `{name}` is not of floats")));
-        };
-        let elements = entry.shape.iter().product::<usize>();
-        let mut values = Vec::with_capacity(elements);
-        let failed = scone_files::Error::at("read", path);
-        read_pieces(&mut self.file, entry, dtype, elements, &mut values).map_err(failed)?;
+        let mut values = read_pieces(&self.file, path, entry)?;
         if let Some(i) = values.iter().position(|v| !v.is_finite()) {
             let reason = format!("tensor `{name}` holds {} at element {i}", values[i]);
             return Err(unusable(path, reason));
+        }
+        if let Some(head_dim) = entry.interleaved {
+            values = half_split(&values, head_dim, entry.shape.get(1).copied().unwrap_or(1));
         }
         Ok(Tensor::from_vec(values, entry.shape.as_slice(), device)?)
     }
 }
 
-fn read_pieces(
-    file: &mut File,
-    entry: &Entry,
-    dtype: StoredDtype,
-    elements: usize,
-    values: &mut Vec<f32>,
-) -> std::io::Result<()> {
-    file.seek(SeekFrom::Start(entry.start))?;
-    let mut bytes = vec![0; PIECE.min(elements * dtype.size())];
+fn read_pieces(mut file: &File, path: &Path, entry: &Entry) -> Result<Vec<f32>> {
+    let failed = || scone_files::Error::at("read", path);
+    let elements = entry.shape.iter().product::<usize>();
+    let (block, size) = entry.encoding.block();
+    let mut values = Vec::with_capacity(elements);
+    file.seek(SeekFrom::Start(entry.start)).map_err(failed())?;
+    let whole = PIECE / size * size;
+    let mut bytes = vec![0; whole.min(elements / block * size)];
     while values.len() < elements {
-        let left = (elements - values.len()) * dtype.size();
-        let piece = &mut bytes[..left.min(PIECE)];
-        file.read_exact(piece)?;
-        dtype.decode(piece, values);
+        let left = (elements - values.len()) / block * size;
+        let piece = &mut bytes[..left.min(whole)];
+        file.read_exact(piece).map_err(failed())?;
+        entry.encoding.decode(piece, &mut values)?;
     }
-    Ok(())
+    Ok(values)
+}
+
+/// Rows of heads from the order 0, half, 1, half + 1, … to 0, 1, …, half, half + 1, …
+fn half_split(values: &[f32], head_dim: usize, width: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(values.len());
+    for head in values.chunks(head_dim * width) {
+        for first in 0..2 {
+            let rows = head.chunks(width).skip(first).step_by(2);
+            out.extend(rows.flatten());
+        }
+    }
+    out
 }
 
 /// A tensor that was found.
 #[derive(Clone, Debug)]
 pub(super) struct Located {
-    /// Name in the config.
-    pub(super) name: String,
     /// Which of the files holds it.
     pub(super) file: usize,
     /// Its name there.
@@ -95,12 +141,16 @@ pub(super) struct Located {
     pub(super) dtype: StoredDtype,
 }
 
-/// Finds tensors in the headers of some files.
+/// Finds tensors in the headers of some files, by their names in the config.
 ///
 /// # Errors
 /// A tensor that is in no file, or has another shape or no type of a weight there.
-pub(super) fn locate(files: &[TensorFile], wanted: &[TensorSpec]) -> Result<Vec<Located>> {
-    wanted.iter().map(|spec| locate_one(files, spec)).collect()
+pub(super) fn locate(
+    files: &[TensorFile],
+    wanted: &[TensorSpec],
+) -> Result<BTreeMap<String, Located>> {
+    let found = |spec: &TensorSpec| Ok((spec.name.clone(), locate_one(files, spec)?));
+    wanted.iter().map(found).collect()
 }
 
 fn locate_one(files: &[TensorFile], spec: &TensorSpec) -> Result<Located> {
@@ -126,12 +176,11 @@ fn locate_one(files: &[TensorFile], spec: &TensorSpec) -> Result<Located> {
             got: entry.shape.clone(),
         });
     }
-    let Encoding::Plain(dtype) = entry.encoding else {
+    let dtype = entry.encoding.dtype().ok_or_else(|| {
         let reason = format!("tensor `{name}` is of no type that weights are stored in");
-        return Err(unusable(&files[file].path, reason));
-    };
+        unusable(&files[file].path, reason)
+    })?;
     Ok(Located {
-        name: spec.name.clone(),
         file,
         stored_as: name.to_owned(),
         dtype,

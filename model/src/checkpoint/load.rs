@@ -1,6 +1,6 @@
 //! Reading a model directory.
 
-use super::file::{Located, locate, unusable};
+use super::file::{locate, unusable};
 use super::hash::model_hash;
 use super::model_files::ModelFiles;
 use super::names::FGRAM_MODEL_FILE;
@@ -11,11 +11,13 @@ use crate::error::Result;
 use crate::fgram_model::FgramModel;
 use crate::init::{Parameters, var_builder};
 use candle_core::Device;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A model directory, loaded.
 #[derive(Debug)]
 pub struct LoadedModel {
+    /// Where its other files are: the directory, also of a model that is one file.
+    pub dir: PathBuf,
     /// `config.json`.
     pub config: ModelConfig,
     /// `scone.json`, when there is one.
@@ -30,26 +32,27 @@ pub struct LoadedModel {
     pub model_hash: Option<String>,
 }
 
-/// Loads a model directory, weights as f32. The headers of all files are checked against the config
-/// before the first number is read.
+/// Loads a model directory, or a GGUF file with its other files beside it, weights as f32. The
+/// headers of all files are checked against the config before the first number is read.
 ///
 /// # Errors
 /// A file that is missing, truncated or corrupt, a config that is not supported, a tensor that is
 /// missing, has another shape or holds a number that is infinite or none, or weights of A and T
 /// that are not those `scone.json` names.
-pub fn load_model_dir(dir: &Path, device: &Device) -> Result<LoadedModel> {
-    let files = ModelFiles::open(dir)?;
+pub fn load_model_dir(path: &Path, device: &Device) -> Result<LoadedModel> {
+    let files = ModelFiles::open(path)?;
+    let dir = files.dir().to_owned();
     let config = files.config().clone();
-    let scone = SconeConfig::load(dir)?;
-    let parameters = files.read(device)?;
-    let decoder = Decoder::load(&config, var_builder(&parameters, device))?;
+    let scone = SconeConfig::load(&dir)?;
+    let decoder = files.decoder(device)?;
     let fgram = match &scone {
-        Some(scone) => load_fgram(dir, scone, &config, &decoder, device)?,
+        Some(scone) => load_fgram(&dir, scone, &config, &decoder, device)?,
         None => None,
     };
     Ok(LoadedModel {
         model_hash: scone.as_ref().map(|s| s.model_hash.clone()),
-        tokenizer_hash: tokenizer_hash(dir)?,
+        tokenizer_hash: tokenizer_hash(&dir)?,
+        dir,
         config,
         scone,
         decoder,
@@ -84,10 +87,11 @@ fn load_fgram(
 
 /// A's weights.
 fn read_fgram(path: &Path, wanted: &[TensorSpec], device: &Device) -> Result<Parameters> {
-    let mut files = [safetensors::open(path)?];
-    let found = locate(&files, wanted)?;
-    let read = |tensor: Located| Ok((tensor.name, files[0].read(&tensor.stored_as, device)?));
-    found.into_iter().map(read).collect()
+    let files = [safetensors::open(path)?];
+    let found = locate(&files, wanted)?.into_iter();
+    found
+        .map(|(name, tensor)| Ok((name, files[0].read(&tensor.stored_as, device)?)))
+        .collect()
 }
 
 /// Hash of `tokenizer.json`; `None` when the directory has none.

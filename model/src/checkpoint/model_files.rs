@@ -2,39 +2,55 @@
 
 use super::dtype::StoredDtype;
 use super::file::{Located, TensorFile, locate, unusable};
+use super::gguf;
 use super::names::{INDEX_FILE, MODEL_FILE};
 use super::safetensors;
 use crate::config::ModelConfig;
+use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::init::Parameters;
-use candle_core::Device;
-use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use crate::layers::{Source, Weights};
+use candle_core::{Device, Tensor};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 
 /// Config and weights of a main model. Opening reads headers only, and checks that every tensor the
 /// config implies is there, in its shape and within its file.
 #[derive(Debug)]
 pub struct ModelFiles {
+    dir: PathBuf,
     config: ModelConfig,
     files: Vec<TensorFile>,
-    tensors: Vec<Located>,
+    tensors: BTreeMap<String, Located>,
 }
 
 impl ModelFiles {
-    /// Opens the model of a directory in Hugging Face layout.
+    /// Opens the model of a directory in Hugging Face layout, or a GGUF file: itself, or the only
+    /// one of a directory without safetensors.
     ///
     /// # Errors
     /// A file that is missing or corrupt, a config that is not supported, or a tensor that is
     /// missing or has another shape.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let config = ModelConfig::load(dir)?;
-        let files = open_weights(dir)?;
+    pub fn open(path: &Path) -> Result<Self> {
+        let (config, files) = match gguf_file(path)? {
+            Some(file) => {
+                let (config, weights) = gguf::open(&file)?;
+                (config, vec![weights])
+            }
+            None => (ModelConfig::load(path)?, open_weights(path)?),
+        };
         let tensors = locate(&files, &config.tensors())?;
         Ok(Self {
+            dir: model_dir(path).to_owned(),
             config,
             files,
             tensors,
         })
+    }
+
+    /// The directory of the tokenizer and all other files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The config.
@@ -44,7 +60,7 @@ impl ModelFiles {
 
     /// The narrowest type that holds every weight as it is stored.
     pub fn stored_dtype(&self) -> StoredDtype {
-        let mut types = self.tensors.iter().map(|tensor| tensor.dtype);
+        let mut types = self.tensors.values().map(|tensor| tensor.dtype);
         let first = types.next().unwrap_or(StoredDtype::F32);
         match types.all(|dtype| dtype == first) {
             true => first,
@@ -56,12 +72,82 @@ impl ModelFiles {
     ///
     /// # Errors
     /// A file that cannot be read, or a number that is infinite or none.
-    pub fn read(mut self, device: &Device) -> Result<Parameters> {
-        let read = |tensor: Located| {
-            let values = self.files[tensor.file].read(&tensor.stored_as, device)?;
-            Ok((tensor.name, values))
+    pub fn read(&self, device: &Device) -> Result<Parameters> {
+        let names = self.tensors.keys();
+        names
+            .map(|name| Ok((name.clone(), self.read_one(name, device)?)))
+            .collect()
+    }
+
+    fn read_one(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let missing = || Error::MissingTensor { name: name.into() };
+        let tensor = self.tensors.get(name).ok_or_else(missing)?;
+        self.files[tensor.file].read(&tensor.stored_as, device)
+    }
+
+    /// Builds the model, with each tensor read when its layer asks for it: a layer that keeps its
+    /// weights in another form need not have all others beside it in f32.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn decoder(&self, device: &Device) -> Result<Decoder> {
+        let source = Reading {
+            files: self,
+            device,
         };
-        self.tensors.into_iter().map(read).collect()
+        Decoder::from_weights(&self.config, &Weights::new(&source))
+    }
+}
+
+/// Tensors read on demand.
+struct Reading<'a> {
+    files: &'a ModelFiles,
+    device: &'a Device,
+}
+
+impl Source for Reading<'_> {
+    fn contains(&self, name: &str) -> bool {
+        self.files.tensors.contains_key(name)
+    }
+
+    fn get(&self, name: &str) -> Result<Tensor> {
+        self.files.read_one(name, self.device)
+    }
+}
+
+/// The directory that the other files of a model are in: of `path`, or `path` itself.
+pub fn model_dir(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if path.is_file() && parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) if path.is_file() => parent,
+        _ => path,
+    }
+}
+
+/// The GGUF file that holds the weights, if one does.
+fn gguf_file(path: &Path) -> Result<Option<PathBuf>> {
+    if path.is_file() {
+        return Ok(Some(path.to_owned()));
+    }
+    let is_there = |name| path.join(name).exists();
+    if is_there(MODEL_FILE) || is_there(INDEX_FILE) {
+        return Ok(None);
+    }
+    let failed = || scone_files::Error::at("read", path);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(failed())? {
+        let file = entry.map_err(failed())?.path();
+        if file
+            .extension()
+            .is_some_and(|extension| extension == "gguf")
+        {
+            found.push(file);
+        }
+    }
+    match found.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        [one, ..] => Err(unusable(one, "it is not the only one there; name the file")),
     }
 }
 

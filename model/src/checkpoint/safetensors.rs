@@ -30,6 +30,7 @@ pub(super) fn open(path: &Path) -> Result<TensorFile> {
                 encoding: encoding.map_or(Encoding::Other, Encoding::Plain),
                 shape: info.shape.clone(),
                 start: start + info.data_offsets.0 as u64,
+                interleaved: None,
             };
             (name, entry)
         })

@@ -13,4 +13,4 @@ pub(crate) use block::Block;
 pub(crate) use linear::Linear;
 pub(crate) use mlp::Mlp;
 pub(crate) use norm::Norm;
-pub(crate) use weights::Weights;
+pub(crate) use weights::{Source, Weights};

@@ -3,7 +3,10 @@
 
 mod checkpoint;
 mod common;
+mod configs;
+mod gguf;
 mod gradients;
+mod hostile;
 mod inference;
 mod oracles;
 mod packed;

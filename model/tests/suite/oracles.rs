@@ -7,7 +7,6 @@ use candle_nn::Activation;
 use candle_transformers::models;
 use scone_model::config::LlamaConfig;
 use scone_model::{Decoder, KvDtype, ModelConfig, Segment};
-use scone_row::{EncodedRow, RowDtype};
 use serde_json::json;
 
 const IDS: [u32; 21] = [
@@ -21,60 +20,42 @@ fn fields(config: &ModelConfig) -> &LlamaConfig {
     }
 }
 
-/// Logits of the last position: by the forward pass, by serving, and by the tensor path in f64.
-fn assert_logits(what: &str, config: &ModelConfig, embeds: &Tensor, expected: &Tensor) {
+/// Logits of the last of [`IDS`]: by the forward pass, by serving, and by the tensor path in f64.
+fn assert_logits(what: &str, config: &ModelConfig, expected: &Tensor) {
     let expected = values(expected);
     let main = parameters(config);
-    let check = |what: &str, decoder: &Decoder, hidden: &Tensor| {
-        let logits = decoder.logits(hidden).unwrap();
-        let logits = logits.to_dtype(DType::F32).unwrap();
-        assert_close(what, &values(&logits), &expected, 1e-4);
-    };
-    let last = embeds.dim(0).unwrap() - 1;
-    let whole = |decoder: &Decoder, embeds: &Tensor| {
-        let hidden = decoder.forward(&embeds.unsqueeze(0).unwrap()).unwrap();
-        hidden.i((.., last)).unwrap()
-    };
     let single = decoder(config, &main);
-    check(
-        &format!("{what}, forward"),
-        &single,
-        &whole(&single, embeds),
-    );
-    let numbers = embeds.to_vec2::<f32>().unwrap();
-    let encode = |row: &Vec<f32>| row.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let encoded: Vec<Vec<u8>> = numbers.iter().map(encode).collect();
-    let row = |bytes| EncodedRow {
-        dtype: RowDtype::F32,
-        bytes,
-    };
-    let rows: Vec<_> = encoded.iter().map(|bytes| Some(row(bytes))).collect();
+    assert_close(what, &whole(&single), &expected, 1e-4);
+    let served = serve(&single);
+    assert_close(&format!("{what}, serving"), &served, &expected, 1e-4);
+    let double = decoder(config, &crate::common::variables(&main, DType::F64));
+    assert_close(&format!("{what}, f64"), &whole(&double), &expected, 1e-4);
+}
+
+/// By the forward pass.
+fn whole(decoder: &Decoder) -> Vec<f32> {
+    let embeds = decoder.input_embeddings(None, &IDS).unwrap();
+    let hidden = decoder.forward(&embeds.unsqueeze(0).unwrap()).unwrap();
+    let logits = decoder.logits(&hidden.i((.., IDS.len() - 1)).unwrap());
+    values(&logits.unwrap().to_dtype(DType::F32).unwrap())
+}
+
+/// By serving.
+fn serve(decoder: &Decoder) -> Vec<f32> {
     let segment = Segment {
         blocks: &[1, 0],
         held: 0,
         token_ids: &IDS,
-        rows: &rows,
+        rows: &[None; IDS.len()],
         samples: true,
     };
-    let mut pool = single.new_pool(KvDtype::F32, 2).unwrap();
-    let served = single.step(&mut pool, &[segment]).unwrap();
-    assert_close(&format!("{what}, serving"), &served, &expected, 1e-4);
-    let double = decoder(config, &crate::common::variables(&main, DType::F64));
-    let hidden = whole(&double, &embeds.to_dtype(DType::F64).unwrap());
-    check(&format!("{what}, f64"), &double, &hidden);
-}
-
-/// Input embeddings of [`IDS`].
-fn token_embeddings(config: &ModelConfig) -> Tensor {
-    let ids = Tensor::new(&IDS, &Device::Cpu).unwrap();
-    let table = &parameters(config)["model.embed_tokens.weight"];
-    table.index_select(&ids, 0).unwrap()
+    let mut pool = decoder.new_pool(KvDtype::F32, 2).unwrap();
+    decoder.step(&mut pool, &[segment]).unwrap()
 }
 
 fn llama_oracle(
     config: &ModelConfig,
     rope_scaling: Option<models::llama::Llama3RopeConfig>,
-    embeds: &Tensor,
 ) -> Tensor {
     let c = fields(config);
     let oracle_config = models::llama::Config {
@@ -97,17 +78,15 @@ fn llama_oracle(
     let model = models::llama::Llama::load(vb, &oracle_config).unwrap();
     let mut cache =
         models::llama::Cache::new(false, DType::F32, &oracle_config, &Device::Cpu).unwrap();
-    let embeds = embeds.unsqueeze(0).unwrap();
-    model.forward_input_embed(&embeds, 0, &mut cache).unwrap()
+    let ids = Tensor::new(&[IDS], &Device::Cpu).unwrap();
+    model.forward(&ids, 0, &mut cache).unwrap()
 }
 
 #[test]
 fn the_same_logits_as_the_llama_of_candle_transformers() {
     for tied in [true, false] {
         let config = llama(tied);
-        let embeds = embeddings(&[21, 16], 0.3);
-        let expected = llama_oracle(&config, None, &embeds);
-        assert_logits("llama", &config, &embeds, &expected);
+        assert_logits("llama", &config, &llama_oracle(&config, None));
     }
 }
 
@@ -130,11 +109,10 @@ fn the_same_logits_with_the_positions_of_llama_3() {
         original_max_position_embeddings: 16,
         rope_type: models::llama::Llama3RopeType::Llama3,
     };
-    let embeds = embeddings(&[21, 16], 0.3);
-    let expected = llama_oracle(&scaled, Some(oracle), &embeds);
-    assert_logits("llama 3", &scaled, &embeds, &expected);
+    let expected = llama_oracle(&scaled, Some(oracle));
+    assert_logits("llama 3", &scaled, &expected);
     // The scaling makes a difference that the tolerance does not hide.
-    let plain = values(&llama_oracle(&scaled, None, &embeds));
+    let plain = values(&llama_oracle(&scaled, None));
     let largest = values(&expected)
         .iter()
         .zip(&plain)
@@ -197,7 +175,7 @@ fn the_same_logits_as_the_qwen2_of_candle_transformers() {
         let mut model = models::qwen2::ModelForCausalLM::new(&oracle_config, vb).unwrap();
         let ids = Tensor::new(&[IDS], &Device::Cpu).unwrap();
         let expected = model.forward(&ids, 0).unwrap();
-        assert_logits("qwen2", &config, &token_embeddings(&config), &expected);
+        assert_logits("qwen2", &config, &expected);
     }
 }
 
@@ -227,5 +205,5 @@ fn the_same_logits_as_the_qwen3_of_candle_transformers() {
     let mut model = models::qwen3::ModelForCausalLM::new(&oracle_config, vb).unwrap();
     let ids = Tensor::new(&[IDS], &Device::Cpu).unwrap();
     let expected = model.forward(&ids, 0).unwrap();
-    assert_logits("qwen3", &config, &token_embeddings(&config), &expected);
+    assert_logits("qwen3", &config, &expected);
 }

@@ -101,7 +101,7 @@ struct Report {
 pub fn run(args: Args) -> Result<()> {
     let model = load_model_dir(&args.model, &args.device.open()?)
         .with_context(|| format!("cannot load the model in {}", args.model.display()))?;
-    let tokenizer = read_tokenizer(&args.model, &model)?;
+    let tokenizer = read_tokenizer(&model.dir, &model)?;
     let eos = model.config.eos_token_ids().first().copied();
     let context = args.context.unwrap_or(model.config.max_positions());
     let options = Options {
@@ -186,7 +186,7 @@ fn row_source<'a>(
     }
     let fgram = model.fgram.as_ref();
     let fgram = fgram.context("the model has no fgram_model.safetensors: give a --table")?;
-    let set = read_fgram_set(&args.model, model)?;
+    let set = read_fgram_set(&model.dir, model)?;
     let compute = |fgrams: &[&[u32]]| Ok(fgram.rows(model.decoder.token_embedding(), fgrams)?);
     let dim = model.config.hidden_size();
     let name = args

@@ -8,7 +8,7 @@ use crate::graft::{Options, graft};
 /// Flags of `trainer graft`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Directory of a model in Hugging Face layout, with its tokenizer.json.
+    /// Directory of a model in Hugging Face layout, or a GGUF file; tokenizer.json is there too.
     #[arg(long, env = "SCONE_BASE")]
     base: PathBuf,
     /// f-gram set, mined with that tokenizer.

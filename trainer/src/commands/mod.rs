@@ -1,5 +1,6 @@
 //! One module per subcommand: its flags (`Args`) and its `run`; what several share beside them.
 
+pub mod convert;
 pub mod corpus_args;
 pub mod evaluate;
 pub mod fgrams;
@@ -23,6 +24,8 @@ pub enum Command {
     Train(train::Args),
     /// Give any model f-grams whose rows change nothing: where training starts from a base model.
     Graft(graft::Args),
+    /// Write any model that can be read, GGUF files among them, in Hugging Face layout.
+    Convert(convert::Args),
     /// Compute the f-gram table of a trained model.
     Precompute(precompute::Args),
     /// Measure a model on held-out text.
@@ -41,6 +44,7 @@ impl Command {
             Command::Fgrams(args) => fgrams::run(args),
             Command::Train(args) => train::run(args),
             Command::Graft(args) => graft::run(args),
+            Command::Convert(args) => convert::run(args),
             Command::Precompute(args) => precompute::run(args),
             Command::Evaluate(args) => evaluate::run(args),
         }
