@@ -4,7 +4,7 @@
 #   benchmarks/gpu.sh [PART]...       all parts, about 5 minutes
 #
 #   tokens   greedy tokens of models/demo, table embedded, on cuda:0 and on the CPU
-#   train    50 training steps, and held-out loss of models/demo, on both
+#   train    50 training steps, held-out loss and table of models/demo, on both
 #   load     prefill and decode through `serve` at 1, 8, 32, 128 streams
 #   peer     the same model in transformers on PyTorch
 #
@@ -32,7 +32,7 @@ export DEVICE DTYPES STREAMS PROMPT TOKENS LIMIT STEPS
 out=${OUT:-$root/target/gpu}
 work=${WORK:-${TMPDIR:-/tmp}/scone-gpu}
 bin=$work/bin
-mkdir -p "$out" "$bin"
+mkdir -p "$out" "$bin/real"
 
 note() { echo "gpu.sh: $*" >&2; }
 
@@ -46,34 +46,46 @@ programs() {
     for name in decoder-service trainer; do
         if [ -e "$from/$name.xz" ]; then
             python3 -c 'import lzma, shutil, sys
-shutil.copyfileobj(lzma.open(sys.argv[1]), open(sys.argv[2], "wb"))' "$from/$name.xz" "$bin/$name" || return
+shutil.copyfileobj(lzma.open(sys.argv[1]), open(sys.argv[2], "wb"))' "$from/$name.xz" "$bin/real/$name" || return
         else
-            cp "$from/$name" "$bin/$name" || return
+            cp "$from/$name" "$bin/real/$name" || return
         fi
-        chmod +x "$bin/$name"
+        chmod +x "$bin/real/$name"
     done
     tokenizer=$from/tokenizer.json
     [ -e "$tokenizer" ] || tokenizer=$root/models/demo/tokenizer.json
 }
 
-# CUDA's libraries: those that PyTorch brings, a toolkit's, the driver's.
+# CUDA's libraries: those that PyTorch brings, a toolkit's, the driver's. For our programs alone: Python
+# may have others of the same names.
 libraries() {
-    local dirs dir
+    local dirs dir path=${LD_LIBRARY_PATH:-} name
     dirs=$(python3 -c 'import glob, site, sys
 for place in site.getsitepackages() + sys.path:
-    print(*glob.glob(place + "/nvidia/*/lib"), sep="\n")' | sort -u)
-    for dir in $dirs "${CUDA_HOME:-/usr/local/cuda}"/lib64 /usr/local/nvidia/lib64 /usr/lib/x86_64-linux-gnu; do
-        [ -d "$dir" ] && LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$dir
+    print(*glob.glob(place + "/nvidia/cu13/lib"), sep="\n")' | sort -u)
+    for dir in $dirs "${CUDA_HOME:-/usr/local/cuda}"/lib64 /usr/local/nvidia/lib64; do
+        [ -d "$dir" ] && path=${path:+$path:}$dir
     done
-    export LD_LIBRARY_PATH
-    note "LD_LIBRARY_PATH=$LD_LIBRARY_PATH"
-    ldd "$bin/decoder-service" | grep -E 'cuda|cublas|curand|nvrtc|not found' >&2
+    for name in decoder-service trainer; do
+        printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s/real/%s "$@"\n' "$path" "$bin" "$name" >"$bin/$name"
+        chmod +x "$bin/$name"
+    done
+    LD_LIBRARY_PATH=$path ldd "$bin/real/decoder-service" | grep -E 'cuda|cublas|curand|not found' >&2
 }
 
-# One that both devices read; also shows that building one works.
+# precompute DEVICE DIR: the demo's table, and what that took.
+precompute() {
+    local began=$EPOCHREALTIME
+    "$bin/trainer" precompute --model models/demo --device "$1" --out "$2" --store mapped --log warn >&2 || return
+    python3 -c 'import json, sys
+print(json.dumps({"bench": "gpu_table", "case": "models/demo, 200,000 rows", "subject": sys.argv[1],
+    "metric": "precompute", "value": float(sys.argv[3]) - float(sys.argv[2]), "unit": "s"}))' \
+        "${1%%:*}" "$began" "$EPOCHREALTIME"
+}
+
+# One that both devices read.
 table() {
-    [ -e "$work/table" ] && return
-    "$bin/trainer" precompute --model models/demo --out "$work/table" --store mapped --log warn
+    [ -e "$work/table" ] || precompute cpu "$work/table"
 }
 
 # serve PORT DEVICE FLAG..: in the background, until its port is open; sets $server.
@@ -128,13 +140,13 @@ part_train() {
         "models/demo/train.yaml, $STEPS steps"
     table || return
     for device in cpu "$DEVICE"; do
-        note "held-out loss of models/demo, $device:"
+        note "held-out loss of models/demo on $device, rows of the table and of the live f-gram model:"
         "$bin/trainer" evaluate --model models/demo --input "$work/text/1.txt" --table "$work/table" \
             --device "$device" --no-cache --max-tokens 20000 --log warn --json >&2 || return
-        note "the same with rows of the live f-gram model:"
         "$bin/trainer" evaluate --model models/demo --input "$work/text/1.txt" --row-dtype f16 \
             --device "$device" --no-cache --max-tokens 20000 --log warn --json >&2 || return
     done
+    precompute "$DEVICE" "$work/table-gpu"
 }
 
 random_llama() {
@@ -164,9 +176,9 @@ part_load() {
             note "decoder-service has no --dtype $dtype"
             continue
         fi
-        measure $((++port)) "$dtype" models/demo 128 200 --model models/demo --table "$work/table" || code=1
         measure $((++port)) "$dtype" "SmolLM2-135M's shape" "$PROMPT" "$TOKENS" --model "$work/llama" ||
             code=1
+        measure $((++port)) "$dtype" models/demo 128 200 --model models/demo --table "$work/table" || code=1
     done
     return $code
 }
@@ -181,7 +193,7 @@ limit_of() {
     case $1 in
         tokens) echo 60 ;;
         train) echo 90 ;;
-        load) echo 150 ;;
+        load) echo 180 ;;
         peer) echo 90 ;;
     esac
 }
@@ -194,7 +206,8 @@ if [ "${1:-}" = --part ]; then
 fi
 
 {
-    nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader || note "no nvidia-smi"
+    note "$(nproc) x $(grep -m 1 'model name' /proc/cpuinfo | cut -d: -f2)"
+    note "$(nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader 2>&1)"
     programs || { note "no programs"; exit 1; }
     libraries
 } 2> >(tee "$out/gpu.log" >&2)
