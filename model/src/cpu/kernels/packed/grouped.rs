@@ -124,7 +124,11 @@ fn to_f16(scale: f32) -> f16 {
 fn rounded(group: &[f32; GROUP], scale: f16, least: f32, most: f32) -> [i8; GROUP] {
     let scale = scale.to_f32();
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    group.map(|x| whole((x * inverse).clamp(least, most)))
+    let mut values = [0; GROUP];
+    for (value, x) in values.iter_mut().zip(group) {
+        *value = whole((x * inverse).clamp(least, most));
+    }
+    values
 }
 
 /// The nearest whole number, ties to even, of 8 bits.
@@ -158,7 +162,11 @@ fn squared_error(group: &[f32; GROUP], scale: f16, values: &[i8; GROUP]) -> f32 
 /// Sum over a group.
 #[inline(always)]
 fn sum(term: impl Fn(usize) -> f32) -> f32 {
-    sum_lanes(std::array::from_fn(|i| term(i) + term(i + LANES)))
+    let mut lanes = [0.0; LANES];
+    for (i, lane) in lanes.iter_mut().enumerate() {
+        *lane = term(i) + term(i + LANES);
+    }
+    sum_lanes(lanes)
 }
 
 /// A row of weights into column `column` of a tile, which is zero there.
@@ -253,6 +261,9 @@ fn round_group(group: &[f32; GROUP]) -> (f32, [i8; GROUP]) {
     if !inverse.is_finite() {
         return (0.0, [0; GROUP]);
     }
-    let values = group.map(|x| whole(x * inverse));
+    let mut values = [0; GROUP];
+    for (value, x) in values.iter_mut().zip(group) {
+        *value = whole(x * inverse);
+    }
     (largest / 127.0, values)
 }
