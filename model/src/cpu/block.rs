@@ -135,6 +135,11 @@ pub(crate) trait Pass {
     /// A linear layer over every row, with its bias.
     fn product(&mut self, which: Product, x: &[f32], out: &mut [f32]);
 
+    /// SwiGLU (llama) or GELU (gpt2) of every row.
+    fn activate(&mut self, sizes: &Sizes, inner: &[f32], out: &mut [f32]) {
+        activate(sizes, inner, out);
+    }
+
     /// Attention of every row; queries and keys may be turned by their positions in place.
     fn attend(&mut self, joint: &mut [f32], mixed: &mut [f32]);
 }
@@ -153,13 +158,13 @@ pub(crate) fn forward(
     add(a.middle, a.x);
     pass.norm(NormOf::Mlp, a.middle, a.mlp_normed);
     pass.product(Product::Inner, a.mlp_normed, a.inner);
-    activate(sizes, a.inner, a.activated);
+    pass.activate(sizes, a.inner, a.activated);
     pass.product(Product::Down, a.activated, out);
     add(out, a.middle);
 }
 
 /// SwiGLU (llama) or GELU (gpt2) of every row.
-fn activate(sizes: &Sizes, inner: &[f32], out: &mut [f32]) {
+pub(crate) fn activate(sizes: &Sizes, inner: &[f32], out: &mut [f32]) {
     let f = sizes.intermediate;
     simd(
         #[inline(always)]

@@ -112,10 +112,37 @@ impl<'a> NormNumbers<'a> {
         })
     }
 
+    pub(crate) fn width(&self) -> usize {
+        self.weight.values().len()
+    }
+
     /// The norm of every row of `x`.
     pub(crate) fn apply(&self, x: &[f32], out: &mut [f32]) {
-        let bias = self.bias.as_ref().map(Numbers::values);
-        norm_rows(x, self.weight.values(), bias, self.eps, out);
+        self.borrow().apply(x, out);
+    }
+
+    /// The numbers for other threads to read, which a lock of a tensor cannot be given to.
+    pub(crate) fn borrow(&self) -> NormSlices<'_> {
+        NormSlices {
+            weight: self.weight.values(),
+            bias: self.bias.as_ref().map(Numbers::values),
+            eps: self.eps,
+        }
+    }
+}
+
+/// A norm's plain numbers.
+#[derive(Clone, Copy)]
+pub(crate) struct NormSlices<'a> {
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+    eps: f32,
+}
+
+impl NormSlices<'_> {
+    /// The norm of every row of `x`.
+    pub(crate) fn apply(&self, x: &[f32], out: &mut [f32]) {
+        norm_rows(x, self.weight, self.bias, self.eps, out);
     }
 }
 

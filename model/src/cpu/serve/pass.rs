@@ -1,6 +1,6 @@
 //! A block's products and norms for serving, and all blocks one after the other.
 
-use crate::cpu::block::{Activations, NormOf, Pass, Product, Sizes, forward};
+use crate::cpu::block::{Activations, NormOf, Pass, Product, Sizes, activate, forward};
 use crate::cpu::kernels::matmul::Columns;
 use crate::cpu::kernels::packed::Prepared;
 use crate::cpu::weights::{HeadNormNumbers, LinearNumbers, NormNumbers, PackedLinear};
@@ -8,6 +8,10 @@ use crate::error::Result;
 use crate::layers::{AttentionInput, Block, HeadNorms, Linear, Mlp, Norm};
 use crate::layout::Heads;
 use crate::weight_type::WeightType;
+use rayon::prelude::*;
+
+/// Rows of which one task computes norms or activations.
+const ROWS_A_TASK: usize = 16;
 
 /// How the rows of a call attend.
 pub(crate) trait Attend {
@@ -272,7 +276,14 @@ struct Serving<'a, W: Weights, A> {
 
 impl<W: Weights, A: Attend> Pass for Serving<'_, W, A> {
     fn norm(&mut self, which: NormOf, x: &[f32], out: &mut [f32]) {
-        self.weights.norm(which).apply(x, out);
+        let norm = self.weights.norm(which);
+        let numbers = ROWS_A_TASK * norm.width();
+        if x.len() < 2 * numbers {
+            return norm.apply(x, out);
+        }
+        let norm = norm.borrow();
+        let rows = x.par_chunks(numbers).zip(out.par_chunks_mut(numbers));
+        rows.for_each(|(x, out)| norm.apply(x, out));
     }
 
     fn product(&mut self, which: Product, x: &[f32], out: &mut [f32]) {
@@ -280,6 +291,16 @@ impl<W: Weights, A: Attend> Pass for Serving<'_, W, A> {
         if let (Product::Qkv, Some(norms)) = (which, self.weights.head_norms()) {
             norms.apply(self.heads, out);
         }
+    }
+
+    fn activate(&mut self, sizes: &Sizes, inner: &[f32], out: &mut [f32]) {
+        let (from, to) = (sizes.inner_width(), sizes.intermediate);
+        if out.len() < 2 * ROWS_A_TASK * to {
+            return activate(sizes, inner, out);
+        }
+        let rows = inner.par_chunks(ROWS_A_TASK * from);
+        rows.zip(out.par_chunks_mut(ROWS_A_TASK * to))
+            .for_each(|(inner, out)| activate(sizes, inner, out));
     }
 
     fn attend(&mut self, joint: &mut [f32], mixed: &mut [f32]) {

@@ -10,6 +10,8 @@
 //! int4 a byte holds an input of the group's first half below one of its second half.
 
 use super::line::TILE;
+use crate::cpu::kernels::LANES;
+use crate::cpu::kernels::math::sum_lanes;
 use half::f16;
 
 /// Inputs of a group.
@@ -43,6 +45,7 @@ pub(crate) struct Int4;
 pub(crate) const SCALES: usize = 2 * TILE;
 
 /// Where the four that holds input `i` begins for a column.
+#[inline(always)]
 fn at(column: usize, i: usize) -> usize {
     (i / 4) * 4 * TILE + 4 * column + i % 4
 }
@@ -51,6 +54,7 @@ impl Whole for Int8 {
     const OFFSET: i32 = 128;
     const BYTES: usize = GROUP * TILE;
 
+    #[inline(always)]
     fn quantise(group: &[f32; GROUP]) -> (f16, [i8; GROUP]) {
         let largest = group.iter().fold(0.0f32, |a, x| a.max(x.abs()));
         let scale = to_f16(largest / 127.0);
@@ -75,6 +79,7 @@ impl Whole for Int4 {
 
     /// Of several scales near the one that fits the largest weight, the one with the least squared
     /// error.
+    #[inline(always)]
     fn quantise(group: &[f32; GROUP]) -> (f16, [i8; GROUP]) {
         let extreme = group
             .iter()
@@ -109,24 +114,35 @@ impl Whole for Int4 {
 }
 
 /// The nearest f16 that is a number.
+#[inline(always)]
 fn to_f16(scale: f32) -> f16 {
     let limit = f16::MAX.to_f32();
     f16::from_f32(scale.clamp(-limit, limit))
 }
 
+#[inline(always)]
 fn rounded(group: &[f32; GROUP], scale: f16, least: f32, most: f32) -> [i8; GROUP] {
     let scale = scale.to_f32();
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    group.map(|x| (x * inverse).round_ties_even().clamp(least, most) as i8)
+    let mut values = [0; GROUP];
+    for (value, x) in values.iter_mut().zip(group) {
+        *value = whole((x * inverse).clamp(least, most));
+    }
+    values
+}
+
+/// The nearest whole number, ties to even, of 8 bits.
+#[inline(always)]
+fn whole(x: f32) -> i8 {
+    // This addition rounds to a whole number and leaves it in the low bits.
+    (x + 12_582_912.0).to_bits() as i8
 }
 
 /// The scale that fits whole numbers best.
+#[inline(always)]
 fn fitting(group: &[f32; GROUP], values: &[i8; GROUP], otherwise: f32) -> f16 {
-    let (mut product, mut square) = (0.0f32, 0.0f32);
-    for (x, &q) in group.iter().zip(values) {
-        product += x * f32::from(q);
-        square += f32::from(q) * f32::from(q);
-    }
+    let product = sum(|i| group[i] * f32::from(values[i]));
+    let square = sum(|i| f32::from(values[i]) * f32::from(values[i]));
     to_f16(if square > 0.0 {
         product / square
     } else {
@@ -134,16 +150,27 @@ fn fitting(group: &[f32; GROUP], values: &[i8; GROUP], otherwise: f32) -> f16 {
     })
 }
 
+#[inline(always)]
 fn squared_error(group: &[f32; GROUP], scale: f16, values: &[i8; GROUP]) -> f32 {
     let scale = scale.to_f32();
-    group
-        .iter()
-        .zip(values)
-        .map(|(x, &q)| (x - scale * f32::from(q)).powi(2))
-        .sum()
+    sum(|i| {
+        let error = group[i] - scale * f32::from(values[i]);
+        error * error
+    })
+}
+
+/// Sum over a group.
+#[inline(always)]
+fn sum(term: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for (i, lane) in lanes.iter_mut().enumerate() {
+        *lane = term(i) + term(i + LANES);
+    }
+    sum_lanes(lanes)
 }
 
 /// A row of weights into column `column` of a tile, which is zero there.
+#[inline(always)]
 pub(crate) fn pack<W: Whole>(row: &[f32], tile: &mut [u8], column: usize) {
     for (bytes, row) in tile
         .chunks_exact_mut(W::BYTES + SCALES)
@@ -234,10 +261,9 @@ fn round_group(group: &[f32; GROUP]) -> (f32, [i8; GROUP]) {
     if !inverse.is_finite() {
         return (0.0, [0; GROUP]);
     }
-    let values = group.map(|x| {
-        // Adding this rounds to a whole number, ties to even, and leaves it in the low bits.
-        let shifted = x * inverse + 12_582_912.0;
-        shifted.to_bits() as i8
-    });
+    let mut values = [0; GROUP];
+    for (value, x) in values.iter_mut().zip(group) {
+        *value = whole(x * inverse);
+    }
     (largest / 127.0, values)
 }

@@ -7,6 +7,7 @@ use super::prepared::{Prepared, ROWS_A_TASK, row_blocks};
 use super::threads::{SharedRows, share_out};
 use super::{brain, int_block, single};
 use crate::cpu::kernels::matmul::Weight;
+use crate::cpu::kernels::simd;
 use crate::layout::WeightLayout;
 use crate::weight_type::WeightType;
 use rayon::prelude::*;
@@ -59,7 +60,12 @@ impl Packed {
                 |row, (tile, lines)| {
                     for column in 0..TILE.min(outputs - tile * TILE) {
                         copy_row(weights, tile * TILE + column, row);
-                        pack(kind, row, lines, column);
+                        let tile = &mut *lines;
+                        let row = row.as_slice();
+                        simd(
+                            #[inline(always)]
+                            || pack(kind, row, tile, column),
+                        );
                     }
                 },
             );
@@ -221,6 +227,7 @@ fn copy_row(weights: &[Weight<'_>], mut output: usize, row: &mut [f32]) {
     }
 }
 
+#[inline(always)]
 fn pack(kind: WeightType, row: &[f32], tile: &mut [Line], column: usize) {
     match kind {
         WeightType::F32 => single::pack(row, view_mut(tile), column),
