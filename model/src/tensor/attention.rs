@@ -109,18 +109,6 @@ fn causal(
     Ok(mixed.transpose(1, 2)?.reshape(q.dims())?)
 }
 
-/// The last positions of one sequence, `q (T, H·Dh)`, attend to all of it: keys and values
-/// `(total, Hkv·Dh)`.
-pub(crate) fn cached(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
-    // (T, h·Dh) to (1, h, T, Dh)
-    let split = |x: &Tensor| -> Result<Tensor> {
-        let x = x.reshape((1, x.dim(0)?, (), heads.head_dim))?;
-        Ok(x.transpose(1, 2)?.contiguous()?)
-    };
-    let mixed = attend(&split(q)?, &split(k)?, &split(v)?, heads)?;
-    Ok(mixed.transpose(1, 2)?.reshape(q.dims())?)
-}
-
 /// `q (B, H, Tq, Dh)` are the last positions of `k`, `v (B, Hkv, Tk, Dh)`.
 fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
     let (k, v) = (repeat_heads(k, heads)?, repeat_heads(v, heads)?);

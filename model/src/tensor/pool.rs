@@ -41,41 +41,37 @@ impl Pool {
         self.layers.len() == shape.num_layers && self.width == shape.heads().kv_width()
     }
 
-    /// Writes the next positions of a part, `(len, Hkv·Dh)` each, and returns keys and values of
-    /// its positions `slots`, `(held + len, Hkv·Dh)`, in the type of `k`.
-    pub(crate) fn append(
+    /// Slots as [`write`](Self::write) wants them.
+    pub(crate) fn rows(&self, slots: Vec<u32>, device: &Device) -> Result<Tensor> {
+        let count = slots.len();
+        let slots = Tensor::from_vec(slots, (count, 1), device)?;
+        Ok(slots.broadcast_as((count, self.width))?.contiguous()?)
+    }
+
+    /// Writes keys and values of one layer, `(N, Hkv·Dh)` each, to N slots.
+    pub(crate) fn write(&self, layer: usize, rows: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
+        let (keys, values) = &self.layers[layer];
+        for (to, from) in [(keys, k), (values, v)] {
+            to.scatter_set(rows, &from.to_dtype(to.dtype())?.contiguous()?, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Keys and values of one layer at some slots, `(slots, Hkv·Dh)` each.
+    pub(crate) fn read(
         &self,
         layer: usize,
-        part: &Part<'_>,
         slots: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        dtype: DType,
     ) -> Result<(Tensor, Tensor)> {
         let (keys, values) = &self.layers[layer];
-        let (mut at, end) = (part.held, part.held + part.len);
-        while at < end {
-            // Positions of one block lie side by side.
-            let next = end.min((at / KV_BLOCK_POSITIONS + 1) * KV_BLOCK_POSITIONS);
-            let slot = slot(part, at);
-            for (to, from) in [(keys, k), (values, v)] {
-                let rows = from.narrow(0, at - part.held, next - at)?;
-                to.slice_set(&rows.to_dtype(to.dtype())?.contiguous()?, 0, slot)?;
-            }
-            at = next;
-        }
-        let gather = |x: &Tensor| x.index_select(slots, 0)?.to_dtype(k.dtype());
+        let gather = |x: &Tensor| x.index_select(slots, 0)?.to_dtype(dtype);
         Ok((gather(keys)?, gather(values)?))
     }
 }
 
-/// Where the positions of a part are, held ones and new ones: `(held + len)`.
-pub(crate) fn slots(part: &Part<'_>, device: &Device) -> Result<Tensor> {
-    let end = part.held + part.len;
-    let slots: Vec<u32> = (0..end).map(|at| slot(part, at) as u32).collect();
-    Ok(Tensor::from_vec(slots, end, device)?)
-}
-
-fn slot(part: &Part<'_>, position: usize) -> usize {
-    let block = part.blocks[position / KV_BLOCK_POSITIONS] as usize;
-    block * KV_BLOCK_POSITIONS + position % KV_BLOCK_POSITIONS
+/// Where a position of a part is held.
+pub(crate) fn slot(part: &Part<'_>, position: usize) -> u32 {
+    let block = part.blocks[position / KV_BLOCK_POSITIONS];
+    block * KV_BLOCK_POSITIONS as u32 + (position % KV_BLOCK_POSITIONS) as u32
 }

@@ -1,16 +1,21 @@
 //! The next positions of several sequences, on top of what the pool holds of them.
+//!
+//! What a step needs besides numbers (rotary angles, slots, masks) goes to the device once, and a
+//! layer takes as many operations for many sequences as for one: sequences that decode attend
+//! together, padded to the longest of them.
 
-use super::attention::{Rotary, cached};
+use super::attention::Rotary;
 use super::block::{Attend, blocks};
-use super::pool::{Pool, slots};
+use super::group::Group;
+use super::pool::{Pool, slot};
 use crate::error::Result;
 use crate::kv_blocks::Part;
 use crate::layers::Block;
 use crate::layout::Heads;
 use candle_core::Tensor;
 
-/// `x (N, D)`, the rows of all parts end to end, through the blocks. The caches get the new
-/// positions; after an error they are as before.
+/// `x (N, D)`, the rows of all parts end to end, through the blocks. The pool gets the keys and
+/// values of the new positions.
 pub(crate) fn step(
     layers: &[Block],
     x: &Tensor,
@@ -19,22 +24,23 @@ pub(crate) fn step(
     heads: Heads,
     frequencies: Option<&[f32]>,
 ) -> Result<Tensor> {
+    let positions = || {
+        let of = |part: &Part<'_>| part.held..part.held + part.len;
+        parts.iter().flat_map(of).collect::<Vec<_>>().into_iter()
+    };
     let rotary = match frequencies {
-        Some(frequencies) => {
-            let positions: Vec<usize> = parts
-                .iter()
-                .flat_map(|part| part.held..part.held + part.len)
-                .collect();
-            let positions = positions.into_iter();
-            Some(Rotary::new(positions, frequencies, x.device())?)
-        }
+        Some(frequencies) => Some(Rotary::new(positions(), frequencies, x.device())?),
         None => None,
     };
-    let slots = parts.iter().map(|part| slots(part, x.device()));
+    let new: Vec<u32> = parts
+        .iter()
+        .flat_map(|part| (part.held..part.held + part.len).map(|at| slot(part, at)))
+        .collect();
     let mut sequences = Sequences {
         pool,
-        slots: slots.collect::<Result<_>>()?,
-        parts,
+        new: pool.rows(new, x.device())?,
+        groups: groups(parts, x)?,
+        order: order(parts, x)?,
         heads,
         rotary,
     };
@@ -43,9 +49,12 @@ pub(crate) fn step(
 
 struct Sequences<'a> {
     pool: &'a Pool,
-    parts: &'a [Part<'a>],
-    /// Of each part.
-    slots: Vec<Tensor>,
+    /// Where the new positions go, as [`Pool::write`] wants it.
+    new: Tensor,
+    groups: Vec<Group>,
+    /// From the rows of the groups, one after the other, to those of the step; none when they are
+    /// the same.
+    order: Option<Tensor>,
     heads: Heads,
     rotary: Option<Rotary>,
 }
@@ -57,15 +66,66 @@ impl Attend for Sequences<'_> {
             Some(rotary) => (rotary.turn(q, heads)?, rotary.turn(k, heads)?),
             None => (q.clone(), k.clone()),
         };
-        let mut mixed = Vec::with_capacity(self.parts.len());
-        let mut start = 0;
-        for (part, slots) in self.parts.iter().zip(&self.slots) {
-            let rows = |x: &Tensor| x.narrow(0, start, part.len);
-            let (k, v) = (rows(&k)?, rows(v)?);
-            let (keys, values) = self.pool.append(layer, part, slots, &k, &v)?;
-            mixed.push(cached(&rows(&q)?, &keys, &values, heads)?);
-            start += part.len;
-        }
-        Ok(Tensor::cat(&mixed, 0)?)
+        self.pool.write(layer, &self.new, &k, v)?;
+        let mixed = self
+            .groups
+            .iter()
+            .map(|group| group.attend(&q, self.pool, layer, heads))
+            .collect::<Result<Vec<_>>>()?;
+        let mixed = match mixed.as_slice() {
+            [one] => one.clone(),
+            several => Tensor::cat(several, 0)?,
+        };
+        Ok(match &self.order {
+            Some(order) => mixed.index_select(order, 0)?,
+            None => mixed,
+        })
     }
+}
+
+/// The parts of one position together, every other part for itself.
+fn groups(parts: &[Part<'_>], x: &Tensor) -> Result<Vec<Group>> {
+    let single: Vec<Part<'_>> = parts.iter().filter(|part| part.len == 1).copied().collect();
+    let mut groups = Vec::new();
+    if !single.is_empty() {
+        let starts = starts(parts).filter(|(_, part)| part.len == 1);
+        let rows: Vec<u32> = starts.map(|(start, _)| start).collect();
+        groups.push(Group::new(&single, &rows, x)?);
+    }
+    for (start, part) in starts(parts).filter(|(_, part)| part.len > 1) {
+        let rows: Vec<u32> = (start..start + part.len as u32).collect();
+        groups.push(Group::new(&[*part], &rows, x)?);
+    }
+    Ok(groups)
+}
+
+/// Where each row of the step lies among the rows of the groups.
+fn order(parts: &[Part<'_>], x: &Tensor) -> Result<Option<Tensor>> {
+    let singles = parts.iter().filter(|part| part.len == 1).count() as u32;
+    let (mut single, mut other) = (0, singles);
+    let mut order = Vec::new();
+    for part in parts {
+        let next = if part.len == 1 {
+            &mut single
+        } else {
+            &mut other
+        };
+        order.extend(*next..*next + part.len as u32);
+        *next += part.len as u32;
+    }
+    if order.is_sorted() {
+        return Ok(None);
+    }
+    let rows = order.len();
+    Ok(Some(Tensor::from_vec(order, rows, x.device())?))
+}
+
+/// Each part with its first row.
+fn starts<'a>(parts: &'a [Part<'a>]) -> impl Iterator<Item = (u32, &'a Part<'a>)> {
+    let mut next = 0;
+    parts.iter().map(move |part| {
+        let start = next;
+        next += part.len as u32;
+        (start, part)
+    })
 }
