@@ -7,7 +7,7 @@ use std::{
 };
 
 use scone_embed_client::Monitor;
-use scone_model::{KvPool, checkpoint::model_dir};
+use scone_model::{Dtype, KvPool, checkpoint::model_dir};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -133,7 +133,6 @@ struct Loaded {
 
 fn load(config: &ModelConfig, stop: &CancellationToken) -> Result<Loaded, Error> {
     let mut model = ServedModel::load(&config.model, &config.device)?;
-    let pool = model.new_pool(config.kv_memory, config.kv_dtype)?;
     let open = |dir: &Path| {
         let facts = table_facts(&model, "--table")?;
         Embedded::open(dir, &config.table, &facts)
@@ -149,7 +148,10 @@ fn load(config: &ModelConfig, stop: &CancellationToken) -> Result<Loaded, Error>
     model.fgram = None;
     if config.device.is_cpu() {
         model.decoder = model.decoder.pack(config.weights)?;
+    } else if config.dtype != Dtype::F32 {
+        model.decoder = model.decoder.cast(config.dtype)?;
     }
+    let pool = model.new_pool(config.kv_memory, config.kv_dtype)?;
     Ok(Loaded {
         model,
         pool,

@@ -1,6 +1,7 @@
 //! The main model.
 
 use crate::config::{Family, ModelConfig, Shape};
+use crate::device::Dtype;
 use crate::error::{Error, Result};
 use crate::kv_blocks::{KV_BLOCK_POSITIONS, KvDtype};
 use crate::kv_pool::KvPool;
@@ -104,8 +105,35 @@ impl Decoder {
     #[cfg(test)]
     pub(crate) fn on_the_tensor_path(mut self) -> Self {
         self.path = Path::Tensor;
-        self.blocks.on_the_tensor_path();
+        self.blocks.set_path(Path::Tensor);
         self
+    }
+
+    /// The model with its weights in another type, to serve on a device other than the CPU.
+    ///
+    /// # Errors
+    /// A model that is [packed](Self::pack), or a device without the memory.
+    pub fn cast(mut self, dtype: Dtype) -> Result<Self> {
+        let to = dtype.candle();
+        let tied = self.output.weight.id() == self.token_embedding.id();
+        self.blocks.cast(to)?;
+        self.token_embedding = self.token_embedding.to_dtype(to)?;
+        self.position_embedding = match &self.position_embedding {
+            Some(table) => Some(table.to_dtype(to)?),
+            None => None,
+        };
+        self.norm = self.norm.cast(to)?;
+        self.output = match tied {
+            true => Linear {
+                weight: self.token_embedding.clone(),
+                bias: None,
+                layout: WeightLayout::OutIn,
+            },
+            false => self.output.cast(to)?,
+        };
+        self.path = Path::of(&self.token_embedding);
+        self.blocks.set_path(self.path);
+        Ok(self)
     }
 
     /// Memory for keys and values of so many blocks of

@@ -1,7 +1,7 @@
 //! Where a model computes, and in which type: chosen once, at the edge, and handed down.
 
 use crate::error::{Error, Result};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -93,11 +93,30 @@ pub enum Dtype {
     /// Single precision.
     #[default]
     F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
+}
+
+impl Dtype {
+    /// Its name to candle.
+    pub(crate) fn candle(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::BF16,
+        }
+    }
 }
 
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("f32")
+        f.pad(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        })
     }
 }
 
@@ -107,6 +126,8 @@ impl FromStr for Dtype {
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "bf16" => Ok(Self::Bf16),
             other => Err(Error::Dtype {
                 dtype: other.to_owned(),
             }),
@@ -132,7 +153,10 @@ mod tests {
             let error = text.parse::<DeviceChoice>().unwrap_err().to_string();
             assert!(error.contains("expected cpu or cuda:N"), "{error}");
         }
-        let error = "bf16".parse::<Dtype>().unwrap_err().to_string();
+        for name in ["f32", "f16", "bf16"] {
+            assert_eq!(name.parse::<Dtype>().unwrap().to_string(), name);
+        }
+        let error = "f8".parse::<Dtype>().unwrap_err().to_string();
         assert!(error.contains("f32"), "{error}");
     }
 

@@ -70,7 +70,7 @@ pub enum Error {
         reason: String,
     },
     /// An element type that models do not compute in.
-    #[error("dtype {dtype:?}: models compute in f32 only")]
+    #[error("dtype {dtype:?} is none of f32, f16, bf16")]
     Dtype {
         /// What was asked for.
         dtype: String,

@@ -91,7 +91,7 @@ impl Path {
                 let out = serve::apply_norm(norm, Numbers::of(&x.contiguous()?)?.values())?;
                 Ok(Tensor::from_vec(out, x.dims(), x.device())?)
             }
-            Self::Tensor => tensor::norm(norm, x),
+            Self::Tensor => tensor::serve_norm(norm, x),
         }
     }
 
@@ -140,9 +140,10 @@ impl Path {
         Ok(KvPool(match self {
             Self::Cpu => HeldPool::Cpu(cpu::pool::Pool::new(shape, dtype, blocks)?),
             Self::Tensor => {
-                let dtype = match dtype {
-                    KvDtype::F16 => DType::F16,
-                    KvDtype::F32 => DType::F32,
+                let dtype = match (dtype, weight.dtype()) {
+                    (KvDtype::F16, DType::BF16) => DType::BF16,
+                    (KvDtype::F16, _) => DType::F16,
+                    (KvDtype::F32, _) => DType::F32,
                 };
                 HeldPool::Tensor(tensor::Pool::new(shape, dtype, weight.device(), blocks)?)
             }
@@ -185,9 +186,8 @@ impl Blocks {
         })
     }
 
-    #[cfg(test)]
-    pub(crate) fn on_the_tensor_path(&mut self) {
-        self.path = Path::Tensor;
+    pub(crate) fn set_path(&mut self, path: Path) {
+        self.path = path;
     }
 
     /// The blocks packed for serving, each dropped as its copy is made, and their bytes.
@@ -203,6 +203,13 @@ impl Blocks {
         let bytes = blocks.iter().map(PackedBlock::bytes).sum();
         self.blocks = Held::Packed(blocks);
         Ok(bytes)
+    }
+
+    /// The same blocks with their weights in another type.
+    pub(crate) fn cast(&mut self, dtype: DType) -> Result<()> {
+        let blocks = self.tensors()?.iter().map(|block| block.cast(dtype));
+        self.blocks = Held::Tensors(blocks.collect::<Result<_>>()?);
+        Ok(())
     }
 
     fn tensors(&self) -> Result<&[Block]> {

@@ -120,7 +120,9 @@ impl Decoder {
 #[cfg(test)]
 mod tests {
     use crate::config::{Gpt2Config, LlamaConfig};
-    use crate::{Decoder, KvDtype, KvPool, ModelConfig, Segment, init_parameters, var_builder};
+    use crate::{
+        Decoder, Dtype, KvDtype, KvPool, ModelConfig, Segment, init_parameters, var_builder,
+    };
     use candle_core::Device;
     use scone_row::{EncodedRow, RowDtype};
 
@@ -149,6 +151,25 @@ mod tests {
             })
             .collect();
         model.step(pool, &segments).unwrap()
+    }
+
+    /// Half precision runs on the tensor path wherever it is.
+    #[test]
+    fn half_precision_is_near_single() {
+        let config = ModelConfig::Llama(LlamaConfig::new(11, 16, 2, 4, 20, 100));
+        let parameters = init_parameters(&config, 3).unwrap();
+        let single = Decoder::load(&config, var_builder(&parameters, &Device::Cpu)).unwrap();
+        let mut pool = single.new_pool(KvDtype::F32, 10).unwrap();
+        let expected = step(&single, 0, &mut pool, [0, 0]);
+        let largest = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        for (dtype, tolerance) in [(Dtype::F16, 0.005), (Dtype::Bf16, 0.03)] {
+            let half = single.clone().cast(dtype).unwrap();
+            let mut pool = half.new_pool(KvDtype::F16, 10).unwrap();
+            let got = step(&half, 0, &mut pool, [0, 0]);
+            for (a, b) in got.iter().zip(&expected) {
+                assert!((a - b).abs() < tolerance * largest, "{dtype}: {a} {b}");
+            }
+        }
     }
 
     /// What runs on other devices, run on the CPU.

@@ -32,12 +32,13 @@ pub struct ModelArgs {
     )]
     pub device: DeviceChoice,
 
-    /// Type of the numbers the model computes in: f32.
+    /// Type of the numbers the model computes in: f32, or on a GPU f16 or bf16.
     #[arg(long, env = "SCONE_DTYPE", value_name = "DTYPE", default_value = "f32")]
     pub dtype: Dtype,
 
     /// Type that the weights are held in: f32, bf16, int8 or int4. Narrower ones take less memory
-    /// and are faster; f32 is as the model was trained. On a GPU f32 only.
+    /// and are faster; f32 is as the model was trained. For a CPU; a GPU holds them
+    /// in --dtype.
     #[arg(
         long,
         env = "SCONE_WEIGHTS",

@@ -149,6 +149,13 @@ impl ModelArgs {
                 "--weights {weights} needs --device cpu; {device} takes f32"
             ));
         }
+        if self.dtype != Dtype::F32 && self.device == DeviceChoice::Cpu {
+            problems.add(format!(
+                "--dtype {} needs a GPU; on a CPU models compute in f32, and --weights says what \
+                 they read",
+                self.dtype
+            ));
+        }
         let embed = self.source(problems);
         self.numbers(problems);
         Some(ModelConfig {
@@ -357,11 +364,13 @@ mod tests {
         for (flag, value) in [
             ("--device", "tpu"),
             ("--device", "cuda:x"),
-            ("--dtype", "f16"),
+            ("--dtype", "f8"),
         ] {
             let error = parse(&[flag, value]).unwrap_err().to_string();
             assert!(error.contains(flag) && error.contains(value), "{error}");
         }
+        let error = check(&["--model=.", "--dtype=bf16"]).unwrap_err();
+        assert!(error.to_string().contains("--dtype bf16 needs a GPU"));
     }
 
     #[test]

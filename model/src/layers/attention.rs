@@ -6,6 +6,7 @@ use super::weights::Weights;
 use crate::config::{Family, Shape};
 use crate::error::Result;
 use crate::layout::Heads;
+use candle_core::DType;
 
 /// Attention with its input and output projections.
 #[derive(Clone, Debug)]
@@ -70,6 +71,33 @@ impl Attention {
             head_norms,
             output,
             heads,
+        })
+    }
+
+    /// The same half with its weights in another type.
+    pub(crate) fn cast(&self, dtype: DType) -> Result<Self> {
+        let head_norms = self.head_norms.as_ref().map(|norms| norms.cast(dtype));
+        Ok(Self {
+            input: match &self.input {
+                Input::Split { q, k, v } => Input::Split {
+                    q: q.cast(dtype)?,
+                    k: k.cast(dtype)?,
+                    v: v.cast(dtype)?,
+                },
+                Input::Joint(joint) => Input::Joint(joint.cast(dtype)?),
+            },
+            head_norms: head_norms.transpose()?,
+            output: self.output.cast(dtype)?,
+            heads: self.heads,
+        })
+    }
+}
+
+impl HeadNorms {
+    fn cast(&self, dtype: DType) -> Result<Self> {
+        Ok(Self {
+            q: self.q.cast(dtype)?,
+            k: self.k.cast(dtype)?,
         })
     }
 }

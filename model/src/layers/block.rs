@@ -6,6 +6,7 @@ use super::norm::Norm;
 use super::weights::Weights;
 use crate::config::{Family, Shape};
 use crate::error::Result;
+use candle_core::DType;
 
 /// `x + attention(norm(x))`, then `x + mlp(norm(x))`.
 #[derive(Clone, Debug)]
@@ -28,6 +29,16 @@ impl Block {
             attention: Attention::load(shape, &w.below(names[1]))?,
             mlp_norm: Norm::load(shape, &w.below(names[2]))?,
             mlp: Mlp::load(shape, &w.below("mlp"))?,
+        })
+    }
+
+    /// The same block with its weights in another type.
+    pub(crate) fn cast(&self, dtype: DType) -> Result<Self> {
+        Ok(Self {
+            attention_norm: self.attention_norm.cast(dtype)?,
+            attention: self.attention.cast(dtype)?,
+            mlp_norm: self.mlp_norm.cast(dtype)?,
+            mlp: self.mlp.cast(dtype)?,
         })
     }
 }

@@ -3,7 +3,7 @@
 use super::weights::Weights;
 use crate::error::Result;
 use crate::layout::WeightLayout;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 /// `y = x W (+ b)`.
 #[derive(Clone, Debug)]
@@ -37,6 +37,16 @@ impl Linear {
             weight: w.get(&[inputs, outputs], "weight")?,
             bias: Some(w.get(&[outputs], "bias")?),
             layout: WeightLayout::InOut,
+        })
+    }
+
+    /// The same layer in another type.
+    pub(crate) fn cast(&self, dtype: DType) -> Result<Self> {
+        let bias = self.bias.as_ref().map(|bias| bias.to_dtype(dtype));
+        Ok(Self {
+            weight: self.weight.to_dtype(dtype)?,
+            bias: bias.transpose()?,
+            layout: self.layout,
         })
     }
 }

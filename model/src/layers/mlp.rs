@@ -4,6 +4,7 @@ use super::linear::Linear;
 use super::weights::Weights;
 use crate::config::{Family, Shape};
 use crate::error::Result;
+use candle_core::DType;
 
 /// SwiGLU (llama) or GELU (gpt2).
 #[derive(Clone, Debug)]
@@ -31,6 +32,21 @@ impl Mlp {
             Family::Gpt2 => Self::Gelu {
                 fc: Linear::load_conv1d(d, f, &w.below("c_fc"))?,
                 proj: Linear::load_conv1d(f, d, &w.below("c_proj"))?,
+            },
+        })
+    }
+
+    /// The same half in another type.
+    pub(crate) fn cast(&self, dtype: DType) -> Result<Self> {
+        Ok(match self {
+            Self::Swiglu { gate, up, down } => Self::Swiglu {
+                gate: gate.cast(dtype)?,
+                up: up.cast(dtype)?,
+                down: down.cast(dtype)?,
+            },
+            Self::Gelu { fc, proj } => Self::Gelu {
+                fc: fc.cast(dtype)?,
+                proj: proj.cast(dtype)?,
             },
         })
     }

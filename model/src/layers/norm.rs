@@ -3,7 +3,7 @@
 use super::weights::Weights;
 use crate::config::{Family, Shape};
 use crate::error::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 /// RMSNorm (llama) or LayerNorm (gpt2) over the width.
 #[derive(Clone, Debug)]
@@ -39,6 +39,21 @@ impl Norm {
         Ok(Self::Rms {
             weight: w.get(&[shape.head_dim], "weight")?,
             eps: shape.norm_eps as f32,
+        })
+    }
+
+    /// The same norm in another type.
+    pub(crate) fn cast(&self, dtype: DType) -> Result<Self> {
+        Ok(match self {
+            Self::Rms { weight, eps } => Self::Rms {
+                weight: weight.to_dtype(dtype)?,
+                eps: *eps,
+            },
+            Self::Layer { weight, bias, eps } => Self::Layer {
+                weight: weight.to_dtype(dtype)?,
+                bias: bias.to_dtype(dtype)?,
+                eps: *eps,
+            },
         })
     }
 }

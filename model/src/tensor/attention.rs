@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::layout::Heads;
 use crate::positions::Positions;
 use crate::prefix_tree::PrefixTree;
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 /// Rotary angles of the rows of a call: cosines and sines, `(N, 1, Dh/2)`.
 pub(crate) struct Rotary {
@@ -30,6 +30,24 @@ impl Rotary {
             cos: angles.cos()?,
             sin: angles.sin()?,
         })
+    }
+
+    /// The same in another type, so that it is not converted again and again.
+    pub(crate) fn in_type(&self, dtype: DType) -> Result<Self> {
+        Ok(Self {
+            cos: self.cos.to_dtype(dtype)?,
+            sin: self.sin.to_dtype(dtype)?,
+        })
+    }
+
+    /// Turns the heads of rows `(N, h·Dh)` in one operation, without gradients; in the type of the
+    /// rows.
+    pub(crate) fn turn_to_serve(&self, x: &Tensor, heads: &Heads) -> Result<Tensor> {
+        let split = x
+            .contiguous()?
+            .reshape((x.dim(0)?, (), 1, heads.head_dim))?;
+        let turned = candle_nn::rotary_emb::rope(&split, &self.cos, &self.sin)?;
+        Ok(turned.reshape(x.dims())?)
     }
 
     /// Turns the heads of rows `(N, h·Dh)`.

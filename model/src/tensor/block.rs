@@ -1,6 +1,6 @@
 //! One block's forward pass, and all blocks one after the other.
 
-use super::ops::{linear, mlp, norm};
+use super::ops::{self, linear, mlp};
 use crate::error::Result;
 use crate::layers::{Attention, AttentionInput, Block, Norm};
 use crate::layout::Heads;
@@ -11,6 +11,11 @@ pub(crate) trait Attend {
     /// Queries `(N, H·Dh)`, keys and values `(N, Hkv·Dh)` of one layer, without rotary positions:
     /// the mixed values `(N, H·Dh)`.
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor>;
+
+    /// The norm over the last axis.
+    fn norm(&self, norm: &Norm, x: &Tensor) -> Result<Tensor> {
+        ops::norm(norm, x)
+    }
 }
 
 /// `(N, D)` through all blocks.
@@ -24,24 +29,24 @@ pub(crate) fn blocks(blocks: &[Block], x: &Tensor, attend: &mut impl Attend) -> 
 
 /// `x + attention(norm(x))`, then `x + mlp(norm(x))`.
 fn block(block: &Block, layer: usize, x: &Tensor, attend: &mut impl Attend) -> Result<Tensor> {
-    let (mut q, mut k, v) = project(&block.attention, &norm(&block.attention_norm, x)?)?;
+    let (mut q, mut k, v) = project(&block.attention, &attend.norm(&block.attention_norm, x)?)?;
     if let Some(norms) = &block.attention.head_norms {
         let heads = &block.attention.heads;
         (q, k) = (
-            norm_heads(&norms.q, &q, heads)?,
-            norm_heads(&norms.k, &k, heads)?,
+            norm_heads(&norms.q, &q, heads, attend)?,
+            norm_heads(&norms.k, &k, heads, attend)?,
         );
     }
     let mixed = attend.attend(layer, &q, &k, &v)?;
     let x = (x + linear(&block.attention.output, &mixed)?)?;
-    let y = mlp(&block.mlp, &norm(&block.mlp_norm, &x)?)?;
+    let y = mlp(&block.mlp, &attend.norm(&block.mlp_norm, &x)?)?;
     Ok((x + y)?)
 }
 
 /// The norm of each head of rows `(N, h·Dh)`.
-fn norm_heads(weights: &Norm, x: &Tensor, heads: &Heads) -> Result<Tensor> {
+fn norm_heads(weights: &Norm, x: &Tensor, heads: &Heads, attend: &impl Attend) -> Result<Tensor> {
     let split = x.reshape((x.dim(0)?, (), heads.head_dim))?;
-    Ok(norm(weights, &split)?.reshape(x.dims())?)
+    Ok(attend.norm(weights, &split)?.reshape(x.dims())?)
 }
 
 /// Queries `(N, H·Dh)`, keys and values `(N, Hkv·Dh)`.

@@ -4,7 +4,7 @@ use super::pool::{Pool, slot};
 use crate::error::Result;
 use crate::kv_blocks::Part;
 use crate::layout::Heads;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 /// B sequences of T new positions each, padded to S positions in all.
 pub(crate) struct Group {
@@ -91,8 +91,13 @@ impl Group {
                 .broadcast_add(mask)?
                 .reshape((b, kv, group * t, s))?;
         }
-        // Serving needs no gradient, so candle's fused softmax will do.
-        let weights = candle_nn::ops::softmax_last_dim(&scores)?;
+        // Serving needs no gradient, so candle's fused softmax will do; the sum is taken in f32.
+        let dtype = scores.dtype();
+        let exact = match dtype {
+            DType::F16 | DType::BF16 => scores.to_dtype(DType::F32)?,
+            _ => scores,
+        };
+        let weights = candle_nn::ops::softmax_last_dim(&exact)?.to_dtype(dtype)?;
         let mixed = weights.matmul(&values)?;
         Ok(mixed
             .reshape((b, kv, group, t, dim))?

@@ -13,6 +13,6 @@ mod step;
 
 pub(crate) use attention::Whole;
 pub(crate) use block::blocks;
-pub(crate) use ops::{linear, linear_cross_entropy, norm, select_rows, token_losses};
+pub(crate) use ops::{linear, linear_cross_entropy, norm, select_rows, serve_norm, token_losses};
 pub(crate) use pool::Pool;
 pub(crate) use step::step;

@@ -25,6 +25,15 @@ pub(crate) fn norm(norm: &Norm, x: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// The norm over the last axis in one operation, without gradients.
+pub(crate) fn serve_norm(norm: &Norm, x: &Tensor) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    Ok(match norm {
+        Norm::Rms { weight, eps } => candle_nn::ops::rms_norm(&x, weight, *eps)?,
+        Norm::Layer { weight, bias, eps } => candle_nn::ops::layer_norm(&x, weight, bias, *eps)?,
+    })
+}
+
 /// `x / sqrt(mean(x²) + eps) · weight` over the last axis.
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;

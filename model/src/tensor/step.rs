@@ -7,10 +7,11 @@
 use super::attention::Rotary;
 use super::block::{Attend, blocks};
 use super::group::Group;
+use super::ops::serve_norm;
 use super::pool::{Pool, slot};
 use crate::error::Result;
 use crate::kv_blocks::Part;
-use crate::layers::Block;
+use crate::layers::{Block, Norm};
 use crate::layout::Heads;
 use candle_core::Tensor;
 
@@ -29,7 +30,10 @@ pub(crate) fn step(
         parts.iter().flat_map(of).collect::<Vec<_>>().into_iter()
     };
     let rotary = match frequencies {
-        Some(frequencies) => Some(Rotary::new(positions(), frequencies, x.device())?),
+        Some(frequencies) => {
+            let rotary = Rotary::new(positions(), frequencies, x.device())?;
+            Some(rotary.in_type(x.dtype())?)
+        }
         None => None,
     };
     let new: Vec<u32> = parts
@@ -60,10 +64,17 @@ struct Sequences<'a> {
 }
 
 impl Attend for Sequences<'_> {
+    fn norm(&self, norm: &Norm, x: &Tensor) -> Result<Tensor> {
+        serve_norm(norm, x)
+    }
+
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let heads = &self.heads;
         let (q, k) = match &self.rotary {
-            Some(rotary) => (rotary.turn(q, heads)?, rotary.turn(k, heads)?),
+            Some(rotary) => (
+                rotary.turn_to_serve(q, heads)?,
+                rotary.turn_to_serve(k, heads)?,
+            ),
             None => (q.clone(), k.clone()),
         };
         self.pool.write(layer, &self.new, &k, v)?;

@@ -191,6 +191,7 @@ fn device_and_element_type_are_words_that_are_checked() {
         "{yaml}"
     );
     assert_eq!(TrainConfig::parse(&yaml, &[]).unwrap(), config);
+    assert!(error(&["dtype=bf16"]).contains("training computes in f32"));
     let text = error(&["device=abacus", "dtype=int3"]);
     assert!(
         text.contains("key `device`") && text.contains("abacus"),

@@ -1,6 +1,8 @@
 //! Checks of a training config. Each adds what it finds to a list, so that all mistakes are told at
 //! once; what only follows from another mistake is left out.
 
+use scone_model::Dtype;
+
 use super::schema::{
     DataConfig, Family, FgramModelShape, ModelShape, OptimizerConfig, TrainConfig, TrainingConfig,
 };
@@ -146,6 +148,9 @@ pub(super) fn optimizer(optimizer: &OptimizerConfig, found: &mut Mistakes) {
 
 /// What one section demands of another.
 pub(super) fn together(config: &TrainConfig, found: &mut Mistakes) {
+    found.unless(config.dtype == Dtype::F32, || {
+        format!("dtype is {}; training computes in f32", config.dtype)
+    });
     let (heads, width) = (config.fgram_heads(), config.model.hidden_size);
     // Without a number of its own A has the main model's heads, which are checked there.
     let own = config.fgram_model.num_attention_heads.is_some();
