@@ -19,24 +19,24 @@ WEIGHTS=${WEIGHTS:-f32 bf16 int8 int4}
 TYPES=${TYPES:-F32 F16 Q8_0 Q4_0}
 subjects=${*:-decoder-service llama.cpp pytorch}
 
-# load KIND PORT MODEL CASE SUBJECT PROMPT ROOM: measures the server that was started last.
+# load KIND PORT MODEL CASE SUBJECT PROMPT ROOM [TOKENS]: measures the server that was started last.
 load() {
     "$PYTHON" benchmarks/serving/load.py "$1" "127.0.0.1:$2" --model "$3" --text "$TEXT" --bench engine \
-        --case "$4" --subject "$5" --prompt "$6" --room "$7" --pid "$server" --seed "$round" | tee -a "$raw" ||
+        --case "$4" --subject "$5" --prompt "$6" --room "$7" --pid "$server" --seed "$round" --tokens "${8:-96,64,32}" | tee -a "$raw" >&2 ||
         note "$5, $4: $(tail -n 3 "$server_log")"
     stop "$server"
 }
 
-# ours MODEL CASE PROMPT ROOM
+# ours MODEL CASE PROMPT ROOM [TOKENS]
 ours() {
     local weights bytes
     for weights in $WEIGHTS; do
         port=$((port + 1))
         serve "ours-$weights" "$bin/decoder-service" serve --model "$1" --weights "$weights" \
             --listen "127.0.0.1:$port" --threads "$THREADS" --max-batch 40 --max-queue 64 --kv-memory 512MiB
-        load decoder-service "$port" "$1" "$2" "decoder-service $weights" "$3" "$4"
+        load decoder-service "$port" "$1" "$2" "decoder-service $weights" "$3" "$4" "${5:-}"
         bytes=$(sed -E 's/\x1b\[[0-9;]*m//g' "$server_log" | grep -oE 'weight_bytes"?[=:](Some\()?[0-9]+' | grep -oE '[0-9]+$')
-        [ -z "$bytes" ] || [ -z "$memory" ] || "$PYTHON" - "$2" "$weights" "$bytes" "$memory" <<'P' | tee -a "$raw"
+        [ -z "$bytes" ] || [ -z "$memory" ] || "$PYTHON" - "$2" "$weights" "$bytes" "$memory" <<'P' | tee -a "$raw" >&2
 import json, sys
 case, weights, size, memory = sys.argv[1:]
 for metric, value, unit in [
@@ -73,14 +73,14 @@ memory=
 if [ -e "$bin/examples/matmul_speed" ]; then
     line=$(RAYON_NUM_THREADS=$THREADS "$bin/examples/matmul_speed" none 1 | head -n 1)
     memory=$(grep -oE '"value":[0-9.]+' <<<"$line" | cut -d: -f2)
-    echo "{\"bench\":\"engine\",\"case\":\"plain read\",\"subject\":\"memory\",\"metric\":\"bandwidth\",\"value\":$memory,\"unit\":\"GB/s\"}" | tee -a "$raw"
+    echo "{\"bench\":\"engine\",\"case\":\"plain read\",\"subject\":\"memory\",\"metric\":\"bandwidth\",\"value\":$memory,\"unit\":\"GB/s\"}" | tee -a "$raw" >&2
 fi
 for round in $(seq "$ROUNDS"); do
     machine "round $round, start"
     for subject in $subjects; do
         case $subject in
             decoder-service)
-                ours models/demo models/demo 200 0
+                ours models/demo models/demo 200 0 230,230,230
                 [ -z "${MODEL:-}" ] || ours "$MODEL" SmolLM2-135M 1024 1000
                 ;;
             llama.cpp)
@@ -89,7 +89,7 @@ for round in $(seq "$ROUNDS"); do
             pytorch)
                 [ -z "${MODEL:-}" ] || for dtype in f32 bf16; do
                     "$TORCH_PYTHON" benchmarks/engine/torch_peer.py "$MODEL" "$dtype" "$THREADS" \
-                        --case SmolLM2-135M | tee -a "$raw"
+                        --case SmolLM2-135M | tee -a "$raw" >&2
                 done
                 ;;
             *) fail "no subject $subject" ;;

@@ -22,8 +22,6 @@ from targets import KINDS
 from tokenizers import Tokenizer
 
 SHORT = 16
-# Tokens that each stream decodes.
-TOKENS = {1: 96, 8: 64, 32: 32}
 BESIDE = 8
 
 
@@ -59,10 +57,10 @@ class Load:
         """When each token came."""
         return [at for at, data in pieces for _ in self.target.tokens(data)]
 
-    async def decode(self, streams: int) -> None:
+    async def decode(self, streams: int, tokens: int) -> None:
         prompts = [self.prompt(SHORT) for _ in range(streams)]
         start = time.perf_counter()
-        answers = await asyncio.gather(*(self.pieces(prompt, TOKENS[streams]) for prompt in prompts))
+        answers = await asyncio.gather(*(self.pieces(prompt, tokens) for prompt in prompts))
         times = [self.times_of(pieces) for pieces in answers]
         first, last = max(one[0] for one in times), min(one[-1] for one in times)
         if first >= last:
@@ -132,8 +130,8 @@ class Load:
         if args.pid:
             self.report("loaded", "resident memory", memory_mib(args.pid, "VmRSS"), "MiB")
         await asyncio.gather(*(self.pieces(self.prompt(SHORT), 4) for _ in range(2)))
-        for streams in args.streams:
-            await self.decode(streams)
+        for streams, tokens in zip(args.streams, args.tokens, strict=True):
+            await self.decode(streams, tokens)
         if args.prompt:
             for _ in range(2):
                 await self.prefill()
@@ -145,6 +143,11 @@ class Load:
         await self.target.close()
 
 
+async def run(args) -> None:
+    # Inside, as its channels belong to the loop that runs when they are made.
+    await Load(args).run()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("kind", choices=KINDS)
@@ -152,13 +155,15 @@ def main() -> None:
     for name in ("model", "text", "bench", "case", "subject"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--streams", type=lambda s: [int(n) for n in s.split(",")], default=[1, 8, 32])
+    tokens = "tokens that each stream decodes, one number for each of --streams"
+    parser.add_argument("--tokens", type=lambda s: [int(n) for n in s.split(",")], default=[96, 64, 32], help=tokens)
     parser.add_argument("--prompt", type=int, default=1024, help="tokens of the long prompt, 0 for none")
     parser.add_argument("--room", type=int, default=1000, help="tokens of streams beside it, 0 for none")
     parser.add_argument("--pid", type=int, help="process whose memory is read")
     parser.add_argument("--lookups", action="store_true", help="report what look-ups took")
     parser.add_argument("--ready", type=float, default=120, help="seconds that loading may take")
     parser.add_argument("--seed", type=int, default=1)
-    asyncio.run(Load(parser.parse_args()).run())
+    asyncio.run(run(parser.parse_args()))
 
 
 if __name__ == "__main__":

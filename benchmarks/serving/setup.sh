@@ -15,7 +15,7 @@ mkdir -p "$work/logs" "$out"
 raw=$out/$bench-rounds.jsonl
 port=${PORT:-7800}
 servers=()
-export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+export SCONE_CACHE_DIR=$work/cache PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
 note() { echo "$bench: $*" >&2; }
 
@@ -65,7 +65,7 @@ need_model() {
 
 # The processor and how busy the machine is, as one line of results.
 machine() {
-    "$PYTHON" benchmarks/serving/machine.py "$bench, $1" | tee -a "$raw"
+    "$PYTHON" benchmarks/serving/machine.py "$bench, $1" | tee -a "$raw" >&2
 }
 
 # serve LOG PROGRAM ARGUMENT..: a program in the background; its process id goes to $server.

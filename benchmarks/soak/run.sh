@@ -29,7 +29,7 @@ serve soak "$bin/decoder-service" serve --model "$MODEL" --weights "$WEIGHTS" --
     --client-timeout 5s --drain-timeout 5s
 "$PYTHON" benchmarks/soak/soak.py "127.0.0.1:$port" "127.0.0.1:$((port + 1))" --model "$MODEL" --text "$TEXT" \
     --minutes "$minutes" --clients 64 --longest "$longest" --pid "$server" \
-    --case "$case, $WEIGHTS, --kv-memory $kv, $minutes minutes" | tee -a "$raw"
+    --case "$case, $WEIGHTS, --kv-memory $kv, $minutes minutes" | tee -a "$raw" >&2
 code=${PIPESTATUS[0]}
 kill "$server"
 wait "$server"

@@ -186,6 +186,11 @@ class Soak:
             self.report("growth of resident memory, second half", slope * 60, "MiB/min")
 
 
+async def run(args) -> int:
+    # Inside, as its channels belong to the loop that runs when they are made.
+    return await Soak(args).run()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("address")
@@ -197,7 +202,7 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=150)
     parser.add_argument("--pid", type=int, required=True)
     parser.add_argument("--seed", type=int, default=1)
-    sys.exit(asyncio.run(Soak(parser.parse_args()).run()))
+    sys.exit(asyncio.run(run(parser.parse_args())))
 
 
 if __name__ == "__main__":

@@ -72,10 +72,10 @@ measure() {
             # shellcheck disable=SC2086 # an absent flag
             "$PYTHON" benchmarks/serving/load.py decoder-service "${subject##*=}" --model "$model" --text "$TEXT" \
                 --bench tier-cost --case "$case" --subject "${subject%=*}" --streams "$STREAMS" --prompt 200 --room 0 \
-                --seed "$round" $lookups | tee -a "$raw" || note "failed: $subject"
+                --seed "$round" $lookups | tee -a "$raw" >&2 || note "failed: $subject"
         done
     done
-    "$PYTHON" benchmarks/tier-cost/tokens.py "$model" "$TEXT" "$case" "${subjects[@]}" | tee -a "$raw"
+    "$PYTHON" benchmarks/tier-cost/tokens.py "$model" "$TEXT" "$case" "${subjects[@]}" | tee -a "$raw" >&2
 }
 
 prepare
