@@ -11,18 +11,20 @@
 # TORCH_PYTHON    Python with torch and transformers; without it a venv is made, by pip's settings
 # LLAMA_PYTHON    Python with xllamacpp and gguf; without it a venv is made
 # THREADS         threads that compute, the same for all; default 2
+# LIMIT           seconds that one variant may take; what it measured until then counts; default 180
 # More in ../serving/setup.sh.
 . "$(dirname "$0")/../serving/setup.sh"
 ROUNDS=${ROUNDS:-2}
 THREADS=${THREADS:-2}
+LIMIT=${LIMIT:-180}
 WEIGHTS=${WEIGHTS:-f32 bf16 int8 int4}
 TYPES=${TYPES:-F32 F16 Q8_0 Q4_0}
 subjects=${*:-decoder-service llama.cpp pytorch}
 
 # load KIND PORT MODEL CASE SUBJECT PROMPT ROOM [TOKENS]: measures the server that was started last.
 load() {
-    "$PYTHON" benchmarks/serving/load.py "$1" "127.0.0.1:$2" --model "$3" --text "$TEXT" --bench engine \
-        --case "$4" --subject "$5" --prompt "$6" --room "$7" --pid "$server" --seed "$round" --tokens "${8:-96,64,32}" | tee -a "$raw" >&2 ||
+    timeout "$LIMIT" "$PYTHON" benchmarks/serving/load.py "$1" "127.0.0.1:$2" --model "$3" --text "$TEXT" --bench engine \
+        --case "$4" --subject "$5" --prompt "$6" --room "$7" --pid "$server" --seed "$round" --tokens "${8:-96,64,64}" | tee -a "$raw" >&2 ||
         note "$5, $4: $(tail -n 3 "$server_log")"
     stop "$server"
 }
@@ -88,7 +90,7 @@ for round in $(seq "$ROUNDS"); do
                 ;;
             pytorch)
                 [ -z "${MODEL:-}" ] || for dtype in f32 bf16; do
-                    "$TORCH_PYTHON" benchmarks/engine/torch_peer.py "$MODEL" "$dtype" "$THREADS" \
+                    timeout "$LIMIT" "$TORCH_PYTHON" benchmarks/engine/torch_peer.py "$MODEL" "$dtype" "$THREADS" \
                         --case SmolLM2-135M | tee -a "$raw" >&2
                 done
                 ;;

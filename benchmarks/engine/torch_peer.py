@@ -12,6 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 SHORT = 16
+# Steps whose time is taken together, as in load.py.
+RUN = 8
 TOKENS = {1: 48, 8: 32, 32: 16}
 
 
@@ -37,22 +39,27 @@ class Peer:
         length = self.args.prompt
         for _ in range(2):
             ids = self.ids(1, length)
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             self.forward(ids, DynamicCache())
-            took = time.perf_counter() - start
+            took, cpu = time.perf_counter() - start, time.process_time() - cpu
+            self.report(f"prompt of {length}", "processor time a token", cpu / length * 1e3, "ms")
             self.report(f"prompt of {length}", "prefill", length / took, "tokens/s")
             self.report(f"prompt of {length}", "first token", took * 1e3, "ms")
 
     def decode(self, streams: int) -> None:
-        cache = DynamicCache()
+        cache, cpu = DynamicCache(), time.process_time()
         ids = self.forward(self.ids(streams, SHORT), cache)
         ids = self.forward(ids, cache)
-        start = time.perf_counter()
+        times = [time.perf_counter()]
         for _ in range(TOKENS[streams]):
             ids = self.forward(ids, cache)
-        took = time.perf_counter() - start
+            times.append(time.perf_counter())
         case = f"{streams} stream{'s' if streams > 1 else ''}"
-        self.report(case, "decode", streams * TOKENS[streams] / took, "tokens/s")
+        self.report(case, "decode", streams * TOKENS[streams] / (times[-1] - times[0]), "tokens/s")
+        cpu, count = time.process_time() - cpu, streams * (SHORT + TOKENS[streams])
+        self.report(case, "processor time a token, prompts included", cpu / count * 1e3, "ms")
+        runs = sorted((later - at) / RUN for at, later in zip(times, times[RUN:]))
+        self.report(case, "decode, quickest tenth", streams / runs[len(runs) // 10], "tokens/s")
 
 
 def main() -> None:
@@ -66,10 +73,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with torch.inference_mode():
         peer = Peer(args)
-        for streams in TOKENS:
-            peer.decode(streams)
         if args.prompt:
             peer.prefill()
+        for streams in TOKENS:
+            peer.decode(streams)
     with open("/proc/self/status", encoding="ascii") as file:
         peak = next(line for line in file if line.startswith("VmHWM"))
     peer.report("after the load", "peak memory", int(peak.split()[1]) / 1024, "MiB")

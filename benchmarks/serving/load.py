@@ -4,8 +4,11 @@
 usage: load.py KIND ADDRESS --model DIR --text FILE --bench B --case C --subject S [...]
 
 decode    short prompts at once; tokens a second while all streams decode, from the last stream's
-          first token to the first stream's last; time to first token
+          first token to the first stream's last, and by the quickest tenth of all runs of eight
+          steps, as other work on the machine spoils some; time to first token
 prefill   one prompt alone: its tokens by the time to its first token
+          With --pid also the processor's time a token, of all threads: what a busy machine
+          spoils least.
 beside    streams that decode, and a long prompt that comes to them: gaps between tokens of one
           stream before and meanwhile
 """
@@ -13,6 +16,7 @@ beside    streams that decode, and a long prompt that comes to them: gaps betwee
 import argparse
 import asyncio
 import json
+import os
 import random
 import statistics
 import sys
@@ -23,12 +27,27 @@ from tokenizers import Tokenizer
 
 SHORT = 16
 BESIDE = 8
+# Steps whose time is taken together.
+RUN = 8
 
 
 def memory_mib(pid: int, field: str) -> float:
     with open(f"/proc/{pid}/status", encoding="ascii") as file:
         line = next(line for line in file if line.startswith(field))
     return int(line.split()[1]) / 1024
+
+
+def quickest(times: list[list[float]]) -> float:
+    """Seconds a step, by the quickest tenth of all runs of eight steps."""
+    runs = [(later - at) / RUN for one in times for at, later in zip(one, one[RUN:])]
+    return sorted(runs)[len(runs) // 10]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Time that all threads of a process have computed."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Load:
@@ -50,6 +69,9 @@ class Load:
         line = {"bench": self.args.bench, "case": f"{self.args.case}, {case}", "subject": self.args.subject}
         print(json.dumps(line | {"metric": metric, "value": round(value, 3), "unit": unit}), flush=True)
 
+    def cpu(self) -> float:
+        return cpu_seconds(self.args.pid) if self.args.pid else 0.0
+
     async def pieces(self, prompt: list[int], tokens: int) -> list[tuple[float, bytes]]:
         return [piece async for piece in self.target.stream(prompt, tokens)]
 
@@ -60,15 +82,23 @@ class Load:
     async def decode(self, streams: int, tokens: int) -> None:
         prompts = [self.prompt(SHORT) for _ in range(streams)]
         start = time.perf_counter()
+        cpu = self.cpu()
         answers = await asyncio.gather(*(self.pieces(prompt, tokens) for prompt in prompts))
+        cpu = self.cpu() - cpu
         times = [self.times_of(pieces) for pieces in answers]
         first, last = max(one[0] for one in times), min(one[-1] for one in times)
         if first >= last:
             print(f"decode, {streams} streams: never all at once", file=sys.stderr)
             return
-        counted = sum(first < at <= last for one in times for at in one)
         case = f"{streams} stream{'s' if streams > 1 else ''}"
+        if self.args.pid:
+            count = streams * (SHORT + tokens)
+            self.report(case, "processor time a token, prompts included", cpu / count * 1e3, "ms")
+        counted = sum(first < at <= last for one in times for at in one)
         self.report(case, "decode", counted / (last - first), "tokens/s")
+        together = [[at for at in one if first <= at <= last] for one in times]
+        if min(len(one) for one in together) > RUN:
+            self.report(case, "decode, quickest tenth", streams / quickest(together), "tokens/s")
         waits = [one[0] - start for one in times]
         self.report(case, f"first token, prompts of {SHORT}, median", statistics.median(waits) * 1e3, "ms")
         if self.args.lookups:
@@ -82,11 +112,13 @@ class Load:
 
     async def prefill(self) -> None:
         length = self.args.prompt
-        start = time.perf_counter()
-        times = self.times_of(await self.pieces(self.prompt(length), 1))
-        took = times[0] - start
+        prompt, cpu, start = self.prompt(length), self.cpu(), time.perf_counter()
+        times = self.times_of(await self.pieces(prompt, 1))
+        took, cpu = times[0] - start, self.cpu() - cpu
         self.report(f"prompt of {length}", "prefill", length / took, "tokens/s")
         self.report(f"prompt of {length}", "first token", took * 1e3, "ms")
+        if self.args.pid:
+            self.report(f"prompt of {length}", "processor time a token", cpu / length * 1e3, "ms")
 
     async def beside(self) -> None:
         """Gaps of eight streams without and with a long prompt beside them."""
@@ -130,11 +162,11 @@ class Load:
         if args.pid:
             self.report("loaded", "resident memory", memory_mib(args.pid, "VmRSS"), "MiB")
         await asyncio.gather(*(self.pieces(self.prompt(SHORT), 4) for _ in range(2)))
-        for streams, tokens in zip(args.streams, args.tokens, strict=True):
-            await self.decode(streams, tokens)
         if args.prompt:
             for _ in range(2):
                 await self.prefill()
+        for streams, tokens in zip(args.streams, args.tokens, strict=True):
+            await self.decode(streams, tokens)
         if args.room:
             await self.beside()
         if args.pid:
@@ -156,7 +188,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--streams", type=lambda s: [int(n) for n in s.split(",")], default=[1, 8, 32])
     tokens = "tokens that each stream decodes, one number for each of --streams"
-    parser.add_argument("--tokens", type=lambda s: [int(n) for n in s.split(",")], default=[96, 64, 32], help=tokens)
+    parser.add_argument("--tokens", type=lambda s: [int(n) for n in s.split(",")], default=[96, 64, 64], help=tokens)
     parser.add_argument("--prompt", type=int, default=1024, help="tokens of the long prompt, 0 for none")
     parser.add_argument("--room", type=int, default=1000, help="tokens of streams beside it, 0 for none")
     parser.add_argument("--pid", type=int, help="process whose memory is read")
