@@ -11,25 +11,25 @@
 #
 # MODEL      SmolLM2-135M in Hugging Face layout; without it models/demo alone is measured
 # CORPUS     text to mine f-grams from; default: the text of the prompts, see TEXT in ../serving/setup.sh
-# FGRAMS     f-grams at most; default 100000
+# FGRAMS     f-grams at most; default 20000
 # WEIGHTS    type of weights of the decoder; default bf16
 # THREADS    threads that compute; default 2
 . "$(dirname "$0")/../serving/setup.sh"
 ROUNDS=${ROUNDS:-5}
 THREADS=${THREADS:-2}
 WEIGHTS=${WEIGHTS:-bf16}
-FGRAMS=${FGRAMS:-100000}
+FGRAMS=${FGRAMS:-20000}
 STREAMS=${STREAMS:-1,8,32}
 
 # tables MODEL DIR: the whole table and two shards, rows in f32 so that nothing is rounded.
 tables() {
     local model=$1 dir=$2 part
     mkdir -p "$dir"
-    [ -e "$dir/whole/manifest.json" ] ||
-        "$bin/trainer" --log warn precompute --model "$model" --out "$dir/whole" --dtype f32 >&2 || return
+    [ -e "$dir/whole/table.json" ] ||
+        "$bin/trainer" --log warn precompute --model "$model" --out "$dir/whole" --store mapped --dtype f32 >&2 || return
     for part in 0 1; do
-        [ -e "$dir/$part/manifest.json" ] ||
-            "$bin/trainer" --log warn precompute --model "$model" --out "$dir/$part" --dtype f32 --shard "$part/2" >&2 ||
+        [ -e "$dir/$part/table.json" ] ||
+            "$bin/trainer" --log warn precompute --model "$model" --out "$dir/$part" --store mapped --dtype f32 --shard "$part/2" >&2 ||
             return
     done
 }
