@@ -34,6 +34,7 @@ ours() {
     local weights bytes
     for weights in $WEIGHTS; do
         port=$((port + 1))
+        quiet
         serve "ours-$weights" "$bin/decoder-service" serve --model "$1" --weights "$weights" \
             --listen "127.0.0.1:$port" --threads "$THREADS" --max-batch 40 --max-queue 64 --kv-memory 512MiB
         load decoder-service "$port" "$1" "$2" "decoder-service $weights" "$3" "$4" "${5:-}"
@@ -58,6 +59,7 @@ theirs() {
             "$LLAMA_PYTHON" benchmarks/engine/convert_gguf.py "$GGUF" "$work/$type.gguf" "$type" || continue
         fi
         port=$((port + 1))
+        quiet
         serve "llama-$type" "$LLAMA_PYTHON" benchmarks/engine/llama_server.py "$work/$type.gguf" "$port" \
             "$THREADS" 33
         load llama.cpp "$port" "$MODEL" SmolLM2-135M "llama.cpp $type" 1024 1000
@@ -90,6 +92,7 @@ for round in $(seq "$ROUNDS"); do
                 ;;
             pytorch)
                 [ -z "${MODEL:-}" ] || for dtype in f32 bf16; do
+                    quiet
                     timeout "$LIMIT" "$TORCH_PYTHON" benchmarks/engine/torch_peer.py "$MODEL" "$dtype" "$THREADS" \
                         --case SmolLM2-135M | tee -a "$raw" >&2
                 done

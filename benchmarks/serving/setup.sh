@@ -4,6 +4,7 @@
 # PYTHON     Python with grpcio, grpcio-tools and tokenizers; without it a venv is made
 # WORK       folder for venvs, generated stubs, models and logs of servers
 # OUT        folder for results
+# QUIET_WAIT seconds to wait at most, before each measurement, for a machine that is nearly idle; default 0
 # TEXT       text file that prompts are cut from; default: the documents of this repository
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -66,6 +67,18 @@ need_model() {
 # The processor and how busy the machine is, as one line of results.
 machine() {
     "$PYTHON" benchmarks/serving/machine.py "$bench, $1" | tee -a "$raw" >&2
+}
+
+# Waits for the rest of the machine to be quiet, if it was asked for.
+quiet() {
+    local until=$((SECONDS + ${QUIET_WAIT:-0})) before after
+    while [ $SECONDS -lt $until ]; do
+        before=$(awk '/^cpu / {print $5 + $6}' /proc/stat)
+        sleep 1
+        after=$(awk '/^cpu / {print $5 + $6}' /proc/stat)
+        # Nine tenths of the processors' time of a second, in ticks.
+        [ $(((after - before) * 10)) -lt $(($(nproc) * $(getconf CLK_TCK) * 9)) ] || return 0
+    done
 }
 
 # serve LOG PROGRAM ARGUMENT..: a program in the background; its process id goes to $server.

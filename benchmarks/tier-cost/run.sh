@@ -67,6 +67,7 @@ measure() {
     local case=$1 model=$2 subject lookups
     for round in $(seq "$ROUNDS"); do
         for subject in "${subjects[@]}"; do
+            quiet
             lookups=--lookups
             [ "${subject%=*}" != plain ] || lookups=
             # shellcheck disable=SC2086 # an absent flag
