@@ -29,6 +29,8 @@ pub(crate) struct Scratch {
     scores: Vec<[f32; LANES]>,
     /// `[query][Dh]`: of the chunk.
     mixed: Vec<f32>,
+    /// Largest score and sum of each query, of the chunk.
+    sums: Vec<(f32, f32)>,
     /// Largest score and sum of each query, of all chunks so far.
     running: Vec<(f32, f32)>,
 }
@@ -65,13 +67,14 @@ pub(crate) fn attend(
             score(&queries[from * dim..], keys, dim, i - first, scores);
         }
         scratch.mixed[from * dim..].fill(0.0);
-        let sums: Vec<(f32, f32)> = (from..positions.len())
-            .map(|q| {
-                let seen = (positions[q] / LANES + 1).min(chunk.end) - first;
-                let scores = &mut scratch.scores[q * CHUNK_BLOCKS..][..seen];
-                softmax(scores, positions[q] + 1 - first * LANES)
-            })
-            .collect();
+        // No iterator's closure: it would be compiled for the baseline.
+        scratch.sums.clear();
+        for q in from..positions.len() {
+            let seen = (positions[q] / LANES + 1).min(chunk.end) - first;
+            let scores = &mut scratch.scores[q * CHUNK_BLOCKS..][..seen];
+            let of_chunk = softmax(scores, positions[q] + 1 - first * LANES);
+            scratch.sums.push(of_chunk);
+        }
         for i in chunk {
             let from = positions.partition_point(|p| p / LANES < i);
             let values = blocks.values(i, &mut scratch.block);
@@ -84,11 +87,11 @@ pub(crate) fn attend(
                 &mut scratch.mixed[from * dim..],
             );
         }
-        for (q, of_chunk) in (from..positions.len()).zip(sums) {
+        for q in from..positions.len() {
             let mixed = &scratch.mixed[q * dim..(q + 1) * dim];
             join(
                 &mut scratch.running[q],
-                of_chunk,
+                scratch.sums[q - from],
                 mixed,
                 &mut out[q * dim..(q + 1) * dim],
             );
@@ -155,7 +158,10 @@ fn mix(scores: &[[f32; LANES]], block: usize, values: &[f32], dim: usize, out: &
     let mut outs = out.chunks_exact_mut(dim * TOGETHER);
     let mut scores = scores.chunks_exact(CHUNK_BLOCKS * TOGETHER);
     for (out, scores) in outs.by_ref().zip(scores.by_ref()) {
-        let weights = std::array::from_fn(|r| scores[r * CHUNK_BLOCKS + block]);
+        let mut weights = [[0.0; LANES]; TOGETHER];
+        for (r, weights) in weights.iter_mut().enumerate() {
+            *weights = scores[r * CHUNK_BLOCKS + block];
+        }
         add_values::<TOGETHER>(weights, values, dim, out);
     }
     let rest = scores.remainder().chunks_exact(CHUNK_BLOCKS);
@@ -174,8 +180,10 @@ fn add_values<const R: usize>(
 ) {
     let whole = dim / LANES * LANES;
     for start in (0..whole).step_by(LANES) {
-        let mut sums: [[f32; LANES]; R] =
-            std::array::from_fn(|r| std::array::from_fn(|lane| out[r * dim + start + lane]));
+        let mut sums = [[0.0f32; LANES]; R];
+        for (r, sums) in sums.iter_mut().enumerate() {
+            sums.copy_from_slice(&out[r * dim + start..][..LANES]);
+        }
         for position in 0..LANES {
             let values = &values[position * dim + start..][..LANES];
             for r in 0..R {
