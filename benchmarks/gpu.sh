@@ -24,8 +24,9 @@ DEVICE=${DEVICE:-cuda:0}          # what is compared with the CPU
 DTYPES=${DTYPES:-f32 bf16}        # those that decoder-service refuses are passed over
 STREAMS=${STREAMS:-1,8,32,128}
 PROMPT=${PROMPT:-512}             # tokens of a prompt in `load` and `peer`
-TOKENS=${TOKENS:-64}              # tokens decoded by each stream there
-LIMIT=${LIMIT:-15}                # seconds that one round of `load` may take
+TOKENS=${TOKENS:-64}              # tokens decoded by each stream in `peer`
+LOAD_TOKENS=${LOAD_TOKENS:-500}   # and in `load`, where streams begin one after the other
+LIMIT=${LIMIT:-30}                # seconds that one round of `load` may take
 STEPS=${STEPS:-50}
 export DEVICE DTYPES STREAMS PROMPT TOKENS LIMIT STEPS
 
@@ -172,11 +173,11 @@ part_load() {
     table || return
     local dtype port=7520 code=0
     for dtype in $DTYPES; do
-        if [[ $("$bin/decoder-service" serve --dtype "$dtype" --model /nowhere 2>&1) == *--dtype* ]]; then
+        if [[ $("$bin/decoder-service" serve --device "$DEVICE" --dtype "$dtype" --model /nowhere 2>&1) == *--dtype* ]]; then
             note "decoder-service has no --dtype $dtype"
             continue
         fi
-        measure $((++port)) "$dtype" "SmolLM2-135M's shape" "$PROMPT" "$TOKENS" --model "$work/llama" ||
+        measure $((++port)) "$dtype" "SmolLM2-135M's shape" "$PROMPT" "$LOAD_TOKENS" --model "$work/llama" ||
             code=1
         measure $((++port)) "$dtype" models/demo 128 200 --model models/demo --table "$work/table" || code=1
     done
