@@ -159,7 +159,7 @@ random_llama() {
 measure() {
     local port=$1 dtype=$2 case=$3 prompt=$4 tokens=$5 code
     shift 5
-    serve "$port" "$DEVICE" --dtype "$dtype" --max-batch 128 --max-queue 512 --max-step-tokens 2048 "$@" || return
+    serve "$port" "$DEVICE" --dtype "$dtype" --max-batch 128 --max-queue 512 --max-step-tokens 2048 --kv-memory 16GiB "$@" || return
     python3 benchmarks/gpu/load.py "127.0.0.1:$port" "decoder-service $dtype" "$case" \
         --streams "$STREAMS" --prompt "$prompt" --tokens "$tokens" --limit "$LIMIT"
     code=$?
