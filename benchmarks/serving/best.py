@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The best of each result over the rounds of a benchmark: the most tokens/s, the least of all else.
+"""The best of each result over the rounds of a benchmark: the most tokens/s and GB/s, the least of all else.
 
 usage: best.py ROUNDS.jsonl
 
@@ -21,7 +21,7 @@ def main() -> None:
                 print(line, end="")
                 continue
             key = tuple(result[name] for name in ("bench", "case", "subject", "metric"))
-            most = result["unit"] == "tokens/s"
+            most = result["unit"] in ("tokens/s", "GB/s")
             before = best.setdefault(key, result)
             if (result["value"] > before["value"]) == most:
                 best[key] = result
