@@ -138,6 +138,9 @@ class Load:
             await asyncio.sleep(0.002)
         sent = time.perf_counter()
         first = self.times_of(await self.pieces(self.prompt(self.args.prompt), 1))[0]
+        # Until the gap in which the prompt ended is over as well.
+        while min(times[-1] for times in came) <= first and not any(task.done() for task in streams):
+            await asyncio.sleep(0.002)
         whole = not any(task.done() for task in streams)
         for task in streams:
             task.cancel()

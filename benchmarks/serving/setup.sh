@@ -101,9 +101,9 @@ stop() {
 }
 trap 'stop ${servers[@]+"${servers[@]}"}' EXIT
 
-# The rounds' results to stdout and to $out, best of each; also as tables.
+# results [--median]: of the rounds, the best of each to stdout and $out; also as tables.
 results() {
-    "$PYTHON" benchmarks/serving/best.py "$raw" | tee "$out/$bench.jsonl"
+    "$PYTHON" benchmarks/serving/best.py "$raw" "$@" | tee "$out/$bench.jsonl"
     "$PYTHON" benchmarks/tabulate.py "$out/$bench.jsonl" >"$out/$bench.md"
     note "results are in $out/$bench.jsonl and, as tables, $bench.md"
 }

@@ -6,7 +6,7 @@
 #
 # Subjects: the plain model; the grafted one with its table in the process; with embed-services on loopback,
 # one of all rows, and two of a shard each. Of models/demo, which has no plain form, the last three. All servers
-# run from the start and are measured in turn; the best over ROUNDS (default 5) counts. Also checked: that the
+# run from the start and are measured in turn; the median over ROUNDS (default 5) counts. Also checked: that the
 # tokens of all are equal.
 #
 # MODEL      SmolLM2-135M in Hugging Face layout; without it models/demo alone is measured
@@ -104,4 +104,4 @@ if [ -n "${MODEL:-}" ]; then
     measure "SmolLM2-135M, $WEIGHTS" "$MODEL"
 fi
 machine end
-results
+results --median
