@@ -36,16 +36,11 @@ pub struct ModelArgs {
     #[arg(long, env = "SCONE_DTYPE", value_name = "DTYPE", default_value = "f32")]
     pub dtype: Dtype,
 
-    /// Type that the weights are held in: f32, bf16, int8 or int4. Narrower ones take less memory
-    /// and are faster; f32 is as the model was trained. For a CPU; a GPU holds them
-    /// in --dtype.
-    #[arg(
-        long,
-        env = "SCONE_WEIGHTS",
-        value_name = "TYPE",
-        default_value_t = WeightType::F32
-    )]
-    pub weights: WeightType,
+    /// Type that the weights are held in on a CPU: f32, bf16, int8 or int4. Narrower ones take less
+    /// memory and are faster; f32 is as the model was trained. Default: bf16 where the processor
+    /// multiplies it (AVX512-BF16), else f32. A GPU holds them in --dtype.
+    #[arg(long, env = "SCONE_WEIGHTS", value_name = "TYPE")]
+    pub weights: Option<WeightType>,
 
     /// Table directory, to look up rows in this process. Without --table and --embed, the table of
     /// a SCONE model is built from the model directory on first use and kept in the cache folder.

@@ -143,12 +143,17 @@ impl ModelArgs {
         let device = opened.inspect_err(|error| {
             problems.add(format!("--{error}"));
         });
-        if self.weights != WeightType::F32 && self.device != DeviceChoice::Cpu {
-            let (weights, device) = (self.weights, self.device);
-            problems.add(format!(
-                "--weights {weights} needs --device cpu; {device} takes f32"
-            ));
-        }
+        let weights = match (self.weights, self.device) {
+            (Some(weights), DeviceChoice::Cpu) => weights,
+            (None, DeviceChoice::Cpu) => WeightType::default_here(),
+            (None | Some(WeightType::F32), _) => WeightType::F32,
+            (Some(weights), device) => {
+                problems.add(format!(
+                    "--weights {weights} needs --device cpu; {device} takes f32"
+                ));
+                weights
+            }
+        };
         if self.dtype != Dtype::F32 && self.device == DeviceChoice::Cpu {
             problems.add(format!(
                 "--dtype {} needs a GPU; on a CPU models compute in f32, and --weights says what \
@@ -162,7 +167,7 @@ impl ModelArgs {
             model,
             device: device.ok()?,
             dtype: self.dtype,
-            weights: self.weights,
+            weights,
             embed: embed?,
             table: TableOptions {
                 hot_bytes: self.hot_bytes,
@@ -375,10 +380,8 @@ mod tests {
 
     #[test]
     fn weights_of_every_type_are_for_the_cpu_and_f32_for_gpus_too() {
-        assert_eq!(
-            check(&["--model=."]).unwrap().model.weights,
-            WeightType::F32
-        );
+        let default = check(&["--model=."]).unwrap().model.weights;
+        assert_eq!(default, WeightType::default_here());
         for weights in WeightType::ALL {
             let flag = format!("--weights={weights}");
             let config = check(&["--model=.", &flag]).unwrap();
