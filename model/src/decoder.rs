@@ -1,7 +1,7 @@
 //! The main model.
 
 use crate::config::{Family, ModelConfig, Shape};
-use crate::device::Dtype;
+use crate::device::{Dtype, host};
 use crate::error::{Error, Result};
 use crate::kv_blocks::{KV_BLOCK_POSITIONS, KvDtype};
 use crate::kv_pool::KvPool;
@@ -10,7 +10,7 @@ use crate::layout::WeightLayout;
 use crate::packed_ends::PackedEnds;
 use crate::path::{Blocks, Path, packed};
 use crate::positions::Positions;
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use std::sync::Arc;
 
@@ -243,7 +243,7 @@ impl Decoder {
             let width = self.shape.hidden_size;
             let mut out = vec![0.0; index.len() * width];
             ends.embed(index, &mut out)?;
-            return Ok(Tensor::from_vec(out, (index.len(), width), &Device::Cpu)?);
+            return Ok(Tensor::from_vec(out, (index.len(), width), &host())?);
         }
         self.path.select_rows(&self.token_embedding, rows, index)
     }

@@ -48,6 +48,11 @@ impl DeviceChoice {
     }
 }
 
+/// Host memory: where files are read to and numbers are drawn, whatever device they go to.
+pub(crate) fn host() -> Device {
+    Device::Cpu
+}
+
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,6 +1,7 @@
 //! Fresh weights.
 
 use crate::config::{Family, FgramModelConfig, ModelConfig, Shape};
+use crate::device::host;
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -118,13 +119,13 @@ impl<'a> Init<'a> {
             values.push((radius * sin) as f32);
         }
         values.truncate(n);
-        let tensor = Tensor::from_vec(values, dims, &Device::Cpu)?;
+        let tensor = Tensor::from_vec(values, dims, &host())?;
         self.parameters.insert(name.to_owned(), tensor);
         Ok(())
     }
 
     fn constant(&mut self, name: &str, n: usize, value: f32) -> Result<()> {
-        let tensor = Tensor::from_vec(vec![value; n], n, &Device::Cpu)?;
+        let tensor = Tensor::from_vec(vec![value; n], n, &host())?;
         self.parameters.insert(name.to_owned(), tensor);
         Ok(())
     }

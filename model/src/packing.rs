@@ -1,13 +1,14 @@
 //! Packing a model for serving.
 
 use crate::decoder::Decoder;
+use crate::device::host;
 use crate::error::{Error, Result};
 use crate::layers::Linear;
 use crate::layout::WeightLayout;
 use crate::packed_ends::{PackedEnds, Packing};
 use crate::path::{Path, packed};
 use crate::weight_type::WeightType;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
 impl Decoder {
@@ -33,7 +34,7 @@ impl Decoder {
                 self.token_embedding.device().location()
             )));
         }
-        let nothing = Tensor::zeros((0, self.shape().hidden_size), DType::F32, &Device::Cpu)?;
+        let nothing = Tensor::zeros((0, self.shape().hidden_size), DType::F32, &host())?;
         let bytes = self.blocks.pack(kind)?;
         let embedding = std::mem::replace(&mut self.token_embedding, nothing.clone());
         let output = std::mem::replace(

@@ -2,6 +2,7 @@
 
 use super::dtype::StoredDtype;
 use super::file::{Encoding, Entry, TensorFile, unusable};
+use crate::device::host;
 use crate::error::{Error, Result};
 use crate::init::Parameters;
 use candle_core::{DType, Device, Tensor};
@@ -108,7 +109,7 @@ pub fn write_parameters(path: &Path, parameters: &Parameters, dtype: StoredDtype
 
 /// A tensor's numbers as f32 in host memory.
 pub(super) fn host_values(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
-    let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+    let tensor = tensor.to_device(&host())?.to_dtype(DType::F32)?;
     tensor.flatten_all()?.to_vec1()
 }
 

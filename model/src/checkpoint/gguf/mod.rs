@@ -141,15 +141,15 @@ fn encoding(name: &str, tensor: &TensorHeader) -> std::result::Result<(Encoding,
 
 /// Tensors lie within the file, and do not overlap.
 fn check_places(header: &Header, len: u64) -> std::result::Result<(), String> {
-    let mut places = Vec::with_capacity(header.tensors.len());
+    let mut ranges = Vec::with_capacity(header.tensors.len());
     for (name, tensor) in &header.tensors {
         let (_, size) = encoding(name, tensor)?;
-        places.push((tensor.offset, size, name));
+        ranges.push((tensor.offset, size, name));
     }
-    places.sort_unstable();
+    ranges.sort_unstable();
     let held = len.saturating_sub(header.data_start);
     let mut end = 0;
-    for (offset, size, name) in places {
+    for (offset, size, name) in ranges {
         if offset < end {
             return Err(format!("tensor `{name}` overlaps the one before"));
         }
