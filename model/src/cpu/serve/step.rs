@@ -14,6 +14,8 @@ use std::ops::Range;
 
 /// Queries that one task attends for, about.
 const QUERIES_A_TASK: usize = 16;
+/// Multiplications of a layer below which threads cost more than they bring.
+const PARALLEL: usize = 1 << 18;
 
 /// `x (N, D)`, the rows of all parts end to end, through the blocks, in place. The pool gets the
 /// keys and values of the new positions.
@@ -36,6 +38,8 @@ struct Sequences<'a> {
     /// Part and position of each row.
     rows: Vec<(usize, usize)>,
     tasks: Vec<Task>,
+    /// Whether the tasks are worth more than one thread.
+    parallel: bool,
     /// What the tasks mixed, one after the other.
     mixed: Vec<f32>,
     /// Rotary angles of each row, none without rotary positions.
@@ -78,9 +82,11 @@ impl<'a> Sequences<'a> {
                 rotary_angles(frequencies, *position, out);
             }
         }
+        let positions: usize = rows.iter().map(|(_, position)| position + 1).sum();
         Self {
             pool,
             parts,
+            parallel: 2 * positions * heads.q_width() >= PARALLEL,
             mixed: vec![0.0; rows.len() * heads.q_width()],
             rows,
             tasks,
@@ -216,11 +222,17 @@ impl Attend for Sequences<'_> {
             rest = tail;
             tasks.push((task, out));
         }
-        tasks
-            .into_par_iter()
-            .for_each_init(TaskScratch::default, |scratch, (task, out)| {
-                task.run(layer, &all, scratch, out);
-            });
+        let run = |scratch: &mut TaskScratch, (task, out): (&Task, &mut [f32])| {
+            task.run(layer, &all, scratch, out);
+        };
+        if self.parallel {
+            tasks
+                .into_par_iter()
+                .for_each_init(TaskScratch::default, run);
+        } else {
+            let mut scratch = TaskScratch::default();
+            tasks.into_iter().for_each(|task| run(&mut scratch, task));
+        }
         let mut from = self.mixed.as_slice();
         for task in &self.tasks {
             let (of_task, tail) = from.split_at(task.len(heads));

@@ -13,7 +13,7 @@ use crate::weight_type::WeightType;
 use rayon::prelude::*;
 
 /// Multiplications below which threads cost more than they bring.
-const PARALLEL: usize = 1 << 16;
+const PARALLEL: usize = 1 << 18;
 /// Bytes of weights that a thread takes at a time, about: few enough that all have work to the
 /// end, enough that memory is read in long runs.
 const BYTES_A_TASK: usize = 1 << 16;
