@@ -157,7 +157,10 @@ impl Sequence {
     /// be computed, again if need be.
     pub fn begin_at(&mut self, cached: usize) {
         self.computed = cached;
-        self.usage.cached_tokens += cached as u32;
+        // Found again after it gave way, they are its own.
+        if self.started.is_none() {
+            self.usage.cached_tokens = cached as u32;
+        }
     }
 
     /// Counts so far.

@@ -78,6 +78,11 @@ impl Mailbox {
         }
     }
 
+    /// Whether the client has to take something before more is made for it.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked_since.is_some()
+    }
+
     /// How long the client has taken nothing.
     pub(super) fn blocked_for(&self, now: Instant) -> Duration {
         self.blocked_since

@@ -8,7 +8,7 @@
 //! At most `max_batch` sequences run and `max_queue` wait; a permit at the door counts both, so a
 //! request beyond that is refused at once and nothing behind the door can overflow. A client that
 //! goes away or whose deadline passes loses its slot before the next step. A client that does not
-//! read makes its own sequence pause, slot and KV blocks kept, until it reads again or
+//! read makes its own sequence pause, slot and KV blocks kept while others need them not, until it reads again or
 //! `client_timeout` ends it.
 
 mod compute;

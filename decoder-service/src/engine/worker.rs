@@ -1,6 +1,7 @@
 //! The loop of the engine thread.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     sync::{
         Arc,
@@ -10,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use scone_model::sampling::Sampler;
+use scone_model::{KV_BLOCK_POSITIONS, sampling::Sampler};
 use tracing::{debug, error, info_span};
 
 use super::{
@@ -180,7 +181,13 @@ impl Worker {
             .retain_mut(|closing| !closing.done(now, timeout));
         let gave_up = self.gave_up.load(Ordering::Relaxed);
         let mut ended = Vec::new();
-        for (&id, live) in &mut self.live {
+        // Completions of one request share a channel: who waited longest goes first.
+        let mut order: Vec<SequenceId> = self.live.keys().copied().collect();
+        order.sort_by_key(|id| Reverse(self.live[id].mailbox.blocked_for(now)));
+        for id in order {
+            let Some(live) = self.live.get_mut(&id) else {
+                continue;
+            };
             match live.ended_by_client(now, timeout) {
                 Ok(_) if gave_up => ended.push((id, Error::Draining)),
                 Ok(state) => self.scheduler.set_paused(id, state == State::Blocked),
@@ -210,16 +217,19 @@ impl Worker {
             let Some(live) = live.get_mut(&id) else {
                 return Admission::Later;
             };
-            if live.table.is_none() {
-                live.table = compute.current_table();
+            // It would stop again at once.
+            if live.mailbox.is_blocked() {
+                return Admission::Later;
             }
-            let table_id = live.table.as_ref().map(|table| table.table_id.as_str());
+            let table = live.table.clone().or_else(|| compute.current_table());
+            let table_id = table.as_ref().map(|table| table.table_id.as_str());
             let Some(of) = blocks.admit(live.sequence.ids(), table_id) else {
                 return Admission::NoMemory;
             };
             let computed = of.cached();
             metrics.cached_positions.inc_by(computed as u64);
             live.sequence.begin_at(computed);
+            live.table = table;
             live.blocks = Some(of);
             Admission::Admitted { computed }
         });
@@ -372,7 +382,9 @@ impl Worker {
                 "generation ended"
             );
         });
-        if let Some(last) = self.last_end.replace(now) {
+        // Between ends of a queue that stands, not of one that waits for requests.
+        let last = self.last_end.replace(now);
+        if let Some(last) = last.filter(|_| self.scheduler.waiting() > 0) {
             self.pace.permit_freed(now.saturating_duration_since(last));
         }
         if live.mailbox.flush(now) == State::Blocked {
@@ -385,15 +397,18 @@ impl Worker {
     }
 }
 
-/// Whether another completion of the same request is computing their prompt.
+/// Whether another completion of the same request is computing what this one can share of their
+/// prompt.
 fn follows_a_prompt(live: &BTreeMap<SequenceId, Live>, id: SequenceId) -> bool {
     let Some(follower) = live.get(&id) else {
         return false;
     };
     let request = follower.sequence.request();
+    let shared =
+        request.prompt_ids.len().saturating_sub(1) / KV_BLOCK_POSITIONS * KV_BLOCK_POSITIONS;
     live.range(..id).rev().any(|(_, other)| {
         Arc::ptr_eq(other.sequence.request(), request)
             && other.blocks.is_some()
-            && other.sequence.computed() < request.prompt_ids.len()
+            && other.sequence.computed() < shared
     })
 }

@@ -3,7 +3,7 @@
 //!
 //! Continuous batching: sequences join and leave between steps. A step first takes one token of
 //! every sequence that decodes, so that running streams never wait for a prompt; what is left of
-//! the step's token budget goes to prompts, oldest first, cut into chunks where needed.
+//! the step's token budget goes to prompts, first those that got their slot first, cut into chunks where needed.
 
 use std::collections::VecDeque;
 

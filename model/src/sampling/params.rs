@@ -14,8 +14,8 @@ pub struct SamplingParams {
     pub top_p: f32,
     /// Drop tokens less probable than this times the most probable one; in [0, 1).
     pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens seen in prompt or output; above
-    /// 0.
+    /// Divides positive and multiplies negative logits of tokens seen in prompt or output; from
+    /// 0.01 to 100.
     pub repetition_penalty: f32,
     /// Taken off the logit of every token seen in the output; from -2 to 2.
     pub presence_penalty: f32,
@@ -73,8 +73,8 @@ impl SamplingParams {
         within(
             "repetition_penalty",
             r,
-            r > 0.0 && r.is_finite(),
-            "above 0 and finite",
+            between(r, 0.01, 100.0),
+            "from 0.01 to 100",
         )?;
         let p = self.presence_penalty;
         within("presence_penalty", p, between(p, -2.0, 2.0), "from -2 to 2")?;

@@ -82,7 +82,17 @@ fn head_dim(fields: &Fields<'_>, config: &LlamaConfig) -> Result<Option<usize>, 
 
 fn rope_scaling(fields: &Fields<'_>) -> Result<Option<serde_json::Value>, String> {
     match fields.get("rope.scaling.type") {
-        None => Ok(None),
+        // A factor without a type is linear, under its name of today or that of before.
+        None => {
+            let named = ["rope.scaling.factor", "rope.scale_linear"];
+            let Some(name) = named.into_iter().find(|name| fields.get(name).is_some()) else {
+                return Ok(None);
+            };
+            let factor = fields.number(name)?;
+            let stretched = factor != 0.0 && factor != 1.0;
+            let linear = serde_json::json!({"rope_type": "linear", "factor": factor});
+            Ok(stretched.then_some(linear))
+        }
         Some(Value::Text(kind)) if kind == "none" => Ok(None),
         Some(Value::Text(kind)) if kind == "linear" => {
             let factor = fields.number("rope.scaling.factor")?;

@@ -67,6 +67,10 @@ fn understand(
         let head_dim = config
             .head_dim
             .unwrap_or(config.hidden_size / config.num_attention_heads.max(1));
+        if config.rope_scaling.is_some() {
+            let both = "has both rope.scaling and rope_freqs.weight, which is not supported";
+            return Err(Refused::File(both.to_owned()));
+        }
         let start = header.data_start;
         let scaling = rope::scaling(file, start, factors, config.rope_theta, head_dim)?;
         config.rope_scaling = Some(scaling);

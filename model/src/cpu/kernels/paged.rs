@@ -69,10 +69,10 @@ pub(crate) fn attend(
         scratch.mixed[from * dim..].fill(0.0);
         // No iterator's closure: it would be compiled for the baseline.
         scratch.sums.clear();
-        for q in from..positions.len() {
-            let seen = (positions[q] / LANES + 1).min(chunk.end) - first;
+        for (q, position) in positions.iter().enumerate().skip(from) {
+            let seen = (position / LANES + 1).min(chunk.end) - first;
             let scores = &mut scratch.scores[q * CHUNK_BLOCKS..][..seen];
-            let of_chunk = softmax(scores, positions[q] + 1 - first * LANES);
+            let of_chunk = softmax(scores, position + 1 - first * LANES);
             scratch.sums.push(of_chunk);
         }
         for i in chunk {

@@ -46,8 +46,12 @@ impl Packed {
         Self::at_level(kind, Level::best(kind), weights)
     }
 
-    /// Packs for kernels of one level, which must be [available](Level::available).
+    /// Packs for kernels of one level, which must be [available](Level::available) for the type.
+    ///
+    /// # Panics
+    /// When it is not: its kernels rely on that.
     pub(crate) fn at_level(kind: WeightType, level: Level, weights: &[Weight<'_>]) -> Self {
+        assert!(Level::available(kind).any(|here| here == level));
         let inputs = weights.first().map_or(0, |weight| weight.inputs);
         let outputs = weights.iter().map(|weight| weight.outputs).sum::<usize>();
         let lines = tile_lines(kind, inputs);
