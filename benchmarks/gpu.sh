@@ -93,7 +93,8 @@ table() {
 serve() {
     local port=$1 device=$2 log=$work/server-$1.log
     shift 2
-    "$bin/decoder-service" serve --listen "127.0.0.1:$port" --device "$device" --drain-timeout 1s "$@" \
+    "$bin/decoder-service" serve --listen "127.0.0.1:$port" --http-listen none --device "$device" \
+        --drain-timeout 1s "$@" \
         >"$log" 2>&1 &
     server=$!
     until (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do

@@ -36,7 +36,8 @@ ours() {
         port=$((port + 1))
         quiet
         serve "ours-$weights" "$bin/decoder-service" serve --model "$1" --weights "$weights" \
-            --listen "127.0.0.1:$port" --threads "$THREADS" --max-batch 40 --max-queue 64 --kv-memory 512MiB
+            --listen "127.0.0.1:$port" --http-listen none --threads "$THREADS" --max-batch 40 --max-queue 64 \
+            --kv-memory 512MiB
         load decoder-service "$port" "$1" "$2" "decoder-service $weights" "$3" "$4" "${5:-}"
         bytes=$(sed -E 's/\x1b\[[0-9;]*m//g' "$server_log" | grep -oE 'weight_bytes"?[=:](Some\()?[0-9]+' | grep -oE '[0-9]+$')
         [ -z "$bytes" ] || [ -z "$memory" ] || "$PYTHON" - "$2" "$weights" "$bytes" "$memory" <<'P' | tee -a "$raw" >&2

@@ -24,7 +24,7 @@ fi
 WEIGHTS=${WEIGHTS:-bf16}
 case=${CASE:-$case}
 machine start
-serve soak "$bin/decoder-service" serve --model "$MODEL" --weights "$WEIGHTS" --listen "127.0.0.1:$port" \
+serve soak "$bin/decoder-service" serve --model "$MODEL" --weights "$WEIGHTS" --listen "127.0.0.1:$port" --http-listen none \
     --metrics-listen "127.0.0.1:$((port + 1))" --max-batch 16 --max-queue 16 --kv-memory "$kv" \
     --client-timeout 5s --drain-timeout 5s
 "$PYTHON" benchmarks/soak/soak.py "127.0.0.1:$port" "127.0.0.1:$((port + 1))" --model "$MODEL" --text "$TEXT" \

@@ -39,7 +39,7 @@ decoder() {
     local name=$1
     shift
     port=$((port + 1))
-    serve "decoder-$port" "$bin/decoder-service" serve --listen "127.0.0.1:$port" --threads "$THREADS" \
+    serve "decoder-$port" "$bin/decoder-service" serve --listen "127.0.0.1:$port" --http-listen none --threads "$THREADS" \
         --weights "$WEIGHTS" --max-batch 40 --kv-memory 256MiB "$@"
     subjects+=("$name=127.0.0.1:$port")
 }

@@ -96,6 +96,17 @@ pub enum Error {
     /// The text has nowhere to go.
     #[error("cannot write the text to the output")]
     Output(#[source] io::Error),
+    /// What is typed cannot be read.
+    #[error("cannot read the input")]
+    Input(#[source] io::Error),
+    /// A server cannot be reached, or refuses.
+    #[error("{address}: {problem}")]
+    Server {
+        /// Its address.
+        address: String,
+        /// What it says, or the system.
+        problem: String,
+    },
     /// A file of the table cache.
     #[error(transparent)]
     Files(#[from] scone_files::Error),
@@ -149,6 +160,8 @@ impl Error {
             | Error::Address(_)
             | Error::Reflection(_)
             | Error::Output(_)
+            | Error::Input(_)
+            | Error::Server { .. }
             | Error::Files(_)
             | Error::File { .. }
             | Error::Model(_)
@@ -192,6 +205,8 @@ impl From<Error> for Status {
             | Error::Address(_)
             | Error::Reflection(_)
             | Error::Output(_)
+            | Error::Input(_)
+            | Error::Server { .. }
             | Error::Files(_)
             | Error::File { .. }
             | Error::Model(_)

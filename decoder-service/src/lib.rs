@@ -1,11 +1,12 @@
 //! The decoder tier: text in, text out, streamed, with continuous batching over an f-gram table.
 //!
 //! ```text
-//! client ──Generate──> server ──Request──> engine thread ──one look-up a step──> embed tier
-//!        <──deltas────        <──bounded──  scheduler, KV blocks, sampling       (table here, or
-//!                               channel     scone_model::Decoder                  embed-services)
+//! client ──gRPC──> server ─┐ intake ──Request──> engine thread ──one look-up a step──> embed tier
+//! client ──HTTP──> http ───┘        <──bounded──  scheduler, KV blocks, sampling       (table here, or
+//!        <─deltas─                     channel    scone_model::Decoder                  embed-services)
 //! ```
 //!
+//! - [`server`] is gRPC and [`http`] OpenAI's API; both come in by the [`intake`].
 //! - [`request`] checks everything a client sends before any work is queued.
 //! - [`scheduler`] decides which sequences take part in a step: sequences join and leave between
 //!   steps, prompts go in chunks, decoding goes first.
@@ -21,13 +22,16 @@
 //! A plain model (a directory without scone.json) is served as well: it has no f-grams, so there is
 //! no table and no look-up.
 //!
-//! What it is not: it has no users, no encryption and no chat templates; those belong in front.
+//! What it is not: it has no users and no encryption; those belong in front.
 
+pub mod chat;
 pub mod config;
 pub mod embed_tier;
 pub mod engine;
 pub mod error;
 pub mod generate;
+pub mod http;
+pub mod intake;
 pub mod kv;
 pub mod metrics;
 pub mod model;
@@ -38,6 +42,7 @@ pub mod server;
 pub mod startup;
 pub mod step_pace;
 mod table_cache;
+pub mod terminal;
 pub mod text;
 
 use std::{
@@ -49,13 +54,13 @@ use scone_proto::decoder::v1::decoder_service_server::DecoderServiceServer;
 use scone_service::{
     announce::Listening,
     connections::{ConnectionMetrics, Connections},
-    grpc::{Drained, serve_until, server_builder},
+    grpc::{Drained, bind_for, serve_until, server_builder},
     health::Health,
     late::{LateService, SetService, late_service},
     metrics::MetricsEndpoint,
     reflection::with_reflection,
 };
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Router;
 use tracing::{error, info, warn};
@@ -63,7 +68,9 @@ use tracing::{error, info, warn};
 pub use config::Config;
 pub use error::Error;
 
-use crate::{engine::EngineHandle, metrics::Metrics, server::DecoderService};
+use crate::{
+    engine::EngineHandle, http::SetReady, intake::Intake, metrics::Metrics, server::DecoderService,
+};
 
 /// The service as it is on the port.
 type GrpcService = DecoderServiceServer<DecoderService>;
@@ -89,16 +96,18 @@ pub async fn run(
 ) -> Result<(), Error> {
     info!(?config, "starting");
     let metrics = Metrics::default();
-    let Ports {
-        connections,
-        listening,
-        _endpoint,
-    } = Ports::open(&config, listener, &metrics).await?;
-    let engine = Arc::new(OnceLock::new());
     // First loading ends and new requests are refused, later the port and the connections close.
     let (draining, closing) = (CancellationToken::new(), CancellationToken::new());
+    let Ports {
+        connections,
+        mut http,
+        set_http,
+        listening,
+        _endpoint,
+    } = Ports::open(&config, listener, &metrics, &closing).await?;
+    let engine = Arc::new(OnceLock::new());
     let _loading_ends_with_this = draining.clone().drop_guard();
-    let (service, set_service) = late_service(Error::Loading.into());
+    let (service, set_grpc) = late_service(Error::Loading.into());
     let (router, health) = router(service).await?;
     let finish = Finish {
         health: health.clone(),
@@ -107,18 +116,25 @@ pub async fn run(
         limit: config.drain_timeout,
     };
     let shutdown = finish.generations_after(shutdown);
-    let serving = serve_until(
-        router,
-        connections,
-        shutdown,
-        &health,
-        closing,
-        LAST_MESSAGES,
-    );
+    let serving = async {
+        let served = serve_until(
+            router,
+            connections,
+            shutdown,
+            &health,
+            closing,
+            LAST_MESSAGES,
+        );
+        let served = served.await;
+        // It was told to close with the port of gRPC; what is still open is cut as this ends.
+        let _ = tokio::time::timeout(LAST_MESSAGES, http.join_next()).await;
+        served
+    };
     tokio::pin!(serving);
+    let fronts = Fronts { set_grpc, set_http };
     let started = tokio::select! {
         _ = &mut serving => return Ok(()),
-        started = start_engine(&config, metrics, &draining, engine, set_service) => started,
+        started = start_engine(&config, metrics, &draining, engine, fronts) => started,
     };
     let mut engine_ended = match started {
         Err(Error::Stopped) => {
@@ -142,18 +158,24 @@ pub async fn run(
 
 /// Where this process is reached.
 struct Ports {
+    /// Of gRPC.
     connections: Connections,
+    /// Serves HTTP until it is dropped, or told to close.
+    http: JoinSet<()>,
+    set_http: Option<SetReady>,
     listening: Listening,
     /// Answers until it is dropped.
     _endpoint: Option<MetricsEndpoint>,
 }
 
 impl Ports {
-    /// Limits and counts the connections of `listener`, and opens the port of the metrics.
+    /// Limits and counts the connections of `listener`, and opens the ports of HTTP and of the
+    /// metrics. HTTP closes its port at `closing`.
     async fn open(
         config: &Config,
         listener: TcpListener,
         metrics: &Metrics,
+        closing: &CancellationToken,
     ) -> Result<Self, Error> {
         let mut registry = metrics.registry();
         let connections = Connections {
@@ -162,31 +184,72 @@ impl Ports {
             metrics: ConnectionMetrics::default(),
         };
         connections.metrics.register(&mut registry);
-        let endpoint = match config.metrics_listen {
-            Some(address) => Some(MetricsEndpoint::start(address, registry).await?),
+        let http_connections = match &config.http {
+            Some(http) => Some(Connections {
+                listener: bind_for("HTTP", http.listen).await?,
+                limits: config.connections,
+                metrics: ConnectionMetrics::default(),
+            }),
             None => None,
         };
+        if let Some(http) = &http_connections {
+            http.metrics
+                .register(registry.sub_registry_with_prefix("http"));
+        }
+        let registry = Arc::new(registry);
+        let endpoint = match config.metrics_listen {
+            Some(address) => Some(MetricsEndpoint::start(address, registry.clone()).await?),
+            None => None,
+        };
+        let address = |of: &Connections| of.listener.local_addr().map_err(Error::Address);
         let listening = Listening {
             service: "decoder",
-            address: connections.listener.local_addr().map_err(Error::Address)?,
+            address: address(&connections)?,
+            http: http_connections.as_ref().map(address).transpose()?,
             metrics: endpoint.as_ref().map(MetricsEndpoint::address),
         };
+        let mut serving = JoinSet::new();
+        let mut set_http = None;
+        if let (Some(http), Some(connections)) = (&config.http, http_connections) {
+            let (router, set) = http::router(http, registry);
+            set_http = Some(set);
+            serving.spawn(connections.serve_http(router, closing.clone()));
+        }
         Ok(Self {
             connections,
+            http: serving,
+            set_http,
             listening,
             _endpoint: endpoint,
         })
     }
 }
 
-/// Loads the model, starts an engine over it and sets the service. The receiver resolves when the
+/// The protocols that wait for an engine.
+struct Fronts {
+    set_grpc: SetService<GrpcService>,
+    set_http: Option<SetReady>,
+}
+
+impl Fronts {
+    fn set(self, intake: Intake) {
+        let intake = Arc::new(intake);
+        if let Some(http) = self.set_http {
+            http.set(intake.clone());
+        }
+        let decoder = DecoderService::new(intake);
+        self.set_grpc.set(DecoderServiceServer::new(decoder));
+    }
+}
+
+/// Loads the model, starts an engine over it and sets the services. The receiver resolves when the
 /// engine's thread ends.
 async fn start_engine(
     config: &Config,
     metrics: Metrics,
     draining: &CancellationToken,
     engine: Arc<OnceLock<EngineHandle>>,
-    service: SetService<GrpcService>,
+    fronts: Fronts,
 ) -> Result<oneshot::Receiver<()>, Error> {
     let prepared = startup::prepare(&config.model, metrics.clone(), draining.clone());
     let (parts, tier) = prepared.await?;
@@ -194,8 +257,7 @@ async fn start_engine(
     let (handle, ended) = engine::start(config.engine, parts)?;
     engine.get_or_init(|| handle.clone());
     let (config, draining) = (config.engine, draining.clone());
-    let decoder = DecoderService::new(info, tier, handle, config, metrics, draining);
-    service.set(DecoderServiceServer::new(decoder));
+    fronts.set(Intake::new(info, tier, handle, config, metrics, draining));
     Ok(ended)
 }
 

@@ -9,6 +9,10 @@ use clap::{
 use decoder_service::{
     config::{ModelArgs, ServeArgs},
     generate::{self, GenerateArgs},
+    terminal::{
+        chat::{self, ChatArgs},
+        client::{self, ClientArgs},
+    },
 };
 use scone_service::{
     grpc,
@@ -28,16 +32,20 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve Generate over gRPC, with continuous batching.
+    /// Serve generation over gRPC and HTTP, with continuous batching.
     Serve(ServeArgs),
-    /// Continue one text in this terminal.
+    /// Continue one text in this terminal, without a server.
     Generate(GenerateArgs),
+    /// Have a server continue one text.
+    Client(ClientArgs),
+    /// Converse with a server's model, by its chat template.
+    Chat(ChatArgs),
 }
 
 fn main() -> anyhow::Result<()> {
     let matches = Cli::command().get_matches();
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    if matches!(cli.command, Command::Generate(_)) && !log_was_given(&matches) {
+    if !matches!(cli.command, Command::Serve(_)) && !log_was_given(&matches) {
         // The text is what matters in a terminal.
         cli.log.log = "warn".to_owned();
     }
@@ -59,8 +67,25 @@ fn main() -> anyhow::Result<()> {
             let (mut out, mut summary) = (std::io::stdout(), std::io::stderr());
             threads(&args.model)?.block_on(generate::run(&args, &mut out, &mut summary))?;
         }
+        Command::Client(args) => {
+            let (mut out, mut summary) = (std::io::stdout(), std::io::stderr());
+            network()?.block_on(client::run(&args, &mut out, &mut summary))?;
+        }
+        Command::Chat(args) => {
+            let mut input = std::io::BufReader::new(std::io::stdin());
+            let (mut out, mut summary) = (std::io::stdout(), std::io::stderr());
+            network()?.block_on(chat::run(&args, &mut input, &mut out, &mut summary))?;
+        }
     }
     Ok(())
+}
+
+/// A runtime for a client, which computes nothing.
+fn network() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the network")
 }
 
 fn log_was_given(matches: &ArgMatches) -> bool {

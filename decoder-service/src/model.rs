@@ -11,6 +11,7 @@ use serde::Deserialize;
 use tokenizers::Tokenizer;
 
 use crate::{
+    chat::{self, ChatTemplate, Conversation},
     embed_tier::ModelFacts,
     error::Error,
     text::{Decode, load_tokenizer},
@@ -39,6 +40,10 @@ pub struct ModelInfo {
     pub tokenizer: Arc<Tokenizer>,
     /// SHA-256 of tokenizer.json, hexadecimal.
     pub tokenizer_hash: String,
+    /// What tokenizer_config.json says, for clients that ask; an empty object without one.
+    pub tokenizer_config: serde_json::Value,
+    /// How conversations are written; `None` for a model that knows none.
+    pub chat_template: Option<Arc<ChatTemplate>>,
     /// SHA-256 of f-gram model and token embedding; empty for a plain model.
     pub model_hash: String,
     /// What absent request fields mean.
@@ -144,6 +149,7 @@ impl ServedModel {
             max_new_tokens: generation.max_new_tokens,
         };
         info.check()?;
+        info.read_chat_template(dir, None)?;
         Ok(Self {
             info,
             decoder: loaded.decoder,
@@ -211,9 +217,51 @@ impl ModelInfo {
             eos_token_ids: config.eos_token_ids().to_vec(),
             tokenizer: Arc::new(tokenizer),
             tokenizer_hash,
+            tokenizer_config: serde_json::Value::Object(serde_json::Map::new()),
+            chat_template: None,
             model_hash: scone.map_or_else(String::new, |scone| scone.model_hash.clone()),
             defaults: Defaults::default(),
         }
+    }
+
+    /// Reads tokenizer_config.json and the chat template of a model directory, or that of `file`.
+    ///
+    /// # Errors
+    /// Names the file that is wrong.
+    pub fn read_chat_template(&mut self, dir: &Path, file: Option<&Path>) -> Result<(), Error> {
+        let text = |id: Option<&u32>| id.and_then(|&id| self.tokenizer.id_to_token(id));
+        let tokens = [
+            ("bos_token", text(self.bos_token_id.as_ref())),
+            ("eos_token", text(self.eos_token_ids.first())),
+        ];
+        let tokens = tokens.into_iter();
+        let tokens = tokens.filter_map(|(name, token)| Some((name.to_owned(), token?)));
+        let (config, template) = chat::load(dir, file, tokens.collect())?;
+        self.tokenizer_config = config;
+        self.chat_template = template.map(Arc::new);
+        Ok(())
+    }
+
+    /// The text of a conversation.
+    ///
+    /// # Errors
+    /// When the model has no chat template, or the template refuses the conversation.
+    pub fn render(&self, conversation: &Conversation) -> Result<String, Error> {
+        let refused = |problem: String| Error::InvalidField {
+            field: "messages",
+            problem,
+        };
+        let Some(template) = &self.chat_template else {
+            return Err(refused(format!(
+                "cannot be used: the model {} has no chat template (neither chat_template.jinja \
+                 nor chat_template in tokenizer_config.json, nor --chat-template)",
+                self.name
+            )));
+        };
+        if conversation.messages.is_empty() {
+            return Err(refused("are empty; at least one is needed".to_owned()));
+        }
+        template.render(conversation).map_err(refused)
     }
 
     /// What the files cannot promise one another.
@@ -248,12 +296,13 @@ impl ModelInfo {
         })
     }
 
-    /// Token ids of a text, special tokens added as the tokenizer says.
+    /// Token ids of a text; with `special`, the tokenizer adds its special tokens. Those written in
+    /// the text are one id each in any case.
     ///
     /// # Errors
     /// When the tokenizer refuses the text.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let encoded = self.tokenizer.encode_fast(text, true);
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, Error> {
+        let encoded = self.tokenizer.encode_fast(text, special);
         match encoded {
             Ok(encoding) => Ok(encoding.get_ids().to_vec()),
             Err(error) => Err(Error::InvalidField {

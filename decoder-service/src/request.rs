@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use scone_model::sampling::SamplingParams;
 
-use crate::{error::Error, model::ModelInfo};
+use crate::{chat::Conversation, error::Error, model::ModelInfo};
 
 /// Most stop strings of a request.
 pub const MAX_STOP_STRINGS: usize = 16;
@@ -24,6 +24,8 @@ pub enum Prompt {
     Text(String),
     /// Token ids as they are.
     Ids(Vec<u32>),
+    /// A conversation, for the model's own chat template and tokenizer.
+    Chat(Conversation),
 }
 
 /// A request as it came: nothing is checked, absent fields are `None`.
@@ -33,6 +35,9 @@ pub enum Prompt {
 pub struct Draft {
     pub request_id: String,
     pub prompt: Option<Prompt>,
+    /// Whether the tokenizer adds its special tokens to a text; by default it does, but for
+    /// conversations, whose template writes them.
+    pub add_special_tokens: Option<bool>,
     pub max_tokens: Option<u32>,
     pub min_tokens: Option<u32>,
     pub temperature: Option<f32>,
@@ -61,6 +66,8 @@ pub struct Request {
     pub prompt_ids: Vec<u32>,
     /// The prompt's text, when it is to be sent back.
     pub echo: Option<String>,
+    /// Whether the prompt's tokens are scored and sent back: it is echoed, with log probabilities.
+    pub scores_prompt: bool,
     /// Number of completions.
     pub n: u32,
     /// Completion `i` uses `seed + i`.
@@ -124,6 +131,7 @@ impl Draft {
         };
         Ok(Request {
             prompt_ids,
+            scores_prompt: echo.is_some() && sampling.logprobs.is_some(),
             echo,
             n,
             seed: self.seed.unwrap_or_else(rand::random),
@@ -135,11 +143,30 @@ impl Draft {
         })
     }
 
+    /// Bytes of text to tokenise.
+    pub fn text_bytes(&self) -> usize {
+        match &self.prompt {
+            Some(Prompt::Text(text)) => text.len(),
+            Some(Prompt::Chat(conversation)) => conversation.size(),
+            Some(Prompt::Ids(_)) | None => 0,
+        }
+    }
+
     fn prompt_ids(&self, model: &ModelInfo) -> Result<Vec<u32>, Error> {
         let (field, mut ids) = match &self.prompt {
             None => return Err(invalid("prompt", "is missing; set text or token_ids")),
-            Some(Prompt::Text(text)) => ("text", model.encode(text)?),
+            Some(Prompt::Text(text)) => {
+                let special = self.add_special_tokens.unwrap_or(true);
+                ("text", model.encode(text, special)?)
+            }
             Some(Prompt::Ids(ids)) => ("token_ids", ids.clone()),
+            Some(Prompt::Chat(conversation)) => {
+                let special = self.add_special_tokens.unwrap_or(false);
+                (
+                    "messages",
+                    model.encode(&model.render(conversation)?, special)?,
+                )
+            }
         };
         if ids.is_empty() {
             let bos = model.bos_token_id.ok_or_else(|| {

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use scone_model::sampling;
+
 use crate::{
     request::Request,
     text::{Decode, DecodeError, TextStream},
@@ -15,6 +17,9 @@ use crate::{
 pub struct Delta {
     /// Which of the request's completions.
     pub index: u32,
+    /// Tokens of the prompt that were scored now, in order; before all others. The first of a
+    /// prompt has no log probability.
+    pub prompt: Vec<GeneratedToken>,
     /// New tokens.
     pub tokens: Vec<GeneratedToken>,
     /// New text, whole characters; may lag behind the tokens.
@@ -26,6 +31,7 @@ pub struct Delta {
 impl Delta {
     /// Appends `next`, which came later, for a client that did not take this one yet.
     pub fn merge(&mut self, next: Delta) {
+        self.prompt.extend(next.prompt);
         self.tokens.extend(next.tokens);
         self.text.push_str(&next.text);
         self.finish = next.finish;
@@ -33,11 +39,14 @@ impl Delta {
 
     /// Nothing to tell.
     pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty() && self.text.is_empty() && self.finish.is_none()
+        self.prompt.is_empty()
+            && self.tokens.is_empty()
+            && self.text.is_empty()
+            && self.finish.is_none()
     }
 }
 
-/// One generated token.
+/// One token, generated or of a prompt that was scored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GeneratedToken {
     /// Token id.
@@ -111,6 +120,8 @@ pub struct Sequence {
     ids: Vec<u32>,
     /// How many of `ids` the model has computed: they are held in KV blocks.
     computed: usize,
+    /// How many tokens of the prompt were scored.
+    scored: usize,
     text: TextStream,
     usage: Usage,
     lookup: Duration,
@@ -125,6 +136,7 @@ impl Sequence {
         Self {
             ids: request.prompt_ids.clone(),
             computed: 0,
+            scored: 0,
             text,
             usage: Usage {
                 prompt_tokens: request.prompt_ids.len() as u32,
@@ -193,6 +205,56 @@ impl Sequence {
         self.lookup += lookup;
     }
 
+    /// Whether the prompt has tokens that are still to be scored, so that the logits of all its
+    /// positions are wanted, and none may come from the prefix cache.
+    pub fn scores(&self) -> bool {
+        self.request.scores_prompt && self.scored < self.request.prompt_ids.len()
+    }
+
+    /// Scores tokens of the prompt by the logits of the next `lengths.len()` positions, before
+    /// [`step_computed`](Self::step_computed) books them. `lengths` are the match lengths there.
+    /// What was scored before the sequence gave way is not scored again.
+    pub fn score(&mut self, logits: &[f32], lengths: &[u8]) -> Vec<GeneratedToken> {
+        let vocab_size = logits.len() / lengths.len().max(1);
+        let prompt = &self.request.prompt_ids;
+        let top = self.request.sampling.logprobs.unwrap_or(0) as usize;
+        let mut scored = Vec::with_capacity(lengths.len());
+        if self.scored == 0 {
+            scored.push(GeneratedToken {
+                id: prompt[0],
+                match_length: 0,
+                logprob: None,
+                top_logprobs: Vec::new(),
+            });
+            self.scored = 1;
+        }
+        let positions = logits.chunks_exact(vocab_size.max(1)).zip(lengths);
+        for (position, (logits, &match_length)) in (self.computed..).zip(positions) {
+            let next = position + 1;
+            if next < self.scored || next >= prompt.len() {
+                continue;
+            }
+            let score = sampling::score(logits, prompt[next], top);
+            scored.push(GeneratedToken {
+                id: prompt[next],
+                match_length,
+                logprob: score.logprob,
+                top_logprobs: score.top_logprobs,
+            });
+            self.scored = next + 1;
+        }
+        scored
+    }
+
+    /// What to tell the client of tokens of its prompt that were scored.
+    pub fn scored(&self, prompt: Vec<GeneratedToken>) -> Delta {
+        Delta {
+            index: self.index,
+            prompt,
+            ..Delta::default()
+        }
+    }
+
     /// Tokens that may not be chosen next: the stop tokens, before `min_tokens`.
     pub fn banned(&self) -> impl Iterator<Item = u32> + '_ {
         let stop = &self.request.stop;
@@ -246,6 +308,7 @@ impl Sequence {
             tokens: vec![token],
             text,
             finish,
+            ..Delta::default()
         })
     }
 

@@ -133,6 +133,10 @@ struct Loaded {
 
 fn load(config: &ModelConfig, stop: &CancellationToken) -> Result<Loaded, Error> {
     let mut model = ServedModel::load(&config.model, &config.device)?;
+    if let Some(file) = &config.chat_template {
+        let dir = model_dir(&config.model);
+        model.info.read_chat_template(dir, Some(file))?;
+    }
     let open = |dir: &Path| {
         let facts = table_facts(&model, "--table")?;
         Embedded::open(dir, &config.table, &facts)

@@ -52,7 +52,13 @@ impl Serve {
             .local_addr()
             .unwrap()
             .to_string();
-        let mut command = command(&["serve", "--listen", &address]);
+        let mut command = command(&[
+            "serve",
+            "--listen",
+            &address,
+            "--http-listen",
+            "127.0.0.1:0",
+        ]);
         command.arg("--model").arg(model);
         command.arg("--cache-dir").arg(cache);
         let command = command.stdout(Stdio::null()).stderr(Stdio::null());

@@ -87,6 +87,7 @@ impl Service {
         Config {
             model: ModelConfig {
                 model: fixture.model.clone(),
+                chat_template: None,
                 device: Device::Cpu,
                 dtype: Dtype::F32,
                 weights: WeightType::F32,
@@ -97,6 +98,7 @@ impl Service {
                 on_lookup_failure: OnLookupFailure::Fail,
             },
             engine: common::engine_config(limits),
+            http: None,
             connections: ConnectionLimits::default(),
             metrics_listen: None,
             drain_timeout: PATIENCE,

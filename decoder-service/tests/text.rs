@@ -227,5 +227,5 @@ fn what_a_tokenizer_does_in_training_is_off_when_serving() {
     assert!(load_tokenizer(&fixture.model.join("absent.json")).is_err());
 
     let served = ServedModel::load(&fixture.model, &candle_core::Device::Cpu).unwrap();
-    assert_eq!(served.info.encode(text).unwrap(), encode(text));
+    assert_eq!(served.info.encode(text, true).unwrap(), encode(text));
 }

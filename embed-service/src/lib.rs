@@ -122,6 +122,7 @@ pub async fn run_with(
         ready(&Listening {
             service: "embed",
             address,
+            http: None,
             metrics: endpoint.as_ref().map(MetricsEndpoint::address),
         });
     }

@@ -23,6 +23,8 @@ pub struct Service {
     pub process: Process,
     /// Where it listens, as `127.0.0.1:port`.
     pub address: String,
+    /// Where a decoder-service answers HTTP, as `127.0.0.1:port`.
+    pub http: Option<String>,
     /// Where its metrics are, when it was started with `--metrics-listen`.
     pub metrics: Option<String>,
     /// The sled table it holds, if any: only one process can have it open.
@@ -115,6 +117,7 @@ impl Service {
         Ok(Self {
             process,
             address: text("address").expect("an address in the event"),
+            http: text("http"),
             metrics: text("metrics"),
             table: None,
         })
@@ -149,6 +152,8 @@ pub fn embed_command(table: &Path, listen: &str, flags: &[&str]) -> Command {
 pub fn decoder_command(model: &Path, listen: &str, flags: &[&str]) -> Command {
     let mut command = Command::new(&binaries().decoder_service);
     command.arg("serve").arg("--model").arg(model);
+    // Its default is one port of the machine.
+    command.args(["--http-listen", ANY_PORT]);
     command.args(["--listen", listen]).args(flags);
     command
 }

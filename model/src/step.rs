@@ -39,9 +39,23 @@ impl Decoder {
     /// of vocabulary, more positions than the model or the blocks have, a block beyond the pool, a
     /// pool of another model.
     pub fn step(&self, pool: &mut KvPool, segments: &[Segment<'_>]) -> Result<Vec<f32>> {
+        self.step_scoring(pool, segments, &[])
+    }
+
+    /// As [`step`](Self::step), and of segment i with `scored[i]` the logits of all its positions
+    /// are returned, in order, whether it samples or not. What is left away is `false`.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn step_scoring(
+        &self,
+        pool: &mut KvPool,
+        segments: &[Segment<'_>],
+        scored: &[bool],
+    ) -> Result<Vec<f32>> {
         let mut positions = Vec::new();
         let mut sampled = Vec::new();
-        for segment in segments {
+        for (i, segment) in segments.iter().enumerate() {
             self.check(pool, segment)?;
             let ids = segment.token_ids.iter().zip(segment.rows);
             let indices = segment.held as u32..;
@@ -50,8 +64,11 @@ impl Decoder {
                 row,
                 index,
             }));
-            if segment.samples {
-                sampled.push(positions.len() as u32 - 1);
+            let end = positions.len() as u32;
+            if scored.get(i) == Some(&true) {
+                sampled.extend(end - segment.token_ids.len() as u32..end);
+            } else if segment.samples {
+                sampled.push(end - 1);
             }
         }
         let (tokens, learned) = (self.token_embedding(), self.position_embedding.as_ref());
@@ -151,6 +168,39 @@ mod tests {
             })
             .collect();
         model.step(pool, &segments).unwrap()
+    }
+
+    /// Logits of a position are the same whether they are asked for beside others or alone.
+    #[test]
+    fn scoring_gives_the_logits_of_every_position() {
+        let config = ModelConfig::Llama(LlamaConfig::new(11, 16, 2, 4, 20, 100));
+        let parameters = init_parameters(&config, 3).unwrap();
+        let cpu = Decoder::load(&config, var_builder(&parameters, &Device::Cpu)).unwrap();
+        for model in [cpu.clone(), cpu.on_the_tensor_path()] {
+            let mut pool = model.new_pool(KvDtype::F32, 2).unwrap();
+            let (ids, rows) = ([1, 5, 2, 9], [None; 4]);
+            let segment = |block, held, len, samples| Segment {
+                blocks: block,
+                held,
+                token_ids: &ids[held..held + len],
+                rows: &rows[held..held + len],
+                samples,
+            };
+            let mut single = Vec::new();
+            for held in 0..4 {
+                single.extend(
+                    model
+                        .step(&mut pool, &[segment(&[0], held, 1, true)])
+                        .unwrap(),
+                );
+            }
+            let both = [segment(&[1], 0, 3, false), segment(&[0], 3, 1, true)];
+            let all = model.step_scoring(&mut pool, &both, &[true]).unwrap();
+            assert_eq!(all.len(), 4 * 11);
+            for (a, b) in all.iter().zip(single) {
+                assert!((a - b).abs() < 1e-5, "{a} {b}");
+            }
+        }
     }
 
     /// Half precision runs on the tensor path wherever it is.

@@ -6,7 +6,7 @@ pub enum Error {
     /// A port could not be bound.
     #[error("cannot listen on {address} for {purpose}{hint}", hint = hint(.source))]
     Bind {
-        /// What the port is for: "gRPC" or "metrics".
+        /// What the port is for: "gRPC", "HTTP" or "metrics".
         purpose: &'static str,
         /// The address asked for.
         address: SocketAddr,

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
 use tracing::{info, warn};
 
-pub use crate::listener::{KEEPALIVE_INTERVAL, bind, incoming};
+pub use crate::listener::{KEEPALIVE_INTERVAL, bind, bind_for, incoming};
 use crate::{connections::Connections, health::Health};
 
 /// HTTP/2 window of one stream: how much a client may send ahead of what its call has taken.

@@ -15,10 +15,18 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// # Errors
 /// When the port is in use or not allowed, naming the address.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+    bind_for("gRPC", address).await
+}
+
+/// As [`bind`], for something else, which the error names.
+///
+/// # Errors
+/// When the port is in use or not allowed, naming the address.
+pub async fn bind_for(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address)
         .await
         .map_err(|source| Error::Bind {
-            purpose: "gRPC",
+            purpose,
             address,
             source,
         })

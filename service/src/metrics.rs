@@ -3,7 +3,11 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
-    Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing,
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+    routing,
 };
 use prometheus_client::{encoding::text, registry::Registry};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -27,7 +31,10 @@ impl MetricsEndpoint {
     /// # Errors
     /// When the port cannot be bound: a service without the metrics it was asked for must not
     /// start.
-    pub async fn start(address: SocketAddr, registry: Registry) -> Result<Self, Error> {
+    pub async fn start(
+        address: SocketAddr,
+        registry: impl Into<Arc<Registry>>,
+    ) -> Result<Self, Error> {
         let bind_error = |source| Error::Bind {
             purpose: "metrics",
             address,
@@ -38,7 +45,7 @@ impl MetricsEndpoint {
         info!(%address, "metrics endpoint listening");
         let app = Router::new()
             .route("/metrics", routing::get(scrape))
-            .with_state(Arc::new(registry));
+            .with_state(registry.into());
         let task = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, app).await {
                 error!(%error, "metrics endpoint failed");
@@ -60,9 +67,15 @@ impl Drop for MetricsEndpoint {
     }
 }
 
-async fn scrape(State(registry): State<Arc<Registry>>) -> impl IntoResponse {
+async fn scrape(State(registry): State<Arc<Registry>>) -> Response {
+    exposition(&registry)
+}
+
+/// The answer to a scrape, for services that have `/metrics` on another port as well.
+#[must_use]
+pub fn exposition(registry: &Registry) -> Response {
     let mut body = String::new();
-    match text::encode(&mut body, &registry) {
+    match text::encode(&mut body, registry) {
         Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

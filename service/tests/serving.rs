@@ -3,6 +3,7 @@
 
 use std::{error::Error as _, time::Duration};
 
+use prometheus_client::registry::Registry;
 use scone_service::{
     connections::{ConnectionLimits, ConnectionMetrics, Connections},
     grpc::{self, Drained},
@@ -44,7 +45,7 @@ async fn a_port_in_use_is_named() {
     assert!(text.contains(&address.to_string()), "{text}");
     assert!(text.contains("another process has the port"), "{text}");
     assert!(error.source().is_some());
-    let error = MetricsEndpoint::start(address, Default::default()).await;
+    let error = MetricsEndpoint::start(address, Registry::default()).await;
     assert!(error.unwrap_err().to_string().contains("for metrics"));
 }
 

@@ -49,6 +49,7 @@ pub fn serve() -> Result<()> {
         Listening {
             service: "echo",
             address: listener.local_addr()?,
+            http: None,
             metrics: None,
         }
         .announce();

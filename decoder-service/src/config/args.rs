@@ -1,6 +1,6 @@
 //! The flags of `serve` and `generate`, with their help. What they may be is checked elsewhere.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
 use scone_fgram::RowDtype;
@@ -21,6 +21,10 @@ pub struct ModelArgs {
     /// from.
     #[arg(long, env = "SCONE_MODEL", value_name = "PATH")]
     pub model: Option<PathBuf>,
+
+    /// File with a chat template (Jinja, as in chat_template.jinja), in place of the model's own.
+    #[arg(long, env = "SCONE_CHAT_TEMPLATE", value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
 
     /// Where the model computes: cpu, cuda (the first GPU) or cuda:N. A GPU needs a program built
     /// with --features cuda.
@@ -212,6 +216,40 @@ pub struct ServeArgs {
     )]
     pub listen: SocketAddr,
 
+    /// Address and port of HTTP: OpenAI's API and a page to try the model; port 0 takes a free one,
+    /// "none" is no HTTP. No encryption and no authentication here either.
+    #[arg(
+        long,
+        env = "SCONE_HTTP_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:7480",
+        help_heading = "Service"
+    )]
+    pub http_listen: HttpListen,
+
+    /// Origins (such as https://example.org) whose web pages may call the HTTP API, with commas
+    /// between; * is any. Default: none but the service's own page.
+    #[arg(
+        long,
+        env = "SCONE_HTTP_CORS_ORIGIN",
+        value_name = "ORIGINS",
+        value_delimiter = ',',
+        help_heading = "Service"
+    )]
+    pub http_cors_origin: Vec<String>,
+
+    /// Silence of an HTTP stream after which a comment is sent, so that proxies and clients do not
+    /// give up on it, with a unit (ms, s, m).
+    #[arg(
+        long,
+        env = "SCONE_HTTP_HEARTBEAT",
+        value_name = "DURATION",
+        default_value = "15s",
+        value_parser = parse_duration,
+        help_heading = "Service"
+    )]
+    pub http_heartbeat: Duration,
+
     /// Address and port of the Prometheus endpoint, GET /metrics; none when absent.
     #[arg(
         long,
@@ -304,6 +342,28 @@ pub struct ServeArgs {
     /// Limits of connections.
     #[command(flatten)]
     pub connections: ConnectionArgs<Names>,
+}
+
+/// Where HTTP is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpListen {
+    /// Nowhere.
+    None,
+    /// At this address.
+    At(SocketAddr),
+}
+
+impl FromStr for HttpListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            address => address.parse().map(Self::At).map_err(|_| {
+                "expected an address and port such as 127.0.0.1:7480, or none".to_owned()
+            }),
+        }
+    }
 }
 
 /// The environment variables of the connection flags.

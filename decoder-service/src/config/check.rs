@@ -14,10 +14,11 @@ use scone_fgram::{RowDtype, TableOptions};
 use scone_model::{DeviceChoice, Dtype, KvDtype, WeightType};
 use scone_service::connections::ConnectionLimits;
 
-use super::args::{ModelArgs, ServeArgs};
+use super::args::{HttpListen, ModelArgs, ServeArgs};
 use crate::{
     engine::{EngineConfig, OnLookupFailure},
     error::Error,
+    http::HttpConfig,
     scheduler::Limits,
 };
 
@@ -55,6 +56,8 @@ pub struct CacheOptions {
 pub struct ModelConfig {
     /// Model directory.
     pub model: PathBuf,
+    /// Chat template in place of the model's.
+    pub chat_template: Option<PathBuf>,
     /// Where the model computes.
     pub device: Device,
     /// Type of the numbers it computes in; there is one.
@@ -80,7 +83,9 @@ pub struct Config {
     pub model: ModelConfig,
     /// Batch, queue, steps and clients.
     pub engine: EngineConfig,
-    /// Of connections.
+    /// How HTTP is served, if it is.
+    pub http: Option<HttpConfig>,
+    /// Of connections, for each port.
     pub connections: ConnectionLimits,
     /// Prometheus endpoint.
     pub metrics_listen: Option<SocketAddr>,
@@ -165,6 +170,7 @@ impl ModelArgs {
         self.numbers(problems);
         Some(ModelConfig {
             model,
+            chat_template: self.chat_template.clone(),
             device: device.ok()?,
             dtype: self.dtype,
             weights,
@@ -254,6 +260,7 @@ impl ServeArgs {
             ));
         }
         self.connections.check(&mut problems.0);
+        self.check_http(&mut problems);
         problems.or(model.map(|model| Config {
             model,
             engine: EngineConfig {
@@ -267,10 +274,47 @@ impl ServeArgs {
                 step_target: self.step_target,
                 client_timeout: self.client_timeout,
             },
+            http: self.http(),
             connections: self.connections.limits(),
             metrics_listen: self.metrics_listen,
             drain_timeout: self.drain_timeout,
         }))
+    }
+}
+
+impl ServeArgs {
+    fn http(&self) -> Option<HttpConfig> {
+        match self.http_listen {
+            HttpListen::None => None,
+            HttpListen::At(listen) => Some(HttpConfig {
+                listen,
+                cors_origins: self.http_cors_origin.clone(),
+                heartbeat: self.http_heartbeat,
+            }),
+        }
+    }
+
+    fn check_http(&self, problems: &mut Problems) {
+        if self.http_heartbeat < SHORTEST_INTERVAL {
+            let (got, least) = (
+                self.http_heartbeat.as_millis(),
+                SHORTEST_INTERVAL.as_millis(),
+            );
+            problems.add(format!(
+                "--http-heartbeat is {got}ms; at least {least}ms is needed"
+            ));
+        }
+        for origin in &self.http_cors_origin {
+            let named = origin.split_once("://").is_some_and(|(scheme, host)| {
+                !scheme.is_empty() && !host.is_empty() && !host.contains('/')
+            });
+            if origin != "*" && !named {
+                problems.add(format!(
+                    "--http-cors-origin {origin}: expected an origin such as https://example.org, \
+                     or *"
+                ));
+            }
+        }
     }
 }
 

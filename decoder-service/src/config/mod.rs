@@ -3,5 +3,5 @@
 mod args;
 mod check;
 
-pub use args::{ModelArgs, ServeArgs};
+pub use args::{HttpListen, ModelArgs, ServeArgs};
 pub use check::{CacheOptions, Config, EmbedSource, ModelConfig};

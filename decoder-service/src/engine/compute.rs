@@ -27,6 +27,8 @@ use crate::{
 pub(super) struct Computed {
     /// The token chosen, when the sequence's known tokens are all computed.
     pub(super) token: Option<GeneratedToken>,
+    /// Tokens of the prompt that were scored.
+    pub(super) prompt: Vec<GeneratedToken>,
     /// Whether every position got an answer of the embed tier.
     pub(super) sound: bool,
 }
@@ -154,7 +156,8 @@ impl Compute {
         });
     }
 
-    /// Runs the model. Returns the logits of the parts that sample, in order.
+    /// Runs the model. Returns the logits of the parts that sample, and of all positions of those
+    /// whose prompt is scored, in order.
     fn forward(&mut self, parts: &[Part<'_>]) -> Result<Vec<f32>, Error> {
         let rows: Vec<Vec<Option<EncodedRow<'_>>>> = parts
             .iter()
@@ -173,7 +176,9 @@ impl Compute {
                 samples: part.planned.samples,
             });
         }
-        Ok(self.decoder.step(&mut self.pool, &segments)?)
+        let scored: Vec<bool> = parts.iter().map(|p| p.live.sequence.scores()).collect();
+        let decoder = &self.decoder;
+        Ok(decoder.step_scoring(&mut self.pool, &segments, &scored)?)
     }
 
     /// Books what was computed and chooses tokens.
@@ -184,7 +189,17 @@ impl Compute {
         lookup: Duration,
         outcomes: &mut Outcomes,
     ) {
-        let mut logits = logits.chunks_exact_mut(self.info.vocab_size);
+        let vocab_size = self.info.vocab_size;
+        let mut logits = logits.as_mut_slice();
+        // Cuts off the logits of the next positions; the model gave as many as it was asked for.
+        let mut next = move |positions: usize| {
+            let all = std::mem::take(&mut logits);
+            let (next, rest) = all
+                .split_at_mut_checked(positions * vocab_size)
+                .ok_or(Error::Internal)?;
+            logits = rest;
+            Ok::<_, Error>(next)
+        };
         for Part {
             planned,
             live,
@@ -196,21 +211,33 @@ impl Compute {
             let failed = self.lookups.failed(&stretch);
             let fallback = failed.iter().filter(|failed| **failed).count() as u32;
             let last_match = lengths.last().copied().unwrap_or(0);
+            let wanted = match live.sequence.scores() {
+                true => planned.tokens,
+                false => usize::from(planned.samples),
+            };
+            let taken = next(wanted);
             let sequence = &mut live.sequence;
+            let mut prompt = Vec::new();
+            if let (Ok(logits), true) = (&taken, sequence.scores()) {
+                prompt = sequence.score(logits, lengths);
+            }
             sequence.step_computed(planned.tokens, matched, fallback, lookup);
             self.metrics.positions.inc_by(planned.tokens as u64);
             self.metrics.matched_positions.inc_by(u64::from(matched));
             self.metrics.fallback_positions.inc_by(u64::from(fallback));
             let chosen = match planned.samples {
                 false => Ok(None),
-                true => logits
-                    .next()
-                    .ok_or(Error::Internal)
-                    .and_then(|row| choose(live, row, last_match))
-                    .map(Some),
+                true => taken.and_then(|logits| {
+                    let last = logits.len().saturating_sub(vocab_size);
+                    choose(live, &mut logits[last..], last_match).map(Some)
+                }),
             };
             let sound = fallback == 0;
-            let computed = chosen.map(|token| Computed { token, sound });
+            let computed = chosen.map(|token| Computed {
+                token,
+                prompt,
+                sound,
+            });
             let outcome = computed.map_err(|error| {
                 error!(error = %error, "sampling failed");
                 Error::Internal

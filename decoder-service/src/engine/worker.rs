@@ -223,7 +223,12 @@ impl Worker {
             }
             let table = live.table.clone().or_else(|| compute.current_table());
             let table_id = table.as_ref().map(|table| table.table_id.as_str());
-            let Some(of) = blocks.admit(live.sequence.ids(), table_id) else {
+            let ids = live.sequence.ids();
+            let of = match live.sequence.scores() {
+                true => blocks.admit_uncached(ids, table_id),
+                false => blocks.admit(ids, table_id),
+            };
+            let Some(of) = of else {
                 return Admission::NoMemory;
             };
             let computed = of.cached();
@@ -320,10 +325,14 @@ impl Worker {
             let (ids, done) = (live.sequence.ids(), live.sequence.computed());
             self.blocks.computed(of, ids, done, computed.sound);
         }
+        let now = Instant::now();
+        if !computed.prompt.is_empty() {
+            live.mailbox.post(Ok(live.sequence.scored(computed.prompt)));
+            live.mailbox.flush(now);
+        }
         let Some(token) = computed.token else {
             return;
         };
-        let now = Instant::now();
         self.metrics.generated_tokens.inc();
         if live.sequence.usage().completion_tokens == 0 {
             let waited = now.saturating_duration_since(live.sequence.request().arrived);

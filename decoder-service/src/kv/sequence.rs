@@ -59,6 +59,24 @@ impl Pool {
     /// Blocks for all these ids, under a table; `None` when there are not enough. At least the
     /// last id is left to compute, as its logits are wanted.
     pub fn admit(&mut self, ids: &[u32], table_id: Option<&str>) -> Option<SequenceBlocks> {
+        self.admit_with(ids, table_id, self.shares)
+    }
+
+    /// As [`admit`](Self::admit), with all ids left to compute: the logits of all are wanted.
+    pub fn admit_uncached(
+        &mut self,
+        ids: &[u32],
+        table_id: Option<&str>,
+    ) -> Option<SequenceBlocks> {
+        self.admit_with(ids, table_id, false)
+    }
+
+    fn admit_with(
+        &mut self,
+        ids: &[u32],
+        table_id: Option<&str>,
+        reuse: bool,
+    ) -> Option<SequenceBlocks> {
         let mut of = SequenceBlocks {
             ids: Vec::new(),
             text: Prefix::of_table(table_id),
@@ -66,7 +84,7 @@ impl Pool {
             cached: 0,
             sound: true,
         };
-        if self.shares {
+        if reuse {
             let most = ids.len().saturating_sub(1) / KV_BLOCK_POSITIONS;
             for ids in ids.chunks_exact(KV_BLOCK_POSITIONS).take(most) {
                 let text = of.text.then(ids);

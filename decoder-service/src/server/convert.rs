@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use minijinja::Value;
 use scone_proto::decoder::v1::{
     self as proto, FinishReason as ProtoReason, GenerateRequest, GenerateResponse,
     SamplingParameters, finish::StoppedBy, generate_request,
@@ -9,6 +10,7 @@ use scone_proto::decoder::v1::{
 use tonic::metadata::MetadataMap;
 
 use crate::{
+    chat::Conversation,
     request::{Draft, Prompt},
     sequence::{Delta, Finish, FinishReason, GeneratedToken},
 };
@@ -18,6 +20,7 @@ pub(super) fn draft(request: GenerateRequest) -> Draft {
     let prompt = request.prompt.map(|prompt| match prompt {
         generate_request::Prompt::Text(text) => Prompt::Text(text),
         generate_request::Prompt::TokenIds(ids) => Prompt::Ids(ids.ids),
+        generate_request::Prompt::Chat(chat) => Prompt::Chat(conversation(chat)),
     });
     let SamplingParameters {
         max_tokens,
@@ -41,6 +44,7 @@ pub(super) fn draft(request: GenerateRequest) -> Draft {
     Draft {
         request_id: request.request_id,
         prompt,
+        add_special_tokens: None,
         max_tokens,
         min_tokens,
         temperature,
@@ -61,9 +65,21 @@ pub(super) fn draft(request: GenerateRequest) -> Draft {
     }
 }
 
+fn conversation(chat: proto::Chat) -> Conversation {
+    let messages = chat.messages.into_iter();
+    let messages = messages.map(|proto::ChatMessage { role, content }| {
+        Value::from_iter([("role", role), ("content", content)])
+    });
+    Conversation {
+        messages: messages.collect(),
+        ..Conversation::default()
+    }
+}
+
 pub(super) fn response(delta: Delta) -> GenerateResponse {
     GenerateResponse {
         index: delta.index,
+        prompt_tokens: delta.prompt.into_iter().map(token).collect(),
         tokens: delta.tokens.into_iter().map(token).collect(),
         text: delta.text,
         finish: delta.finish.map(finish),

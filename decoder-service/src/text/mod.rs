@@ -2,12 +2,14 @@
 //! to be part of a stop string.
 
 mod detokenizer;
+mod pieces;
 mod stop;
 mod tokenizer;
 
 use std::sync::Arc;
 
 pub use detokenizer::{Decode, DecodeError, Detokenizer};
+pub use pieces::Pieces;
 pub use stop::{StopMatcher, Stopped};
 pub use tokenizer::load_tokenizer;
 

@@ -156,6 +156,18 @@ impl Sampler {
     }
 }
 
+/// The log probability of a token that is known, and of the `top` most probable ones, by the logits
+/// of its position; nothing for an id that has no logit.
+pub fn score(logits: &[f32], id: u32, top: usize) -> Sampled {
+    let known = (id as usize) < logits.len();
+    let raw = known.then(|| Logprobs::of(logits, top));
+    Sampled {
+        id,
+        logprob: raw.as_ref().map(|raw| raw.logprob(id)),
+        top_logprobs: raw.map(|raw| raw.top).unwrap_or_default(),
+    }
+}
+
 /// How many of the sorted candidates top_p and min_p leave; at least one.
 fn kept(candidates: &[(u32, f32)], total: f64, params: &SamplingParams) -> usize {
     let mut before = 0.0;

@@ -1,4 +1,4 @@
-//! The connections of a gRPC server: how many, and how old they may get.
+//! The connections of a server: how many, and how old they may get.
 //!
 //! A client keeps its connections, so replicas that are added later would get no work. A
 //! connection therefore ends after a time: its long-lived streams end first, GOAWAY tells the
@@ -15,8 +15,11 @@
 //!
 //! So each connection gets a tonic server of its own, whose graceful shutdown is that of the
 //! connection. tonic runs it in a task that nobody can stop, so the socket can be cut instead.
+//!
+//! Connections of HTTP/1 have the same life: see [`Connections::serve_http`].
 
 mod args;
+mod http;
 mod limits;
 mod serve;
 mod socket;

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     task::JoinSet,
     time::sleep,
 };
@@ -51,9 +51,27 @@ impl From<TcpListener> for Connections {
 }
 
 impl Connections {
-    /// Accepts and serves connections until `draining` is cancelled; then the port is closed, and
-    /// this returns when the last connection has ended.
+    /// Accepts gRPC connections until `draining` is cancelled; then the port is closed, and this
+    /// returns when the last connection has ended.
     pub(crate) async fn serve(self, router: Router, draining: CancellationToken) {
+        let (limits, metrics) = (self.limits, self.metrics.clone());
+        self.accept(draining, |accepted| {
+            let connection = OneConnection {
+                router: router.clone(),
+                limits,
+                metrics: metrics.clone(),
+            };
+            connection.serve(accepted)
+        })
+        .await;
+    }
+
+    /// Accepts connections until `draining` is cancelled, and has `serve` serve each; returns when
+    /// the last of these has ended.
+    pub(super) async fn accept<F>(self, draining: CancellationToken, serve: impl Fn(Accepted) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let slots = Arc::new(Semaphore::new(self.limits.max_connections));
         let mut served = JoinSet::new();
         let mut accepted = incoming(self.listener);
@@ -76,34 +94,50 @@ impl Connections {
                 self.metrics.refused.inc();
                 continue;
             };
-            let connection = OneConnection {
-                router: router.clone(),
-                limits: self.limits,
-                metrics: self.metrics.clone(),
-                ending: draining.child_token(),
-            };
-            served.spawn(connection.serve(stream, permit));
+            let slot = Slot::take(permit, &self.metrics.open);
+            served.spawn(serve(Accepted::new(stream, slot, draining.child_token())));
         }
         drop(accepted);
         while served.join_next().await.is_some() {}
     }
 }
 
-/// The life of one connection.
+/// A connection that was accepted, and the two ways to end it.
+pub(super) struct Accepted {
+    pub(super) socket: Socket,
+    /// Cancelled when the server drains; whoever cancels it ends this connection, gracefully.
+    pub(super) ending: CancellationToken,
+    /// Cuts it.
+    pub(super) cut: CancellationToken,
+}
+
+impl Accepted {
+    fn new(stream: TcpStream, slot: Slot, ending: CancellationToken) -> Self {
+        let cut = CancellationToken::new();
+        Self {
+            socket: Socket::new(stream, slot, cut.clone(), ending.clone()),
+            ending,
+            cut,
+        }
+    }
+}
+
+/// The life of one gRPC connection.
 struct OneConnection {
     router: Router,
     limits: ConnectionLimits,
     metrics: ConnectionMetrics,
-    ending: CancellationToken,
 }
 
 impl OneConnection {
-    async fn serve(self, stream: TcpStream, permit: OwnedSemaphorePermit) {
-        let (ending, cut) = (self.ending, CancellationToken::new());
+    async fn serve(self, accepted: Accepted) {
+        let Accepted {
+            socket,
+            ending,
+            cut,
+        } = accepted;
         // A drain that gives up drops this, and with it what is still open.
         let _cut_when_dropped = cut.clone().drop_guard();
-        let slot = Slot::take(permit, &self.metrics.open);
-        let socket = Socket::new(stream, slot, cut.clone(), ending.clone());
         // A stream that ends would mean shutdown to tonic.
         let socket = tokio_stream::once(Ok::<_, io::Error>(socket));
         let socket = socket.chain(tokio_stream::pending());
@@ -132,7 +166,7 @@ impl OneConnection {
 }
 
 /// Waits for the age at which one connection ends.
-async fn grow_old(max_age: Option<Duration>) {
+pub(super) async fn grow_old(max_age: Option<Duration>) {
     match max_age {
         Some(age) => sleep(jittered(age)).await,
         None => std::future::pending().await,

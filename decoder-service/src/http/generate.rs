@@ -1,0 +1,134 @@
+//! What the two endpoints that generate have in common, from a request's fields to its answer.
+
+use axum::{
+    http::{HeaderMap, HeaderName},
+    response::Response,
+};
+use serde_json::Value;
+
+use super::{
+    Http, Ready,
+    answer::{Answer, Details},
+    error::Refusal,
+    fields::Fields,
+    respond::{Delivery, respond},
+    write::{Endpoint, Writer},
+};
+use crate::{error::Error, intake::Intake, request::Draft};
+
+/// A client's own name of a request, for logs; the answer has it too.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A request that was read.
+pub(super) struct Generation {
+    pub(super) endpoint: Endpoint,
+    /// One for each prompt.
+    pub(super) drafts: Vec<Draft>,
+    /// Completions of each prompt.
+    pub(super) n: u32,
+    pub(super) details: Details,
+    pub(super) delivery: Delivery,
+    /// The model asked for.
+    pub(super) model: Option<String>,
+}
+
+impl Details {
+    /// The fields that ask for more than text, but for those that endpoints have of their own.
+    pub(super) fn read(fields: &mut Fields) -> Result<Self, Refusal> {
+        Ok(Self {
+            tokens_as_ids: fields.is_set("return_tokens_as_token_ids")?,
+            token_ids: fields.is_set("return_token_ids")?,
+            match_lengths: fields.is_set("return_match_lengths")?,
+            ..Self::default()
+        })
+    }
+}
+
+impl Delivery {
+    /// `stream` and `stream_options`.
+    pub(super) fn read(fields: &mut Fields) -> Result<Self, Refusal> {
+        let stream = fields.is_set("stream")?;
+        let options: Option<Value> = fields.take("stream_options")?;
+        if options.is_some() && !stream {
+            return Err(Refusal::field("stream_options", "needs stream to be true"));
+        }
+        let include_usage = match options {
+            None => false,
+            Some(options) => match &options["include_usage"] {
+                Value::Null => false,
+                Value::Bool(set) => *set,
+                _ => {
+                    let problem = "has an include_usage that is neither true nor false";
+                    return Err(Refusal::field("stream_options", problem));
+                }
+            },
+        };
+        Ok(Self {
+            stream,
+            include_usage,
+        })
+    }
+}
+
+/// Refuses another model than the one served; none is this one.
+pub(super) fn check_model(intake: &Intake, model: Option<&str>) -> Result<(), Refusal> {
+    let served = &intake.info().name;
+    match model {
+        None => Ok(()),
+        Some(model) if model == served => Ok(()),
+        Some(model) => {
+            let model: String = model.chars().take(128).collect();
+            Err(Refusal::not_found(
+                format!("the model {model:?} does not exist here; {served:?} does"),
+                "model_not_found",
+            ))
+        }
+    }
+}
+
+/// A field has another name in conversations.
+fn renamed(error: Error, endpoint: Endpoint) -> Error {
+    match error {
+        Error::InvalidField {
+            field: "logprobs",
+            problem,
+        } if endpoint == Endpoint::Chat => Error::InvalidField {
+            field: "top_logprobs",
+            problem,
+        },
+        error => error,
+    }
+}
+
+/// Submits a request and answers it.
+pub(super) async fn answer(
+    http: &Http,
+    ready: &Ready,
+    headers: &HeaderMap,
+    generation: Generation,
+) -> Result<Response, Refusal> {
+    let intake = &ready.intake;
+    check_model(intake, generation.model.as_deref())?;
+    let Generation {
+        endpoint,
+        mut drafts,
+        n,
+        details,
+        delivery,
+        ..
+    } = generation;
+    let id = headers.get(REQUEST_ID);
+    let text = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
+    for draft in &mut drafts {
+        draft.request_id = text.to_owned();
+    }
+    let deltas = intake.start_all(drafts, None).await;
+    let deltas = deltas.map_err(|error| renamed(error, endpoint))?;
+    let answer = Answer::new(deltas, n, details, ready.pieces.clone());
+    let writer = Writer::new(endpoint, &intake.info().name, answer.choices());
+    let mut response = respond(answer, writer, delivery, http.heartbeat).await?;
+    if let Some(id) = id {
+        response.headers_mut().insert(REQUEST_ID, id.clone());
+    }
+    Ok(response)
+}

@@ -1,0 +1,413 @@
+// The page at /: a request, its text as it grows, and what each token's input was.
+"use strict";
+
+const byId = (id) => document.getElementById(id);
+const form = byId("form");
+const output = byId("output");
+
+// Longest length with a shade of its own; what is longer has the same.
+const SHADES = 5;
+// The most probable tokens shown of each position.
+const TOP = 5;
+
+// Of the text shown: what the server said of each token.
+let tokens = [];
+let promptIds = [];
+let running = null;
+let model = null;
+
+// ---- small helpers
+
+const element = (name, attributes = {}, ...children) => {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key === "class") made.className = value;
+    else made.setAttribute(key, value);
+  }
+  made.append(...children);
+  return made;
+};
+
+// Spaces and line breaks that would not be seen.
+const visible = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/ /g, "␣") || "(nothing)";
+
+const showError = (message) => {
+  byId("error").textContent = message;
+  byId("error").hidden = !message;
+};
+
+const percent = (part, whole) => (whole > 0 ? `${((100 * part) / whole).toFixed(1)} %` : "-");
+
+const shade = (length) => (length < 2 ? "" : `m${Math.min(length, SHADES)}`);
+
+async function call(path, body, signal) {
+  const options = { signal };
+  if (body) {
+    options.method = "POST";
+    options.headers = { "content-type": "application/json" };
+    options.body = JSON.stringify(body);
+  }
+  const response = await fetch(path, options);
+  if (response.ok) return response;
+  const said = await response.json().catch(() => null);
+  throw new Error(said?.error?.message ?? `the server answered ${response.status}`);
+}
+
+// ---- the model
+
+// Asks until a server answers: it may be loading, or started again.
+async function findModel() {
+  try {
+    const list = await (await call("/v1/models")).json();
+    model = list.data[0];
+    const table = model.scone.max_n
+      ? `f-grams of up to ${model.scone.max_n} tokens, table ${model.scone.table_id.slice(0, 8)} (${model.scone.embed_mode})`
+      : "a plain model, no f-grams";
+    byId("model").textContent = `${model.id}: ${table}, context of ${model.max_model_len} tokens`;
+    const chat = model.scone.has_chat_template;
+    byId("chat-kind").disabled = !chat;
+    byId("no-chat").hidden = chat;
+    if (!chat) form.elements.kind.value = "completion";
+    showLegend(model.scone.max_n ?? 0);
+  } catch (error) {
+    model = null;
+    const said = error instanceof TypeError ? "the server cannot be reached" : error.message;
+    byId("model").textContent = `${said}; trying again …`;
+    setTimeout(findModel, 1000);
+  }
+}
+
+function showLegend(maxN) {
+  const items = [element("li", {}, "token embedding")];
+  for (let length = 2; length <= Math.min(maxN, SHADES); length++) {
+    const more = length === SHADES && maxN > SHADES ? " and more" : "";
+    items.push(element("li", { class: shade(length) }, `${length} tokens${more}`));
+  }
+  byId("legend").replaceChildren(...items);
+}
+
+// ---- the request
+
+const NUMBERS = [
+  "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty",
+  "frequency_penalty", "min_tokens", "seed",
+];
+
+function request() {
+  const fields = form.elements;
+  const body = {
+    stream: true,
+    stream_options: { include_usage: true },
+    return_token_ids: true,
+    return_match_lengths: true,
+  };
+  for (const name of NUMBERS) {
+    if (fields[name].value !== "") body[name] = Number(fields[name].value);
+  }
+  if (fields.stop.value) body.stop = fields.stop.value;
+  if (fields.ignore_eos.checked) body.ignore_eos = true;
+  const prompt = byId("prompt").value;
+  if (fields.kind.value === "chat") {
+    body.messages = [{ role: "user", content: prompt }];
+    body.logprobs = true;
+    body.top_logprobs = TOP;
+    return { path: "/v1/chat/completions", body };
+  }
+  body.prompt = prompt;
+  body.logprobs = TOP;
+  // The prompt is shown, shaded like the rest.
+  body.echo = true;
+  return { path: "/v1/completions", body };
+}
+
+async function generate() {
+  if (running) return;
+  running = new AbortController();
+  const { signal } = running;
+  byId("go").disabled = true;
+  byId("stop").disabled = false;
+  showError("");
+  clearText();
+  const figures = new Figures();
+  const { path, body } = request();
+  try {
+    figures.start();
+    const response = await call(path, body, signal);
+    for await (const event of events(response.body)) take(event, figures);
+    byId("announce").textContent = `Done: ${figures.generated} tokens.`;
+  } catch (error) {
+    if (error.name === "AbortError") byId("announce").textContent = "Stopped.";
+    else {
+      const lost = error instanceof TypeError;
+      showError(lost ? "The connection to the server was lost." : error.message);
+      if (lost) findModel();
+    }
+  }
+  running = null;
+  byId("go").disabled = false;
+  byId("stop").disabled = true;
+}
+
+// The data of server-sent events; an error event is thrown.
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) throw new TypeError("the stream ended early");
+    text += value;
+    const parts = text.split("\n\n");
+    text = parts.pop();
+    for (const part of parts) {
+      const data = part.split("\n").find((line) => line.startsWith("data: "))?.slice(6);
+      if (data === undefined) continue;
+      if (data === "[DONE]") return;
+      const said = JSON.parse(data);
+      if (said.error) throw new Error(said.error.message);
+      yield said;
+    }
+  }
+}
+
+// ---- the text
+
+const encoder = new TextEncoder();
+
+// A token of part of a character is "bytes:\xe2\x80".
+function bytesOf(token) {
+  if (!token.startsWith("bytes:\\x")) return encoder.encode(token);
+  return Uint8Array.from(token.slice(8).split("\\x"), (hex) => parseInt(hex, 16));
+}
+
+// Decodes the tokens' bytes as they come; what is not whole yet waits.
+let decoder = new TextDecoder();
+
+function clearText() {
+  tokens = [];
+  promptIds = [];
+  decoder = new TextDecoder();
+  output.replaceChildren();
+  byId("announce").textContent = "Generating …";
+  byId("token").replaceChildren(element("p", { class: "note" }, "None is chosen."));
+}
+
+function take(event, figures) {
+  if (event.usage) figures.end(event.usage);
+  const choice = event.choices[0];
+  if (!choice) return;
+  if (choice.prompt_token_ids) promptIds = choice.prompt_token_ids;
+  const news = choice.delta ? ofChat(choice) : ofCompletion(choice);
+  const generated = figures.generated;
+  for (const token of news) {
+    add(token);
+    if (!token.prompt) figures.token(token.length);
+  }
+  if (figures.generated > generated) figures.show();
+  if (typeof choice.stop_reason === "string") cut(choice.stop_reason);
+}
+
+// With echo the first chunk has the prompt's tokens as well.
+function ofCompletion(choice) {
+  const { tokens: texts, token_logprobs, top_logprobs } = choice.logprobs;
+  const prompt = choice.prompt_token_ids?.length ?? 0;
+  return texts.map((text, i) => ({
+    bytes: bytesOf(text),
+    id: choice.token_ids[i],
+    length: choice.match_lengths[i],
+    logprob: token_logprobs[i],
+    top: Object.entries(top_logprobs[i] ?? {}).sort((a, b) => b[1] - a[1]).slice(0, TOP),
+    prompt: i < prompt,
+  }));
+}
+
+function ofChat(choice) {
+  return (choice.logprobs?.content ?? []).map((one, i) => ({
+    bytes: Uint8Array.from(one.bytes),
+    id: choice.token_ids[i],
+    length: choice.match_lengths[i],
+    logprob: one.logprob,
+    top: one.top_logprobs.map((top) => [top.token, top.logprob]),
+    prompt: false,
+  }));
+}
+
+function add(token) {
+  token.text = decoder.decode(token.bytes, { stream: true });
+  const kind = token.prompt ? "prompt" : "";
+  token.span = element("span", {
+    class: `token ${kind} ${shade(token.length)}`,
+    tabindex: tokens.length === 0 ? "0" : "-1",
+    "data-index": String(tokens.length),
+    "data-length": String(token.length),
+  }, token.text);
+  tokens.push(token);
+  output.append(token.span);
+}
+
+// The stop string was said, and is not part of the text.
+function cut(stop) {
+  let left = stop.length;
+  for (let i = tokens.length - 1; i >= 0 && left > 0; i--) {
+    tokens[i].span.classList.add("cut");
+    left -= tokens[i].text.length;
+  }
+}
+
+// ---- one token
+
+// The text of the f-gram whose row was the input: it ends at the token before.
+async function inputOf(index) {
+  const { length } = tokens[index];
+  // The prompt of a conversation is not shown; f-grams may begin in it.
+  const before = tokens[0].prompt ? [] : promptIds;
+  const hidden = Math.max(0, length - index);
+  const shown = tokens.slice(index - length + hidden, index);
+  if (hidden === 0) {
+    const bytes = shown.flatMap((token) => [...token.bytes]);
+    return new TextDecoder().decode(Uint8Array.from(bytes));
+  }
+  const ids = [...before.slice(Math.max(0, before.length - hidden)), ...shown.map((token) => token.id)];
+  return (await (await call("/detokenize", { tokens: ids })).json()).prompt;
+}
+
+let chosen = -1;
+
+async function choose(index) {
+  if (index === chosen && output.querySelector(".chosen")) return;
+  chosen = index;
+  for (const span of output.querySelectorAll(".chosen, .source")) span.classList.remove("chosen", "source");
+  const token = tokens[index];
+  token.span.classList.add("chosen");
+  for (const source of tokens.slice(Math.max(0, index - token.length), index)) {
+    source.span.classList.add("source");
+  }
+  const said = element("p", {}, element("code", {}, visible(token.text)), ` token ${token.id}`);
+  if (token.logprob !== null) {
+    said.append(`, probability ${(100 * Math.exp(token.logprob)).toFixed(1)} %`);
+  }
+  const input = element("p");
+  const parts = [said, input];
+  if (token.top.length > 0) parts.push(mostProbable(token));
+  byId("token").replaceChildren(...parts);
+  if (token.length >= 2) {
+    const text = await inputOf(index).catch((error) => `(${error.message})`);
+    if (chosen !== index) return;
+    input.append("Its input was the row of the f-gram ", element("code", {}, visible(text)), `, ${token.length} tokens.`);
+  } else if (index > 0 || !token.prompt) {
+    input.append("Its input was the embedding of the token before: no f-gram ended there.");
+  } else {
+    input.append("It is the first token.");
+  }
+}
+
+function mostProbable(token) {
+  const rows = token.top.map(([text, logprob]) => {
+    const p = Math.exp(logprob);
+    const meter = element("meter", { min: "0", max: "1", value: String(p), "aria-label": "probability" });
+    return element("tr", {},
+      element("td", {}, element("code", {}, visible(text))),
+      element("td", {}, `${(100 * p).toFixed(1)} %`),
+      element("td", {}, meter));
+  });
+  return element("table", {},
+    element("caption", {}, "Most probable with this input"),
+    element("thead", {}, element("tr", {},
+      element("th", { scope: "col" }, "token"),
+      element("th", { scope: "col" }, "probability"),
+      element("th", { scope: "col" }, "as a bar"))),
+    element("tbody", {}, ...rows));
+}
+
+output.addEventListener("mouseover", (event) => {
+  const span = event.target.closest(".token");
+  if (span) choose(Number(span.dataset.index));
+});
+
+output.addEventListener("focusin", (event) => {
+  const span = event.target.closest(".token");
+  if (!span) return;
+  for (const other of output.querySelectorAll('[tabindex="0"]')) other.tabIndex = -1;
+  span.tabIndex = 0;
+  choose(Number(span.dataset.index));
+});
+
+// One stop for the Tab key, arrows inside.
+output.addEventListener("keydown", (event) => {
+  const span = event.target.closest(".token");
+  if (!span || tokens.length === 0) return;
+  const at = Number(span.dataset.index);
+  const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: tokens.length - 1 }[event.key];
+  if (to === undefined) return;
+  event.preventDefault();
+  tokens[Math.min(Math.max(to, 0), tokens.length - 1)].span.focus();
+});
+
+// ---- figures
+
+class Figures {
+  generated = 0;
+  #lengths = new Map();
+  #began = 0;
+  #first = 0;
+
+  start() {
+    this.#began = performance.now();
+    for (const id of ["rate", "first", "matched", "lookup"]) byId(id).textContent = "-";
+    byId("lengths").replaceChildren();
+  }
+
+  token(length) {
+    this.#first ||= performance.now();
+    this.generated += 1;
+    this.#lengths.set(length, (this.#lengths.get(length) ?? 0) + 1);
+  }
+
+  show() {
+    const now = performance.now();
+    byId("first").textContent = `${(this.#first - this.#began).toFixed(0)} ms`;
+    if (now > this.#first) {
+      byId("rate").textContent = (((this.generated - 1) * 1000) / (now - this.#first)).toFixed(1);
+    }
+    const rows = [...this.#lengths.entries()].sort((a, b) => a[0] - b[0]).map(([length, count]) => {
+      const bar = element("span", { class: `bar ${shade(length)}`, "aria-hidden": "true" });
+      bar.style.width = `${(100 * count) / this.generated}%`;
+      return element("tr", {},
+        element("th", { scope: "row" }, length < 2 ? "token embedding" : String(length)),
+        element("td", {}, `${count} (${percent(count, this.generated)})`),
+        element("td", {}, bar));
+    });
+    byId("lengths").replaceChildren(...rows);
+  }
+
+  end(usage) {
+    const own = usage.scone;
+    byId("matched").textContent = percent(own.matched_positions, own.positions);
+    byId("lookup").textContent = percent(own.lookup_us, own.prefill_us + own.decode_us);
+  }
+}
+
+// ---- the rest of the page
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  generate();
+});
+byId("stop").addEventListener("click", () => running?.abort());
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") running?.abort();
+  if (event.key === "Enter" && event.ctrlKey) form.requestSubmit();
+});
+
+const theme = byId("theme");
+const setTheme = (value) => {
+  if (value) document.documentElement.dataset.theme = value;
+  else delete document.documentElement.dataset.theme;
+};
+theme.value = localStorage.getItem("theme") ?? "";
+setTheme(theme.value);
+theme.addEventListener("change", () => {
+  localStorage.setItem("theme", theme.value);
+  setTheme(theme.value);
+});
+
+findModel();

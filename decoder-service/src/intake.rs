@@ -1,0 +1,211 @@
+//! The way in that gRPC and HTTP share: a draft is checked, numbered and submitted, and its deltas
+//! come back.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span, debug, info_span};
+
+use crate::{
+    engine::{EngineConfig, EngineHandle, Message},
+    error::Error,
+    metrics::Metrics,
+    model::ModelInfo,
+    request::{Draft, Request},
+    sequence::Delta,
+    startup::TierInfo,
+};
+
+/// Prompts from this length in bytes are tokenised off the network threads.
+const LONG_PROMPT_BYTES: usize = 4096;
+
+/// Where requests of every protocol come in.
+pub struct Intake {
+    info: Arc<ModelInfo>,
+    tier: TierInfo,
+    engine: EngineHandle,
+    config: EngineConfig,
+    metrics: Metrics,
+    draining: CancellationToken,
+    /// Numbers requests that come without an id.
+    next_id: AtomicU64,
+}
+
+impl Intake {
+    /// The way to a running engine.
+    pub fn new(
+        info: Arc<ModelInfo>,
+        tier: TierInfo,
+        engine: EngineHandle,
+        config: EngineConfig,
+        metrics: Metrics,
+        draining: CancellationToken,
+    ) -> Self {
+        Self {
+            info,
+            tier,
+            engine,
+            config,
+            metrics,
+            draining,
+            next_id: AtomicU64::new(1),
+        }
+    }
+
+    /// Facts of the model served.
+    pub fn info(&self) -> &Arc<ModelInfo> {
+        &self.info
+    }
+
+    /// Where rows come from.
+    pub fn tier(&self) -> &TierInfo {
+        &self.tier
+    }
+
+    /// How the engine works.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// Whether new requests are refused because the service shuts down.
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+
+    /// Checks a draft and submits it.
+    ///
+    /// # Errors
+    /// Why it is refused: a field outside its limit, a full queue, a service that drains. Refusals
+    /// are counted.
+    pub async fn start(&self, draft: Draft, deadline: Option<Instant>) -> Result<Deltas, Error> {
+        let mut all = self.start_all(vec![draft], deadline).await?;
+        all.pop().ok_or(Error::Internal)
+    }
+
+    /// Checks several drafts, then submits them: all or none.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), for the first that is refused.
+    pub async fn start_all(
+        &self,
+        drafts: Vec<Draft>,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Deltas>, Error> {
+        let span = info_span!("generate", request.id = tracing::field::Empty);
+        let started = self.checked_and_submitted(drafts, deadline);
+        let started = started.instrument(span).await;
+        started.inspect_err(|error| {
+            debug!(error = %error, "request refused");
+            self.metrics.ended(error.outcome());
+        })
+    }
+
+    async fn checked_and_submitted(
+        &self,
+        drafts: Vec<Draft>,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Deltas>, Error> {
+        if self.draining.is_cancelled() {
+            return Err(Error::Draining);
+        }
+        let requests = self.check(drafts, deadline).await?;
+        if let Some(first) = requests.first() {
+            Span::current().record("request.id", &first.id);
+        }
+        // Those that were accepted before one is refused are cancelled as they are dropped.
+        requests.into_iter().map(|one| self.submit(one)).collect()
+    }
+
+    async fn check(
+        &self,
+        mut drafts: Vec<Draft>,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Request>, Error> {
+        for draft in &mut drafts {
+            if draft.request_id.is_empty() {
+                let number = self.next_id.fetch_add(1, Ordering::Relaxed);
+                draft.request_id = format!("{}-{number}", std::process::id());
+            }
+        }
+        let bytes: usize = drafts.iter().map(Draft::text_bytes).sum();
+        let info = self.info.clone();
+        let check = move || {
+            let checked = drafts.into_iter().map(|draft| draft.check(&info, deadline));
+            checked.collect::<Result<Vec<Request>, Error>>()
+        };
+        if bytes < LONG_PROMPT_BYTES {
+            return check();
+        }
+        let checked = tokio::task::spawn_blocking(check).await;
+        checked.map_err(|_| Error::Internal)?
+    }
+
+    fn submit(&self, request: Request) -> Result<Deltas, Error> {
+        debug!(
+            request.id,
+            prompt_tokens = request.prompt_ids.len(),
+            n = request.n,
+            "request"
+        );
+        let (completions, prompt_ids) = (request.n, request.prompt_ids.clone());
+        let messages = self.engine.submit(request)?;
+        Ok(Deltas {
+            messages,
+            completions,
+            prompt_ids,
+        })
+    }
+}
+
+/// The news of one request. Dropping it cancels the request within one step.
+#[derive(Debug)]
+pub struct Deltas {
+    messages: mpsc::Receiver<Message>,
+    /// Completions that are not finished yet.
+    completions: u32,
+    prompt_ids: Vec<u32>,
+}
+
+impl Deltas {
+    /// What is continued.
+    pub fn prompt_ids(&self) -> &[u32] {
+        &self.prompt_ids
+    }
+}
+
+impl Stream for Deltas {
+    type Item = Result<Delta, Error>;
+
+    /// At most one error, after which nothing comes; never an end before every completion has
+    /// finished.
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        Poll::Ready(match ready!(this.messages.poll_recv(context)) {
+            Some(Ok(delta)) => {
+                this.completions -= u32::from(delta.finish.is_some());
+                Some(Ok(delta))
+            }
+            Some(Err(error)) => {
+                this.completions = 0;
+                this.messages.close();
+                Some(Err(error))
+            }
+            None if this.completions > 0 => {
+                // The engine ended without a word: never let that look like a whole answer.
+                this.completions = 0;
+                Some(Err(Error::Internal))
+            }
+            None => None,
+        })
+    }
+}

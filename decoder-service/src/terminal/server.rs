@@ -1,0 +1,217 @@
+//! A decoder-service over gRPC, from a client's side.
+
+use std::time::Duration;
+
+use clap::Args;
+use scone_proto::decoder::v1::{
+    self as proto, FinishReason as ProtoReason, GenerateRequest, GenerateResponse,
+    GetModelInfoRequest, SamplingParameters, decoder_service_client::DecoderServiceClient,
+    finish::StoppedBy, generate_request,
+};
+use tonic::{
+    Streaming,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    error::Error,
+    request::{Draft, Prompt},
+    sequence::{Delta, Finish, FinishReason, GeneratedToken, Timings, Usage},
+};
+
+/// How long a connection may take to open.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Which server.
+#[derive(Args, Clone, Debug)]
+pub struct ServerArgs {
+    /// Address of the decoder-service's gRPC port: host:port.
+    #[arg(
+        long,
+        env = "SCONE_ADDR",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:7400"
+    )]
+    pub addr: String,
+}
+
+/// A server that was reached.
+pub(super) struct Server {
+    client: DecoderServiceClient<Channel>,
+    /// Where its rows come from.
+    pub(super) embed_mode: String,
+}
+
+impl Server {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Names the address that cannot be reached.
+    pub(super) async fn reach(args: &ServerArgs) -> Result<Self, Error> {
+        let unreachable = |source: tonic::transport::Error| Error::Server {
+            address: args.addr.clone(),
+            problem: root_cause(&source),
+        };
+        let address = args.addr.trim_start_matches("http://");
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unreachable)?;
+        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT);
+        let channel = endpoint.connect().await.map_err(unreachable)?;
+        let mut client = DecoderServiceClient::new(channel);
+        let info = client.get_model_info(GetModelInfoRequest {}).await;
+        let info = info.map_err(|status| refused(args, &status))?;
+        Ok(Self {
+            client,
+            embed_mode: info.into_inner().embed_mode,
+        })
+    }
+
+    /// Starts a generation.
+    ///
+    /// # Errors
+    /// Why the server refuses it.
+    pub(super) async fn generate(
+        &mut self,
+        args: &ServerArgs,
+        draft: Draft,
+    ) -> Result<Generation, Error> {
+        let stream = self.client.generate(request(draft)).await;
+        let stream = stream.map_err(|status| refused(args, &status))?;
+        Ok(Generation {
+            stream: stream.into_inner(),
+            args: args.clone(),
+        })
+    }
+}
+
+/// A generation under way. Dropping it cancels it.
+pub(super) struct Generation {
+    stream: Streaming<GenerateResponse>,
+    args: ServerArgs,
+}
+
+impl Generation {
+    /// What is new; `None` at the end.
+    ///
+    /// # Errors
+    /// Why it ended early.
+    pub(super) async fn next(&mut self) -> Result<Option<Delta>, Error> {
+        let next = self.stream.message().await;
+        let next = next.map_err(|status| refused(&self.args, &status))?;
+        Ok(next.map(delta))
+    }
+}
+
+fn refused(args: &ServerArgs, status: &tonic::Status) -> Error {
+    Error::Server {
+        address: args.addr.clone(),
+        problem: status.message().to_owned(),
+    }
+}
+
+/// The last of an error's sources, which says what happened.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => root_cause(source),
+        None => error.to_string(),
+    }
+}
+
+fn request(draft: Draft) -> GenerateRequest {
+    let prompt = match draft.prompt {
+        None => None,
+        Some(Prompt::Text(text)) => Some(generate_request::Prompt::Text(text)),
+        Some(Prompt::Ids(ids)) => {
+            let ids = proto::TokenIds { ids };
+            Some(generate_request::Prompt::TokenIds(ids))
+        }
+        Some(Prompt::Chat(conversation)) => {
+            let messages = conversation.messages.iter().map(|message| {
+                let text = |name: &str| {
+                    let value = message.get_attr(name).unwrap_or_default();
+                    value.as_str().unwrap_or_default().to_owned()
+                };
+                proto::ChatMessage {
+                    role: text("role"),
+                    content: text("content"),
+                }
+            });
+            let messages = messages.collect();
+            Some(generate_request::Prompt::Chat(proto::Chat { messages }))
+        }
+    };
+    GenerateRequest {
+        prompt,
+        request_id: draft.request_id,
+        sampling: Some(SamplingParameters {
+            max_tokens: draft.max_tokens,
+            min_tokens: draft.min_tokens,
+            temperature: draft.temperature,
+            top_k: draft.top_k,
+            top_p: draft.top_p,
+            min_p: draft.min_p,
+            repetition_penalty: draft.repetition_penalty,
+            presence_penalty: draft.presence_penalty,
+            frequency_penalty: draft.frequency_penalty,
+            stop: draft.stop,
+            stop_token_ids: draft.stop_token_ids,
+            ignore_eos: draft.ignore_eos,
+            seed: draft.seed,
+            n: draft.n,
+            logprobs: draft.logprobs,
+            echo: draft.echo,
+            logit_bias: draft.logit_bias,
+        }),
+    }
+}
+
+fn delta(response: GenerateResponse) -> Delta {
+    Delta {
+        index: response.index,
+        prompt: response.prompt_tokens.into_iter().map(token).collect(),
+        tokens: response.tokens.into_iter().map(token).collect(),
+        text: response.text,
+        finish: response.finish.map(finish),
+    }
+}
+
+fn token(token: proto::Token) -> GeneratedToken {
+    let top = token.top_logprobs.into_iter();
+    GeneratedToken {
+        id: token.id,
+        // K is far below.
+        match_length: token.match_length.try_into().unwrap_or(u8::MAX),
+        logprob: token.logprob,
+        top_logprobs: top.map(|top| (top.id, top.logprob)).collect(),
+    }
+}
+
+fn finish(finish: proto::Finish) -> Finish {
+    let reason = match (finish.reason(), finish.stopped_by) {
+        (ProtoReason::Stop, Some(StoppedBy::Stop(stop))) => FinishReason::StopString(stop),
+        (ProtoReason::Stop, Some(StoppedBy::StopTokenId(id))) => FinishReason::StopToken(id),
+        (ProtoReason::Stop | ProtoReason::Length | ProtoReason::Unspecified, _) => {
+            FinishReason::Length
+        }
+    };
+    let (usage, timings) = (
+        finish.usage.unwrap_or_default(),
+        finish.timings.unwrap_or_default(),
+    );
+    Finish {
+        reason,
+        usage: Usage {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            positions: usage.positions,
+            matched_positions: usage.matched_positions,
+            fallback_positions: usage.fallback_positions,
+            cached_tokens: usage.cached_tokens,
+        },
+        timings: Timings {
+            queue: Duration::from_micros(timings.queue_us),
+            prefill: Duration::from_micros(timings.prefill_us),
+            decode: Duration::from_micros(timings.decode_us),
+            lookup: Duration::from_micros(timings.lookup_us),
+        },
+    }
+}
