@@ -29,6 +29,7 @@ pub mod config;
 pub mod embed_tier;
 pub mod engine;
 pub mod error;
+mod freed_memory;
 pub mod generate;
 pub mod http;
 pub mod intake;

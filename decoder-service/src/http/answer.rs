@@ -112,6 +112,8 @@ pub(super) struct Counts {
     prefill_us: u64,
     decode_us: u64,
     lookup_us: u64,
+    forward_us: u64,
+    sampling_us: u64,
 }
 
 impl Counts {
@@ -129,7 +131,9 @@ impl Counts {
             (&mut self.queue_us, timings.queue),
             (&mut self.prefill_us, timings.prefill),
             (&mut self.decode_us, timings.decode),
-            (&mut self.lookup_us, timings.lookup),
+            (&mut self.lookup_us, timings.steps.lookup),
+            (&mut self.forward_us, timings.steps.forward),
+            (&mut self.sampling_us, timings.steps.sampling),
         ] {
             *most = (*most).max(time.as_micros() as u64);
         }
@@ -150,6 +154,8 @@ impl Counts {
                 "prefill_us": self.prefill_us,
                 "decode_us": self.decode_us,
                 "lookup_us": self.lookup_us,
+                "forward_us": self.forward_us,
+                "sampling_us": self.sampling_us,
             },
         })
     }

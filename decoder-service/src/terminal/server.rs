@@ -16,7 +16,7 @@ use tonic::{
 use crate::{
     error::Error,
     request::{Draft, Prompt},
-    sequence::{Delta, Finish, FinishReason, GeneratedToken, Timings, Usage},
+    sequence::{Delta, Finish, FinishReason, GeneratedToken, StepTimes, Timings, Usage},
 };
 
 /// How long a connection may take to open.
@@ -211,7 +211,11 @@ fn finish(finish: proto::Finish) -> Finish {
             queue: Duration::from_micros(timings.queue_us),
             prefill: Duration::from_micros(timings.prefill_us),
             decode: Duration::from_micros(timings.decode_us),
-            lookup: Duration::from_micros(timings.lookup_us),
+            steps: StepTimes {
+                lookup: Duration::from_micros(timings.lookup_us),
+                forward: Duration::from_micros(timings.forward_us),
+                sampling: Duration::from_micros(timings.sampling_us),
+            },
         },
     }
 }
