@@ -117,7 +117,10 @@ pub async fn run(
         limit: config.drain_timeout,
     };
     let shutdown = finish.generations_after(shutdown);
+    let held = engine.clone();
     let serving = async {
+        // The engine ends with the last handle: not before both ports are closed.
+        let _held = held;
         let served = serve_until(
             router,
             connections,

@@ -155,3 +155,51 @@ fn what_can_never_fit_is_refused_by_the_flag_that_bounds_it() {
     let error = model.new_pool(100, KvDtype::F16).unwrap_err().to_string();
     assert!(error.contains("--kv-memory"), "{error}");
 }
+
+/// Scored in chunks, beside others, after giving way, with a prefix that others have cached: each
+/// token of a prompt has the log probability and the match length it had when it was generated.
+#[test]
+fn a_scored_prompt_has_the_log_probabilities_of_its_generation() {
+    let fixture = fixture();
+    let generating = |draft: Draft| Draft {
+        logprobs: Some(2),
+        ..draft
+    };
+    let roomy = engine(&fixture, engine_config(limits(6, 6, 64)), 200);
+    let generated: Vec<(Vec<u32>, Done)> = drafts()
+        .into_iter()
+        .map(|draft| {
+            let Some(Prompt::Ids(prompt)) = draft.prompt.clone() else {
+                panic!("ids");
+            };
+            (prompt, roomy.run(generating(draft)))
+        })
+        .collect();
+    drop(roomy);
+    // Every sequence has up to 9 blocks, so some give way; chunks of 11 end inside blocks.
+    let tight = engine(&fixture, engine_config(limits(6, 6, 11)), 20);
+    for round in 0..2 {
+        let scored = generated.iter().map(|(prompt, done)| {
+            let ids = [prompt.as_slice(), &done.ids].concat();
+            tight.submit(Draft {
+                prompt: Some(Prompt::Ids(ids)),
+                echo: Some(true),
+                ..generating(greedy("", 40))
+            })
+        });
+        let mut receivers: Vec<_> = scored.collect();
+        for ((prompt, done), receiver) in generated.iter().zip(&mut receivers) {
+            let again = collect(receiver);
+            let told: Vec<_> = again.deltas.iter().flat_map(|d| &d.prompt).collect();
+            assert_eq!(told.len(), prompt.len() + done.ids.len(), "round {round}");
+            assert_eq!(told[0].logprob, None);
+            let expected = done.deltas.iter().flat_map(|delta| &delta.tokens);
+            for (told, expected) in told[prompt.len()..].iter().zip(expected) {
+                assert_eq!(*told, expected);
+            }
+            assert_eq!(again.finish.usage.cached_tokens, 0);
+            assert_eq!(again.ids.len(), 40);
+        }
+    }
+    assert!(tight.metrics.preemptions.get() > 0);
+}

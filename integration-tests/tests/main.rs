@@ -5,12 +5,14 @@
 mod suite {
     mod bad_requests;
     mod broken_files;
+    mod clients;
     mod embed_tier_down;
     mod generate;
     mod health;
     mod lookup;
     mod mapped;
     mod overload;
+    mod page;
     mod same_tokens;
     mod scaling;
     mod shutdown;

@@ -41,6 +41,16 @@ async fn models_version_and_metrics() {
     assert!(metrics.body.ends_with("# EOF\n"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_without_work_stops_at_once_and_without_an_error() {
+    for _ in 0..5 {
+        let mut service = Service::start(1, 1).await;
+        get(service.http, "/version").await;
+        service.stop();
+        service.ended().await;
+    }
+}
+
 async fn from(service: &Service, method: &str, origin: &str) -> Answer {
     let headers = [
         ("origin", origin),

@@ -233,7 +233,7 @@ function ofChat(choice) {
 
 function add(token) {
   token.text = decoder.decode(token.bytes, { stream: true });
-  const kind = token.prompt ? "prompt" : "";
+  const kind = token.prompt ? "given" : "";
   token.span = element("span", {
     class: `token ${kind} ${shade(token.length)}`,
     tabindex: tokens.length === 0 ? "0" : "-1",

@@ -1,0 +1,369 @@
+"""Uses the page of a decoder-service in headless Chromium, as a reader with a mouse, a keyboard or a phone would.
+
+    python3 check.py --server 'target/release/decoder-service serve --model models/demo' [--shots DIR] [--axe axe.min.js]
+
+Needs chromium and chromedriver (Debian: chromium-driver) and nothing else. Starts the server itself, and again in the
+middle. With --axe, the file of the npm package axe-core, its rules are checked as well. Prints what was checked.
+"""
+
+import argparse
+import base64
+import contextlib
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+PATIENCE = 60
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
+PROMPT = "The boats in the harbour"
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def until(what, probe):
+    end = time.monotonic() + PATIENCE
+    while True:
+        value = probe()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"never: {what}")
+        time.sleep(0.02)
+
+
+def http(url, body=None, method=None):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json"}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        raise AssertionError(f"{url}: {error.read().decode(errors='replace')}") from None
+
+
+class Server:
+    """A decoder-service at a port that stays the same."""
+
+    def __init__(self, command):
+        self.port = free_port()
+        self.command = shlex.split(command) + ["--listen", "127.0.0.1:0", "--http-listen", f"127.0.0.1:{self.port}"]
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        line = self.process.stdout.readline()
+        assert line, f"{self.command} ended"
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def url(self, path="/"):
+        return f"http://127.0.0.1:{self.port}{path}"
+
+
+class Browser:
+    """Chromium, by the WebDriver protocol."""
+
+    def __init__(self):
+        port = free_port()
+        self.driver = subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL)
+        self.base = f"http://127.0.0.1:{port}"
+        until("chromedriver", self.ready)
+        self.profile = tempfile.TemporaryDirectory()
+        arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+                     "--force-device-scale-factor=1", f"--user-data-dir={self.profile.name}"]
+        options = {"goog:chromeOptions": {"args": arguments}}
+        session = http(self.base + "/session", {"capabilities": {"alwaysMatch": options}})["value"]
+        self.version = session["capabilities"]["browserVersion"]
+        self.base += f"/session/{session['sessionId']}"
+
+    def ready(self):
+        with contextlib.suppress(OSError):
+            return http(self.base + "/status")["value"]["ready"]
+
+    def close(self):
+        with contextlib.suppress(AssertionError, OSError):
+            http(self.base, method="DELETE")
+        self.driver.terminate()
+        self.driver.wait()
+        self.profile.cleanup()
+
+    def post(self, path, **body):
+        return http(self.base + path, body)["value"]
+
+    def open(self, url):
+        self.post("/url", url=url)
+
+    def run(self, script, *args):
+        return self.post("/execute/sync", script=script, args=list(args))
+
+    def run_async(self, script):
+        return self.post("/execute/async", script=script, args=[])
+
+    def find(self, selector):
+        return self.post("/element", using="css selector", value=selector)[ELEMENT]
+
+    def click(self, selector):
+        self.post(f"/element/{self.find(selector)}/click")
+
+    def type(self, selector, text):
+        found = self.find(selector)
+        self.post(f"/element/{found}/clear")
+        self.post(f"/element/{found}/value", text=text)
+
+    def keys(self, *keys):
+        actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        self.post("/actions", actions=[{"type": "key", "id": "keys", "actions": actions}])
+
+    def hover(self, selector):
+        origin = {ELEMENT: self.find(selector)}
+        move = {"type": "pointerMove", "duration": 0, "x": 0, "y": 0, "origin": origin}
+        self.run("arguments[0].scrollIntoView({block: 'center'})", origin)
+        self.post("/actions", actions=[{"type": "pointer", "id": "mouse", "actions": [move]}])
+
+    def text(self, selector):
+        return self.run("return document.querySelector(arguments[0]).textContent", selector)
+
+    def size(self, width, height):
+        # Windows have a least width; a page in a phone's viewport has not.
+        command = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.post("/goog/cdp/execute", cmd="Emulation.setDeviceMetricsOverride", params=command)
+
+    def shot(self, path):
+        with open(path, "wb") as file:
+            file.write(base64.b64decode(http(self.base + "/screenshot")["value"]))
+
+
+# What the tests ask of the page, in its own language.
+
+TOKENS = """return [...document.querySelectorAll('#output .token')].map(t => ({
+  text: t.textContent, length: Number(t.dataset.length), prompt: t.classList.contains('given'),
+  back: getComputedStyle(t).backgroundColor, display: getComputedStyle(t).display}))"""
+
+# The contrast (WCAG 2.2, 1.4.3) of each text with what is behind it, the lowest first.
+CONTRAST = """
+const channel = c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+const parse = text => text.match(/[\\d.]+/g).map(Number);
+const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+const behind = e => { for (; e; e = e.parentElement) {
+  const c = parse(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0) return c; } return [255, 255, 255]; };
+const found = [];
+for (const e of document.querySelectorAll('body *')) {
+  const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+  if (!own || e.disabled || e.checkVisibility && !e.checkVisibility()) continue;
+  const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))];
+  found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), e.outerHTML.slice(0, 80)]);
+}
+return found.sort((a, b) => a[0] - b[0]);"""
+
+# Controls that no label names.
+NAMELESS = """return [...document.querySelectorAll('input, select, textarea, button')]
+  .filter(e => !(e.labels && e.labels.length) && !e.textContent.trim() && !e.getAttribute('aria-label'))
+  .map(e => e.outerHTML)"""
+
+# Of a phone's page: how far it is wider than the screen.
+OVERHANG = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+AXE = """const done = arguments[arguments.length - 1];
+axe.run().then(r => done(r.violations.map(v => v.id + ': ' + v.nodes.map(n => n.html.slice(0, 100)).join(' | '))))"""
+
+
+class Check:
+    def __init__(self, server, browser, shots, axe):
+        self.server, self.browser, self.shots = server, browser, shots
+        self.axe = axe and open(axe, encoding="utf-8").read()
+
+    def done(self, what):
+        print("ok:", what, flush=True)
+
+    def shot(self, name):
+        if self.shots:
+            os.makedirs(self.shots, exist_ok=True)
+            self.browser.run("window.scrollTo(0, 0)")
+            self.browser.shot(os.path.join(self.shots, f"page-{name}.png"))
+
+    def loaded(self):
+        until("the model's name", lambda: "context of" in self.browser.text("#model"))
+
+    def generated(self):
+        said = until("the end", lambda: next((t for t in [self.browser.text("#announce")] if t.startswith("Done")), None))
+        return int(said.split()[1])
+
+    def fields(self, **values):
+        self.browser.run("document.querySelector('details').open = true")
+        for name, value in values.items():
+            self.browser.type(f"[name={name}]", str(value))
+
+    def generates(self):
+        b = self.browser
+        b.open(self.server.url())
+        self.loaded()
+        b.type("#prompt", PROMPT)
+        self.fields(max_tokens=60, seed=7, temperature=0.8)
+        b.keys()
+        b.run("document.querySelector('details').open = false")
+        b.click("#go")
+        assert self.generated() == 60
+        tokens = b.run(TOKENS)
+        body = {"prompt": PROMPT, "max_tokens": 60, "seed": 7, "temperature": 0.8, "echo": True,
+                "logprobs": 5, "return_match_lengths": True}
+        choice = http(self.server.url("/v1/completions"), body)["choices"][0]
+        assert "".join(t["text"] for t in tokens) == choice["text"], "the text is not the API's"
+        assert [t["length"] for t in tokens] == choice["match_lengths"]
+        assert "".join(t["text"] for t in tokens if t["prompt"]) == PROMPT
+        assert all(t["display"] == "inline" for t in tokens)
+        colours = {t["length"]: t["back"] for t in tokens if t["length"] <= 5}
+        shaded = {length: back for length, back in colours.items() if length >= 2}
+        assert shaded and len(set(shaded.values())) == len(shaded), colours
+        for figure in ("#rate", "#first", "#matched", "#lookup"):
+            assert any(c.isdigit() for c in b.text(figure)), figure
+        counted = b.run("return [...document.querySelectorAll('#lengths td:nth-child(2)')].map(e => parseInt(e.textContent))")
+        assert sum(counted) == 60, counted
+        self.done("typed, generated, shaded; text and match lengths are the API's")
+
+    def points_and_arrows(self):
+        b = self.browser
+        # A wide one: its middle is surely its own.
+        wide = ((i, t) for i, t in enumerate(b.run(TOKENS)) if len(t["text"].strip()) >= 2)
+        at = next(i for i, t in wide if t["length"] >= 2 and not t["prompt"])
+        b.hover(f"[data-index='{at}']")
+        said = until("the f-gram", lambda: next((t for t in [b.text("#token")] if "row of the f-gram" in t), None))
+        tokens = b.run(TOKENS)
+        length = tokens[at]["length"]
+        gram = "".join(t["text"] for t in tokens[at - length:at]).replace(" ", "␣").replace("\n", "⏎")
+        assert gram in said and f"{length} tokens" in said, (gram, said)
+        assert b.run("return document.querySelectorAll('#token tbody tr').length") == 5
+        b.run("document.querySelector('#output [tabindex=\"0\"]').focus()")
+        b.keys("\ue010", "\ue012")  # End, then the left arrow.
+        focused = b.run("return Number(document.activeElement.dataset.index)")
+        assert focused == len(tokens) - 2, focused
+        assert b.run("return document.querySelectorAll('#output [tabindex=\"0\"]').length") == 1
+        until("its token", lambda: f"token {b.run('return tokens[arguments[0]].id', focused)}" in b.text("#token"))
+        self.done("a pointer and the arrow keys choose tokens")
+
+    def refusals(self):
+        b = self.browser
+        self.fields(top_p=0)
+        b.click("#go")
+        until("a refusal", lambda: "top_p" in b.text("#error"))
+        b.type("[name=top_p]", "0.9")
+        b.type("[name=max_tokens]", "5")
+        b.run("document.getElementById('prompt').focus()")
+        b.post("/actions", actions=[{"type": "key", "id": "keys", "actions": [
+            {"type": "keyDown", "value": "\ue009"}, {"type": "keyDown", "value": "\ue007"},
+            {"type": "keyUp", "value": "\ue007"}, {"type": "keyUp", "value": "\ue009"}]}])
+        assert self.generated() == 5
+        assert b.run("return document.getElementById('error').hidden")
+        b.type("[name=top_p]", "")
+        self.done("a refusal names its field; Ctrl+Enter generates")
+
+    def readable(self, name):
+        lowest = self.browser.run(CONTRAST)[0]
+        assert lowest[0] >= 4.5, f"{name}: contrast {lowest}"
+        nameless = self.browser.run(NAMELESS)
+        assert not nameless, nameless
+        if self.axe:
+            self.browser.run(self.axe)
+            violations = self.browser.run_async(AXE)
+            assert not violations, violations
+        axe = ", no violation of axe-core's rules" if self.axe else ""
+        self.done(f"{name}: contrast at least {lowest[0]:.1f}, every control has a name{axe}")
+
+    def themes(self):
+        b = self.browser
+        backs = []
+        for theme in ("light", "dark"):
+            b.run("const t = document.getElementById('theme'); t.value = arguments[0];"
+                  "t.dispatchEvent(new Event('change'))", theme)
+            time.sleep(0.3)  # Shades fade over.
+            backs.append(b.run("return getComputedStyle(document.body).backgroundColor"))
+            self.readable(theme)
+            self.shot(theme)
+        assert backs[0] != backs[1]
+        b.open(self.server.url())
+        assert b.run("return getComputedStyle(document.body).backgroundColor") == backs[1], "the choice is kept"
+        self.loaded()
+
+    def phone(self):
+        b = self.browser
+        b.size(360, 740)
+        assert b.run(OVERHANG) <= 0
+        b.run("document.querySelector('details').open = true")
+        assert b.run(OVERHANG) <= 0
+        b.run("document.querySelector('details').open = false")
+        b.type("#prompt", PROMPT)
+        b.click("#go")
+        self.generated()
+        assert b.run(OVERHANG) <= 0
+        self.readable("phone")
+        self.shot("phone")
+        b.size(1100, 1250)
+        self.done("360 pixels are wide enough")
+
+    def restart(self):
+        b = self.browser
+        self.fields(max_tokens=200)
+        b.run("document.querySelector('[name=ignore_eos]').checked = true")
+        self.server.stop()
+        b.click("#go")
+        until("an error", lambda: "connection" in b.text("#error"))
+        until("the page's tries", lambda: "cannot be reached" in b.text("#model"))
+        self.server.start()
+        self.loaded()
+        b.click("#go")
+        assert self.generated() == 200
+        assert b.run("return document.getElementById('error').hidden")
+        self.done("the page outlives a restart of its server")
+
+    def stopping(self):
+        b = self.browser
+        self.fields(max_tokens=2000)
+        b.run("""const run = take; window.seen = 0;
+                 take = (e, f) => { if (++window.seen === 3) running.abort(); run(e, f); }""")
+        b.click("#go")
+        until("an end", lambda: b.text("#announce") in ("Stopped.",) or b.text("#announce").startswith("Done"))
+        assert b.text("#announce") == "Stopped.", b.text("#announce")
+        self.done("a generation can be stopped")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--server", required=True, help="a decoder-service serve, without its addresses")
+    parser.add_argument("--shots", help="where to leave screenshots")
+    parser.add_argument("--axe", help="axe.min.js of the npm package axe-core")
+    args = parser.parse_args()
+    server = Server(args.server)
+    try:
+        browser = Browser()
+        try:
+            print("Chromium", browser.version, flush=True)
+            browser.size(1100, 1250)
+            check = Check(server, browser, args.shots, args.axe)
+            check.generates()
+            check.points_and_arrows()
+            check.themes()
+            check.refusals()
+            check.phone()
+            check.restart()
+            check.stopping()
+        finally:
+            browser.close()
+    finally:
+        server.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
