@@ -136,7 +136,7 @@ def check_arguments(where, program, arguments):
 
 def check_ports(where, prefix, container, environment):
     ports = {p["name"]: p["containerPort"] for p in container.get("ports", [])}
-    for name, suffix in (("grpc", "LISTEN"), ("metrics", "METRICS_LISTEN")):
+    for name, suffix in (("grpc", "LISTEN"), ("http", "HTTP_LISTEN"), ("metrics", "METRICS_LISTEN")):
         variable = prefix + suffix
         if name in ports and variable not in environment:
             problem(where, f"port {name} is declared, but {variable} is not set")
