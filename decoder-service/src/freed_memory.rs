@@ -15,6 +15,7 @@ pub(crate) fn give_back() {}
 
 #[cfg(all(test, target_os = "linux", target_env = "gnu"))]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     /// Pages in memory.
     fn resident() -> usize {
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap();

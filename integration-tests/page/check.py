@@ -243,7 +243,9 @@ class Check:
         said = until("the f-gram", lambda: next((t for t in [b.text("#token")] if "row of the f-gram" in t), None))
         tokens = b.run(TOKENS)
         length = tokens[at]["length"]
-        gram = "".join(t["text"] for t in tokens[at - length:at]).replace(" ", "␣").replace("\n", "⏎")
+        ids = b.run("return tokens.slice(arguments[0], arguments[1]).map(t => t.id)", at - length, at)
+        gram = http(self.server.url("/detokenize"), {"tokens": ids})["prompt"]
+        gram = gram.replace(" ", "␣").replace("\n", "⏎")
         assert gram in said and f"{length} tokens" in said, (gram, said)
         assert b.run("return document.querySelectorAll('#token tbody tr').length") == 5
         b.run("document.querySelector('#output [tabindex=\"0\"]').focus()")

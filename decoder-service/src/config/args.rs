@@ -227,7 +227,7 @@ pub struct ServeArgs {
     )]
     pub http_listen: HttpListen,
 
-    /// Origins (such as https://example.org) whose web pages may call the HTTP API, with commas
+    /// Origins, as scheme://host:port, whose web pages may call the HTTP API, with commas
     /// between; * is any. Default: none but the service's own page.
     #[arg(
         long,

@@ -71,6 +71,7 @@ impl Ahead {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::embed_tier::LookupError;
 
