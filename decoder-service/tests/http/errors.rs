@@ -1,11 +1,13 @@
 //! What is refused, in OpenAI's shape and by name.
 
+use scone_proto::decoder::v1::{GenerateRequest, SamplingParameters, generate_request::Prompt};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::{sleep, timeout},
 };
+use tonic::Code;
 
 use crate::{
     client::{get, greedy, post, receive, request, send, with},
@@ -117,6 +119,61 @@ async fn wrong_fields_are_refused_by_name_and_the_service_lives_on() {
     let nulls = json!({"suffix": null, "stop": null, "logit_bias": null, "best_of": 1, "seed": -3});
     let answer = post(service.http, PATH, &with(greedy("the fox", 5), nulls)).await;
     assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+/// Limits belong to `request`: both protocols refuse in the same words.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grpc_refuses_in_the_same_words() {
+    let service = Service::start(4, 4).await;
+    let mut grpc = service.grpc().await;
+    let wrong: [(Value, SamplingParameters); 5] = [
+        (
+            json!({"temperature": 101}),
+            SamplingParameters {
+                temperature: Some(101.0),
+                ..Default::default()
+            },
+        ),
+        (
+            json!({"top_p": 0}),
+            SamplingParameters {
+                top_p: Some(0.0),
+                ..Default::default()
+            },
+        ),
+        (
+            json!({"n": 17}),
+            SamplingParameters {
+                n: Some(17),
+                ..Default::default()
+            },
+        ),
+        (
+            json!({"stop": [""]}),
+            SamplingParameters {
+                stop: vec![String::new()],
+                ..Default::default()
+            },
+        ),
+        (
+            json!({"logprobs": 21}),
+            SamplingParameters {
+                logprobs: Some(21),
+                ..Default::default()
+            },
+        ),
+    ];
+    for (change, sampling) in wrong {
+        let request = GenerateRequest {
+            prompt: Some(Prompt::Text("the fox".into())),
+            sampling: Some(sampling),
+            request_id: String::new(),
+        };
+        let status = grpc.generate(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let answer = post(service.http, PATH, &with(greedy("the fox", 5), change)).await;
+        assert_eq!(answer.error()["message"], status.message());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
