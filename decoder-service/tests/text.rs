@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use common::{byte_level, byte_level_json, encode, fixture};
 use decoder_service::{
     model::ServedModel,
-    text::{Decode, Detokenizer, TextStream, load_tokenizer},
+    text::{Decode, Detokenizer, Pieces, TextStream, load_tokenizer},
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -53,6 +53,40 @@ fn a_character_split_over_tokens_comes_whole() {
     let decoder: Arc<dyn Decode> = Arc::new(byte_level());
     let ids: Vec<u32> = "a日b".bytes().map(u32::from).collect();
     assert_eq!(pieces(&decoder, &[], &ids), ["a", "", "", "日", "b", ""]);
+}
+
+/// What each token writes, put together.
+fn said(tokenizer: Tokenizer, before: Option<u32>, ids: &[u32]) -> Vec<u8> {
+    let pieces = Pieces::new(Arc::new(tokenizer));
+    let mut last = before;
+    let said = ids
+        .iter()
+        .flat_map(|&id| pieces.piece(last.replace(id), id));
+    said.collect()
+}
+
+#[test]
+fn what_tokens_write_alone_is_the_text_in_bytes() {
+    let text = "the café is 日本 <|endoftext|> the\n";
+    assert_eq!(said(byte_level(), None, &encode(text)), text.as_bytes());
+    let cafe = encode("é");
+    let pieces = Pieces::new(Arc::new(byte_level()));
+    assert_eq!(
+        pieces.piece(None, u32::from(b'\xE6')),
+        [0xE6],
+        "part of a character"
+    );
+    assert_eq!(pieces.piece(None, cafe[0]), "é".as_bytes());
+    assert_eq!(pieces.piece(None, 100_000), [] as [u8; 0], "no such token");
+
+    // " the" keeps its space behind another token only, bytes are themselves.
+    let e_acute: Vec<u32> = "é".bytes().map(|b| FIRST_BYTE + u32::from(b)).collect();
+    let ids = [&[2, 3, 7][..], &e_acute, &[2, 6]].concat();
+    assert_eq!(
+        said(sentencepiece(), None, &ids),
+        "the fox!é the日本".as_bytes()
+    );
+    assert_eq!(said(sentencepiece(), Some(3), &[2]), b" the");
 }
 
 #[test]
