@@ -65,7 +65,7 @@ P
         ;;
     page)
         if command -v chromedriver >/dev/null; then
-            python3 integration-tests/page/check.py --server "$bin/decoder-service serve --model models/demo" \
+            python3 integration-tests/page/check.py --server "$bin/decoder-service serve --model models/demo --chat-template $here/chat_template.jinja" \
                 ${AXE:+--axe "$AXE"} ${SHOTS:+--shots "$SHOTS"}
         else
             echo "skipped: no chromedriver"

@@ -256,6 +256,29 @@ class Check:
         until("its token", lambda: f"token {b.run('return tokens[arguments[0]].id', focused)}" in b.text("#token"))
         self.done("a pointer and the arrow keys choose tokens")
 
+    def chats(self):
+        b = self.browser
+        b.click("#chat-kind")
+        self.fields(max_tokens=20)
+        b.click("#go")
+        assert self.generated() == 20
+        tokens = b.run(TOKENS)
+        body = {"messages": [{"role": "user", "content": b.run("return document.getElementById('prompt').value")}],
+                "max_tokens": 20, "return_match_lengths": True}
+        for name in ("seed", "temperature"):
+            if value := b.run("return document.querySelector(`[name=${arguments[0]}]`).value", name):
+                body[name] = float(value) if name == "temperature" else int(value)
+        if "seed" in body:
+            choice = http(self.server.url("/v1/chat/completions"), body)["choices"][0]
+            assert "".join(t["text"] for t in tokens) == choice["message"]["content"]
+            assert [t["length"] for t in tokens] == choice["match_lengths"]
+        # The f-gram before the first token lies in the prompt, which is not shown.
+        b.run("document.querySelector('#output .token').focus()")
+        if tokens[0]["length"] >= 2:
+            until("the f-gram", lambda: "row of the f-gram" in b.text("#token"))
+        b.click("[value=completion]")
+        self.done("a message is answered, by the model's template")
+
     def refusals(self):
         b = self.browser
         self.fields(top_p=0)
@@ -356,6 +379,8 @@ def main():
             check = Check(server, browser, args.shots, args.axe)
             check.generates()
             check.points_and_arrows()
+            if browser.run("return !document.getElementById('chat-kind').disabled"):
+                check.chats()
             check.themes()
             check.refusals()
             check.phone()

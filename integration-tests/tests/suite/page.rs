@@ -19,16 +19,18 @@ fn the_page_generates_shades_explains_and_outlives_its_server() {
         eprintln!("skipped: no {missing} here");
         return;
     }
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (f, table) = (fixtures(), copy_of(&fixtures().table));
     let server = format!(
-        "'{}' serve --model '{}' --table '{}'",
+        "'{}' serve --model '{}' --table '{}' --chat-template '{}'",
         binaries().decoder_service.display(),
         f.model.display(),
-        table.display()
+        table.display(),
+        here.join("clients/chat_template.jinja").display()
     );
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("page/check.py");
+    let script = here.join("page/check.py");
     let mut command = Command::new("python3");
     command.arg(script).args(["--server", &server]);
     let said = run("page", command).success();
-    assert_eq!(said.matches("ok: ").count(), 9, "{said}");
+    assert_eq!(said.matches("ok: ").count(), 10, "{said}");
 }
