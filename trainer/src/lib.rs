@@ -15,5 +15,6 @@ pub mod mining;
 pub mod model_dir;
 pub mod precompute;
 pub mod progress;
+mod sealed;
 pub mod tokenizer;
 pub mod training;

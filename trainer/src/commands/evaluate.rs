@@ -113,7 +113,7 @@ pub fn run(args: Args) -> Result<()> {
     let table = open_table(&args, &model)?;
     let (rows, source) = row_source(&args, &model, table.as_ref())?;
     let mut evaluator = Evaluator::new(&model.decoder, source, options.clone())?;
-    let corpus_options = args.cache.options(&args.input.text_field);
+    let corpus_options = args.cache.options_of(&args.input);
     let inputs = &args.input.input;
     let text = HeldOut::load(
         "input",

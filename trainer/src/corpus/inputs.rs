@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::manifest::{MANIFEST_FILE, TokenFormat, TokensManifest};
+
 /// How a file is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
@@ -37,17 +39,77 @@ pub struct Input {
     pub compression: Compression,
 }
 
-/// Resolves `paths` to files: a directory becomes every text file below it, sorted by path.
+/// Inputs that are read in the same way, in order.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Group {
+    /// A finished directory of tokens.
+    Tokens(PathBuf),
+    /// Files to tokenise.
+    Files(Vec<Input>),
+}
+
+/// Resolves `paths`, which may be patterns, to directories of tokens and files between them.
 ///
 /// # Errors
-/// When a path does not exist, a file has an unknown extension, or a directory holds no text.
-pub fn expand(paths: &[PathBuf]) -> Result<Vec<Input>> {
+/// Those of [`expand`].
+pub(super) fn groups(paths: &[PathBuf]) -> Result<Vec<Group>> {
+    let paths = matching(paths)?;
+    let mut groups = Vec::new();
+    for same in paths.chunk_by(|a, b| !is_tokens(a) && !is_tokens(b)) {
+        match same {
+            [dir] if is_tokens(dir) => groups.push(Group::Tokens(dir.clone())),
+            files => groups.push(Group::Files(expand(files)?)),
+        }
+    }
+    Ok(groups)
+}
+
+/// Whether `path` is a finished directory of mapped tokens.
+fn is_tokens(path: &Path) -> bool {
+    TokensManifest::read(path).is_ok_and(|manifest| manifest.format == TokenFormat::Shards)
+}
+
+/// What `paths` stand for: one that does not exist may be a pattern with `*`, `?`, `[a-z]` or `**`,
+/// whose matches come sorted by path.
+fn matching(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     ensure!(!paths.is_empty(), "no input given");
-    let mut inputs = Vec::new();
+    let mut found = Vec::new();
     for path in paths {
+        let pattern = path.to_str().filter(|text| text.contains(['*', '?', '[']));
+        let Some(pattern) = pattern.filter(|_| !path.exists()) else {
+            found.push(path.clone());
+            continue;
+        };
+        let before = found.len();
+        let matches = glob::glob(pattern).with_context(|| format!("the pattern {pattern}"))?;
+        for path in matches {
+            found.push(path.with_context(|| format!("the pattern {pattern}"))?);
+        }
+        ensure!(
+            found.len() > before,
+            "nothing matches the pattern {pattern}"
+        );
+    }
+    Ok(found)
+}
+
+/// Resolves `paths` to files: a pattern becomes what it matches, a directory every text file below
+/// it, sorted by path.
+///
+/// # Errors
+/// When a path does not exist, a pattern matches nothing, a file has an unknown extension, or a
+/// directory holds no text.
+pub fn expand(paths: &[PathBuf]) -> Result<Vec<Input>> {
+    let mut inputs = Vec::new();
+    for path in &matching(paths)? {
         let metadata =
             std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
         if metadata.is_dir() {
+            ensure!(
+                !is_tokens(path),
+                "{} holds tokens ({MANIFEST_FILE}), where text is needed",
+                path.display()
+            );
             let before = inputs.len();
             add_directory(path, &mut inputs)?;
             ensure!(

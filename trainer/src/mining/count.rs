@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::counted::Counted;
 use super::pair_index::PairIndex;
 use crate::corpus::TokenizedCorpus;
 
@@ -22,13 +23,9 @@ pub(super) fn split(pair: u64) -> (u32, u32) {
     ((pair >> 32) as u32, pair as u32)
 }
 
-/// How often each pair of neighbours occurs within a document, sorted by pair; only pairs that
-/// occur at least `needed` times.
-pub(super) fn count_pairs(
-    corpus: &TokenizedCorpus,
-    starts: &[u32],
-    needed: u64,
-) -> Vec<(u64, u64)> {
+/// How often each pair of neighbours occurs within a document; only pairs that occur at least `needed`
+/// times.
+pub(super) fn count_pairs(corpus: &TokenizedCorpus, starts: &[u32], needed: u64) -> Counted {
     let pairs = || {
         (0..corpus.document_count())
             .flat_map(|document| starts[corpus.document_range(document)].windows(2))
@@ -42,12 +39,19 @@ pub(super) fn count_pairs(
     runs(&sorted, needed)
 }
 
-fn runs(sorted: &[u64], needed: u64) -> Vec<(u64, u64)> {
-    sorted
+fn runs(sorted: &[u64], needed: u64) -> Counted {
+    let mut distinct = 0;
+    let pairs: Vec<(u64, u64)> = sorted
         .chunk_by(|a, b| a == b)
+        .inspect(|_| distinct += 1)
         .filter(|run| run.len() as u64 >= needed)
         .map(|run| (run[0], run.len() as u64))
-        .collect()
+        .collect();
+    Counted {
+        distinct,
+        frequent: pairs.len() as u64,
+        pairs,
+    }
 }
 
 /// Replaces the id at each position by the number of the pair that starts there, or [`NONE`].

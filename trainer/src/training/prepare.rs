@@ -124,9 +124,7 @@ fn read_stream(
 fn join(corpus: &TokenizedCorpus, eos: u32, fgrams: Option<&Fgrams>, seed: u64) -> TokenStream {
     let matcher = fgrams.map(|f| f.set.matcher());
     let read = |document: usize, out: &mut Vec<u32>| {
-        corpus
-            .ids()
-            .copy_range(corpus.document_range(document), out);
+        corpus.copy_ids(corpus.document_range(document), out);
     };
     TokenStream::new(corpus.document_count(), read, eos, matcher.as_ref(), seed)
 }
