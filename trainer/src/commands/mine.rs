@@ -58,6 +58,15 @@ pub struct Args {
     /// each f-gram). Absent: all in memory, 12 bytes a token.
     #[arg(long, env = "SCONE_MEMORY", help_heading = "Mining")]
     memory: Option<ByteSize>,
+    /// Counts that another engine made of the tokens that --input names (see trainer/spark): they are
+    /// not counted again.
+    #[arg(
+        long,
+        env = "SCONE_COUNTS",
+        help_heading = "Mining",
+        conflicts_with = "memory"
+    )]
+    counts: Option<PathBuf>,
     /// Held-out text, in the forms of --input: how much of it the set matches.
     #[arg(long, env = "SCONE_VALID", num_args = 1.., value_delimiter = ':', help_heading = "Input")]
     valid: Vec<PathBuf>,
@@ -86,7 +95,7 @@ struct Summary {
     fgrams_by_length: BTreeMap<usize, u64>,
     /// The lowest count of an f-gram of each length; lengths without any are absent.
     cut_count_by_length: BTreeMap<usize, u64>,
-    /// Different n-grams and those above the cut, by length.
+    /// Different n-grams and those above the cut, by length; none when they were counted elsewhere.
     scans: Vec<ScanReport>,
     #[serde(flatten)]
     matched: Matched,
@@ -144,8 +153,17 @@ pub fn run(args: Args) -> Result<()> {
         vocab_size: tokenizer.vocab_size(),
         tokenizer_hash: tokenizer.sha256(),
     };
-    let mined = mining::mine_within(&corpus, &tokenizer_facts, &options, bounded.as_ref())?;
-    let mut set = mined.set;
+    let (mut set, scans) = match &args.counts {
+        Some(dir) => {
+            let tokens = corpus.total_tokens();
+            let set = mining::from_counts(dir, tokens, &tokenizer_facts, &options)?;
+            (set, Vec::new())
+        }
+        None => {
+            let mined = mining::mine_within(&corpus, &tokenizer_facts, &options, bounded.as_ref())?;
+            (mined.set, mined.scans)
+        }
+    };
     let mine_seconds = started.elapsed().as_secs_f64();
     ensure!(
         !set.is_empty(),
@@ -178,7 +196,7 @@ pub fn run(args: Args) -> Result<()> {
         tag_seconds,
         verified,
         valid,
-        scans: mined.scans,
+        scans,
         ..Summary::of_set(&set, &matches)
     };
     if args.json {
@@ -291,15 +309,17 @@ impl Summary {
             None => "-".to_owned(),
             Some(valid) => format!("{:.1} %", 100.0 * of(valid)),
         };
-        for scan in &self.scans {
-            let n = usize::from(scan.n);
+        for (&n, fgrams) in &self.fgrams_by_length {
+            let scan = self.scans.iter().find(|scan| usize::from(scan.n) == n);
+            let counted = |of: fn(&ScanReport) -> u64| {
+                scan.map_or_else(|| "-".to_owned(), |scan| of(scan).to_string())
+            };
             let share = |matched: &Matched| matched.matched_share_by_length.get(&n).copied();
             let cut = self.cut_count_by_length.get(&n);
             output::line(format_args!(
-                "{n:>6} {:>12} {:>12} {:>12} {:>10} {:>15.1} % {:>17}",
-                scan.distinct,
-                scan.survivors,
-                self.fgrams_by_length.get(&n).copied().unwrap_or(0),
+                "{n:>6} {:>12} {:>12} {fgrams:>12} {:>10} {:>15.1} % {:>17}",
+                counted(|scan| scan.distinct),
+                counted(|scan| scan.survivors),
                 cut.map_or_else(|| "-".to_owned(), u64::to_string),
                 100.0 * share(&self.matched).unwrap_or(0.0),
                 valid(&|matched| share(matched).unwrap_or(0.0)),

@@ -1,11 +1,12 @@
 //! Inputs are read once before long work, so that what is wrong with them is said at its start.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use rayon::prelude::*;
 
-use super::inputs::Input;
+use super::inputs::{Input, Layout};
 use super::options::Options;
-use super::reader::{Content, Documents};
+use super::reader::{Content, Documents, TOKENIZER_PROPERTY};
+use crate::columns::ParquetFile;
 use crate::progress::{Progress, Unit};
 use crate::tokenizer::TextTokenizer;
 
@@ -20,11 +21,10 @@ const LISTED: usize = 10;
 pub(super) fn inputs(inputs: &[Input], tokenizer: &TextTokenizer, options: &Options) -> Result<()> {
     let disk_bytes = inputs.iter().map(|input| input.bytes).sum();
     let progress = Progress::new("check", disk_bytes, Unit::Bytes);
-    let vocab_size = tokenizer.vocab_size();
     let mistakes: Vec<String> = inputs
         .par_iter()
         .with_max_len(1)
-        .filter_map(|input| file(input, vocab_size, options, &progress).err())
+        .filter_map(|input| file(input, tokenizer, options, &progress).err())
         .map(|error| format!("{error:#}"))
         .collect();
     match &mistakes[..] {
@@ -44,17 +44,33 @@ pub(super) fn inputs(inputs: &[Input], tokenizer: &TextTokenizer, options: &Opti
     }
 }
 
-fn file(input: &Input, vocab_size: u32, options: &Options, progress: &Progress) -> Result<()> {
+fn file(
+    input: &Input,
+    tokenizer: &TextTokenizer,
+    options: &Options,
+    progress: &Progress,
+) -> Result<()> {
+    let path = input.path.display();
+    if input.layout == Layout::Parquet {
+        let own = scone_files::hex(&tokenizer.sha256());
+        let file = ParquetFile::open(&input.path)?;
+        let of = file.property(TOKENIZER_PROPERTY).unwrap_or(&own);
+        ensure!(
+            of == own,
+            "{path}: its ids were made by the tokenizer of hash {of}, this one is {own}"
+        );
+    }
+    let vocab_size = tokenizer.vocab_size();
     let mut documents = 0u64;
     for document in Documents::new(vec![input.clone()], options, progress) {
         documents += 1;
-        match document?.content {
-            Content::Text(_) => {}
+        if let Content::Ids { ids, row, .. } = document?.content {
+            let unknown = ids.iter().find(|&&id| id >= vocab_size);
+            if let Some(id) = unknown {
+                bail!("{path}, row {row}: token id {id}, the vocabulary has {vocab_size}");
+            }
         }
     }
-    let _ = vocab_size;
-    if documents == 0 {
-        bail!("{}: holds no text", input.path.display());
-    }
+    ensure!(documents > 0, "{path}: holds no text");
     Ok(())
 }

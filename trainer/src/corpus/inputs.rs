@@ -13,6 +13,8 @@ pub enum Layout {
     Text,
     /// Every line is a JSON object with the text in one field.
     Jsonl,
+    /// Every row is a document: a text, or a list of token ids.
+    Parquet,
 }
 
 /// How a file is compressed.
@@ -132,7 +134,7 @@ pub fn expand(paths: &[PathBuf]) -> Result<Vec<Input>> {
     Ok(inputs)
 }
 
-const KNOWN: &str = ".txt or .jsonl (or either as .zst or .gz)";
+const KNOWN: &str = ".txt or .jsonl (or either as .zst or .gz) or .parquet";
 
 /// Files of other kinds are passed over here: a folder of text often holds a README or a licence.
 fn add_directory(directory: &Path, inputs: &mut Vec<Input>) -> Result<()> {
@@ -175,6 +177,8 @@ fn classify(path: &Path) -> Option<(Layout, Compression)> {
     match name.rsplit_once('.')?.1 {
         "txt" => Some((Layout::Text, compression)),
         "jsonl" => Some((Layout::Jsonl, compression)),
+        // Compressed within.
+        "parquet" if compression == Compression::Plain => Some((Layout::Parquet, compression)),
         _ => None,
     }
 }

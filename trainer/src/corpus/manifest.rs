@@ -18,6 +18,8 @@ const FORMAT_VERSION: u32 = 1;
 pub enum TokenFormat {
     /// Files that are mapped into memory.
     Shards,
+    /// Parquet files, for other engines: one row a document.
+    Parquet,
 }
 
 impl TokenFormat {
@@ -25,6 +27,7 @@ impl TokenFormat {
     pub(super) fn file_name(self, index: usize) -> String {
         match self {
             Self::Shards => format!("tokens-{index:05}.bin"),
+            Self::Parquet => format!("tokens-{index:05}.parquet"),
         }
     }
 }

@@ -13,6 +13,7 @@ mod key;
 mod manifest;
 mod mapping;
 mod options;
+mod parquet_tokens;
 mod reader;
 mod run;
 mod sample;

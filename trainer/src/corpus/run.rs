@@ -10,6 +10,8 @@ pub(super) struct TokenRun {
     pub(super) ends: Vec<u64>,
     /// Bytes of UTF-8 text the tokens stand for.
     pub(super) text_bytes: u64,
+    /// The same for each document.
+    pub(super) document_bytes: Vec<u64>,
 }
 
 impl TokenRun {
@@ -19,6 +21,7 @@ impl TokenRun {
             ids: TokenIds::for_vocab(vocab_size),
             ends: Vec::new(),
             text_bytes: 0,
+            document_bytes: Vec::new(),
         }
     }
 
@@ -28,6 +31,7 @@ impl TokenRun {
         if !document.is_empty() {
             self.ids.extend(document);
             self.ends.push(self.ids.len() as u64);
+            self.document_bytes.push(text_bytes);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A part of a large corpus, such as a tokenizer is trained on.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::inputs::Input;
 use super::options::Options;
@@ -87,6 +87,7 @@ impl Sample {
 fn text_of(piece: Document) -> Result<String> {
     match piece.content {
         Content::Text(text) => Ok(text),
+        Content::Ids { .. } => bail!("a tokenizer is trained on text, and here are token ids"),
     }
 }
 

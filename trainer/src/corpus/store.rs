@@ -17,7 +17,7 @@ use super::manifest::{MANIFEST_FILE, MARK_FILE, TokenFormat, TokensFile, TokensM
 use super::options::Options;
 use super::run::TokenRun;
 use super::shard::{self, Place, Shard, ShardHeader};
-use super::{check, key};
+use super::{check, key, parquet_tokens};
 use crate::tokenizer::TextTokenizer;
 
 const CHECKED: &str = "checked\n";
@@ -261,20 +261,13 @@ impl Writer<'_> {
             next: self.place,
         };
         let run = std::mem::replace(&mut self.run, TokenRun::new(vocab_size));
-        let file = match store.format {
-            TokenFormat::Shards => {
-                let sha256 = shard::write(&path, &header, &run)?;
-                let bytes = fs::metadata(&path)?.len();
-                facts(
-                    &path,
-                    bytes,
-                    &sha256,
-                    run.ends.len(),
-                    run.ids.len(),
-                    run.text_bytes,
-                )
+        match store.format {
+            TokenFormat::Shards => drop(shard::write(&path, &header, &run)?),
+            TokenFormat::Parquet => {
+                parquet_tokens::write(&path, &header, &store.tokenizer.sha256(), &run)?;
             }
-        };
+        }
+        let (_, file) = read_back(store.format, &path, vocab_size)?;
         self.files.push(file);
         Ok(())
     }
@@ -302,43 +295,42 @@ impl Writer<'_> {
     }
 }
 
-fn facts(
-    path: &Path,
-    bytes: u64,
-    sha256: &[u8; 32],
-    documents: usize,
-    tokens: usize,
-    text_bytes: u64,
-) -> TokensFile {
-    let name = path.file_name().unwrap_or_default();
-    TokensFile {
-        path: name.to_string_lossy().into_owned(),
-        bytes,
-        sha256: scone_files::hex(sha256),
-        documents: documents as u64,
-        tokens: tokens as u64,
-        text_bytes,
-    }
-}
-
-/// What an earlier run left in a file.
+/// What is in a file that this run or an earlier one wrote.
 fn read_back(
     format: TokenFormat,
     path: &Path,
     vocab_size: u32,
 ) -> Result<(ShardHeader, TokensFile)> {
+    let name = path.file_name().unwrap_or_default();
+    let name = name.to_string_lossy().into_owned();
     match format {
         TokenFormat::Shards => {
             let shard = Shard::open(path, vocab_size)?;
-            let file = facts(
-                path,
-                shard.file_bytes(),
-                &shard.sha256,
-                shard.documents(),
-                shard.tokens(),
-                shard.text_bytes(),
-            );
+            let file = TokensFile {
+                path: name,
+                bytes: shard.file_bytes(),
+                sha256: scone_files::hex(&shard.sha256),
+                documents: shard.documents() as u64,
+                tokens: shard.tokens() as u64,
+                text_bytes: shard.text_bytes(),
+            };
             Ok((shard.header, file))
+        }
+        TokenFormat::Parquet => {
+            let facts = parquet_tokens::facts(path)?;
+            let file = TokensFile {
+                path: name,
+                bytes: fs::metadata(path)?.len(),
+                sha256: scone_files::sha256_file(path)?,
+                documents: facts.documents,
+                tokens: facts.tokens,
+                text_bytes: facts.text_bytes,
+            };
+            let header = ShardHeader {
+                key: facts.key,
+                next: facts.next,
+            };
+            Ok((header, file))
         }
     }
 }

@@ -252,5 +252,17 @@ fn encode_batches(
 fn encode(content: Content, tokenizer: &TextTokenizer) -> Result<(Vec<u32>, u64)> {
     match content {
         Content::Text(text) => Ok((tokenizer.encode_document(&text)?, text.len() as u64)),
+        Content::Ids { ids, bytes, .. } => {
+            let vocab_size = tokenizer.vocab_size();
+            ensure!(
+                ids.iter().all(|&id| id < vocab_size),
+                "a file was changed while it was read: ids beyond the vocabulary of {vocab_size}"
+            );
+            let bytes = match bytes {
+                Some(bytes) => bytes,
+                None => tokenizer.decode(&ids)?.len() as u64,
+            };
+            Ok((ids, bytes))
+        }
     }
 }

@@ -12,6 +12,7 @@
 
 mod count;
 mod counted;
+mod counts;
 mod external;
 mod in_memory;
 mod memory;
@@ -26,6 +27,7 @@ use anyhow::{Context, Result, bail, ensure};
 use scone_fgram::{FgramSet, MAX_N, NGram, SetHeader};
 use serde::Serialize;
 
+pub use counts::from_counts;
 pub use recount::{Mismatch, Recount, recount};
 pub use tag::{MatchCounts, count_matches};
 

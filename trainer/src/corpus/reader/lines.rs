@@ -84,7 +84,8 @@ impl<'a> TextFile<'a> {
             }
             let text = text_of_line(&self.rest, &options.text_field)
                 .with_context(|| format!("{}, line {}", self.input.path.display(), self.line))?;
-            self.queue(text, options.max_document_bytes);
+            let max_bytes = options.max_document_bytes;
+            split(&self.input.path, text, max_bytes, &mut self.pieces);
         }
     }
 
@@ -105,18 +106,24 @@ impl<'a> TextFile<'a> {
         }
         Ok(read > 0)
     }
+}
 
-    fn queue(&mut self, mut text: String, max_bytes: usize) {
-        if text.len() > max_bytes {
-            log_split(&self.input.path, max_bytes);
-        }
-        while text.len() > max_bytes {
-            let behind = text.split_off(split_point(text.as_bytes(), max_bytes));
-            self.pieces.push_back(std::mem::replace(&mut text, behind));
-        }
-        if !text.is_empty() {
-            self.pieces.push_back(text);
-        }
+/// Queues `text` in pieces of at most `max_bytes` bytes; `path` is what it came from.
+pub(super) fn split(
+    path: &Path,
+    mut text: String,
+    max_bytes: usize,
+    pieces: &mut VecDeque<String>,
+) {
+    if text.len() > max_bytes {
+        log_split(path, max_bytes);
+    }
+    while text.len() > max_bytes {
+        let behind = text.split_off(split_point(text.as_bytes(), max_bytes));
+        pieces.push_back(std::mem::replace(&mut text, behind));
+    }
+    if !text.is_empty() {
+        pieces.push_back(text);
     }
 }
 
@@ -124,7 +131,7 @@ impl Source for TextFile<'_> {
     fn next(&mut self, options: &Options) -> Result<Option<Content>> {
         let text = match self.input.layout {
             Layout::Text => self.next_text(options.max_document_bytes),
-            Layout::Jsonl => self.next_line(options),
+            _ => self.next_line(options),
         };
         Ok(text?.map(Content::Text))
     }

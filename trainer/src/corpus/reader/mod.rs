@@ -7,6 +7,7 @@
 //! each column that is read is in memory.
 
 mod lines;
+mod rows;
 
 use anyhow::{Context as _, Result};
 
@@ -18,12 +19,21 @@ use super::options::Options;
 use super::shard::Place;
 use crate::progress::Progress;
 use lines::TextFile;
+use rows::RowFile;
+pub(super) use rows::TOKENIZER_PROPERTY;
 
 /// One document as a file holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Content {
     /// Text, not empty.
     Text(String),
+    /// Token ids, not empty, of row `row`, counted from 1, and the bytes of text they stand for where
+    /// the file says so.
+    Ids {
+        ids: Vec<u32>,
+        bytes: Option<u64>,
+        row: u64,
+    },
 }
 
 impl Content {
@@ -31,6 +41,7 @@ impl Content {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
+            Self::Ids { ids, .. } => 4 * ids.len(),
         }
     }
 }
@@ -108,6 +119,7 @@ impl<'a> Documents<'a> {
         };
         self.current = Some(match input.layout {
             Layout::Text | Layout::Jsonl => Box::new(TextFile::open(input, self.progress)?),
+            Layout::Parquet => Box::new(RowFile::open(input, self.options, self.progress)?),
         });
         Ok(true)
     }
