@@ -12,6 +12,7 @@ pub mod embedding;
 pub mod evaluation;
 pub mod fgram_set;
 pub mod graft;
+pub mod join;
 pub mod mining;
 pub mod model_dir;
 pub mod precompute;

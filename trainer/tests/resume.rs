@@ -130,3 +130,20 @@ fn tokenizing_and_mining_survive_kills() {
     );
     assert!(kills > 0, "no run was caught before its end");
 }
+
+#[test]
+fn precomputing_survives_kills() {
+    let fixture = Fixture::new(1);
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo");
+    let mut rng = ChaCha12Rng::seed_from_u64(10);
+    // A part of the demo's rows is enough.
+    let args = format!(
+        "precompute --model {} --shard 0/12 --store mapped --verify-rows 50 --out out/table",
+        model.display()
+    );
+    fixture.run(&args);
+    let expected = files(&fixture.path("out"));
+    let kills = fixture.run_killed(&args, &mut rng);
+    assert!(files(&fixture.path("out")) == expected);
+    assert!(kills > 0, "no run was caught before its end");
+}

@@ -12,6 +12,7 @@ mod inputs;
 mod key;
 mod manifest;
 mod mapping;
+mod mixture;
 mod options;
 mod parquet_tokens;
 mod reader;
@@ -24,6 +25,7 @@ mod tokenized;
 
 pub use inputs::{Input, expand};
 pub use manifest::{TokenFormat, TokensFile, TokensManifest};
+pub use mixture::{Mixture, mix};
 pub use options::{
     DEFAULT_IDS_FIELD, DEFAULT_TEXT_FIELD, MAX_DOCUMENT_BYTES, Options, SHARD_TOKENS,
 };

@@ -657,3 +657,28 @@ fn tokens_as_parquet_are_an_input_too() {
         assert!(error.to_string().contains("cut.parquet"), "{error}");
     }
 }
+
+#[test]
+fn a_weight_says_how_often_documents_are_seen() {
+    let dir = TempDir::new().unwrap();
+    let lines = |text: &str| format!("{{\"text\":\"{text}\"}}\n").repeat(400);
+    let a = put(&dir, "a.jsonl", lines("aaa"));
+    let b = put(&dir, "b.jsonl", lines("bbb"));
+    let tokenizer = tokenizer(400);
+    let mixed = |weights: [f64; 2], seed| {
+        let sources = [(a.clone(), weights[0]), (b.clone(), weights[1])];
+        let mixture = mix(&sources, seed, &tokenizer, &options()).unwrap();
+        assert_eq!(mixture.corpus.document_count(), 800);
+        mixture.documents
+    };
+    assert_eq!(mixed([1.0, 1.0], 1), (0..800).collect::<Vec<_>>());
+    let documents = mixed([3.0, 0.25], 1);
+    let (first, second): (Vec<usize>, Vec<usize>) = documents.iter().partition(|&&at| at < 400);
+    assert_eq!(first.len(), 1200);
+    // 100 expected; five standard deviations are 43.
+    assert!((57..=143).contains(&second.len()), "{}", second.len());
+    assert_eq!(mixed([3.0, 0.25], 1), documents);
+    assert_ne!(mixed([3.0, 0.25], 2), documents);
+    let halves = mixed([1.5, 1.5], 1).len();
+    assert!((1100..=1300).contains(&halves), "{halves}");
+}
