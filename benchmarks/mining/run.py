@@ -13,6 +13,7 @@ its sets must be equal to ours. Each subject runs in a process of its own; `peak
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -65,7 +66,7 @@ def duckdb_mine(args):
     database.execute(f"SET threads = {os.cpu_count()}")
     database.execute("SET preserve_insertion_order = false")
     database.execute("CREATE TABLE found (n INTEGER, key BIGINT, count BIGINT)")
-    seconds, needed, key = 0.0, 1, ids
+    seconds, cpu, needed, key = 0.0, 0.0, 1, ids
     for n in range(2, args.max_n + 1):
         # First id in the highest bits, so that keys sort as ids do.
         key = (key[:-1] << bits) | ids[n - 1 :]
@@ -73,35 +74,38 @@ def duckdb_mine(args):
         scan = {"key": key[whole]}
         prefix, suffix = f"(key >> {bits})", f"(key & {(1 << bits * (n - 1)) - 1})"
         where = "" if n == 2 else f"WHERE {prefix} IN (FROM survivors) AND {suffix} IN (FROM survivors)"
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         database.execute(
             f"INSERT INTO found SELECT {n}, key, count(*) AS count FROM scan {where} GROUP BY key HAVING count(*) >= {needed}"
         )
         cut = database.execute(f"SELECT count FROM found ORDER BY count DESC LIMIT 1 OFFSET {args.max_fgrams - 1}").fetchone()
         needed = max(args.min_count, (cut[0] if cut else 0) + 1)
         database.execute(f"CREATE OR REPLACE TABLE survivors AS SELECT key FROM found WHERE n = {n} AND count >= {needed}")
-        seconds += time.perf_counter() - started
+        seconds, cpu = seconds + time.perf_counter() - started, cpu + time.process_time() - worked
         del scan, whole
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     best = database.execute(f"SELECT n, key, count FROM found ORDER BY count DESC, n, key LIMIT {args.max_fgrams}").fetchall()
-    seconds += time.perf_counter() - started
+    seconds, cpu = seconds + time.perf_counter() - started, cpu + time.process_time() - worked
     mask = (1 << bits) - 1
     with open(args.out, "w") as out:
         for n, key, count in best:
             gram = [(key >> bits * (n - 1 - i)) & mask for i in range(n)]
             out.write(json.dumps([gram, count]) + "\n")
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    print(json.dumps({"seconds": seconds, "tokens": len(ids), "peak_rss": 1024 * int(peak.split()[1])}))
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "tokens": len(ids), "peak_rss": 1024 * int(peak.split()[1])}))
 
 
 def trainer_mine(args, out, memory=None):
     command = [args.trainer, "mine", "--input", args.tokens, "--tokenizer", args.tokenizer, "--json", "--out", str(out)]
     command += ["--max-n", str(args.max_n), "--min-count", str(args.min_count), "--max-fgrams", str(args.max_fgrams)]
     command += ["--memory", f"{memory}B"] if memory else []
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, check=True, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if memory and "in bounded memory" not in done.stderr:
         sys.exit(f"--memory {memory} was enough for all in memory")
-    return json.loads(done.stdout)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return json.loads(done.stdout) | {"cpu": cpu}
 
 
 def main():
@@ -129,6 +133,7 @@ def main():
         same = (folder / "memory.bin").read_bytes() == (folder / "bounded.bin").read_bytes()
         for subject, run in (("trainer mine", best), (f"trainer mine --memory {quarter}", bounded)):
             line(case, subject, "mining", run["mine_seconds"], "s")
+            line(case, subject, "processor time, with opening and tagging", run["cpu"], "s")
             line(case, subject, "speed", run["tokens"] / run["mine_seconds"], "tokens/s")
             line(case, subject, "peak_rss", run["peak_memory_bytes"], "bytes")
         line(case, "trainer mine --memory", "same bytes", int(same), "bool")
@@ -136,6 +141,7 @@ def main():
         command += ["--min-count", str(args.min_count), "--max-fgrams", str(args.max_fgrams), "--out", str(folder / "duckdb")]
         peer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         line(case, "duckdb", "mining", peer["seconds"], "s")
+        line(case, "duckdb", "processor time, of SQL alone", peer["cpu"], "s")
         line(case, "duckdb", "speed", peer["tokens"] / peer["seconds"], "tokens/s")
         line(case, "duckdb", "peak_rss", peer["peak_rss"], "bytes")
         listing = [args.trainer, "fgrams", "--fgrams", str(folder / "memory.bin"), "--limit", str(args.max_fgrams), "--json"]
