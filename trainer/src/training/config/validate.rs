@@ -1,7 +1,7 @@
 //! Checks of a training config. Each adds what it finds to a list, so that all mistakes are told at
 //! once; what only follows from another mistake is left out.
 
-use scone_model::Dtype;
+use scone_model::{DeviceChoice, Dtype};
 
 use super::schema::{
     DataConfig, Family, FgramModelShape, ModelShape, OptimizerConfig, TrainConfig, TrainingConfig,
@@ -156,6 +156,9 @@ pub(super) fn optimizer(optimizer: &OptimizerConfig, found: &mut Mistakes) {
 pub(super) fn together(config: &TrainConfig, found: &mut Mistakes) {
     found.unless(config.dtype == Dtype::F32, || {
         format!("dtype is {}; training computes in f32", config.dtype)
+    });
+    found.unless(!config.tf32 || config.device != DeviceChoice::Cpu, || {
+        "tf32 is for GPUs; device is cpu".to_owned()
     });
     let (heads, width) = (config.fgram_heads(), config.model.hidden_size);
     // Without a number of its own A has the main model's heads, which are checked there.
