@@ -30,8 +30,8 @@ pub(super) struct RowFile<'a> {
 }
 
 enum Column {
-    Texts(Texts),
-    Ids(Lists, Option<Numbers>),
+    Texts(Box<Texts>),
+    Ids(Box<Lists>, Option<Box<Numbers>>),
 }
 
 impl<'a> RowFile<'a> {
@@ -39,11 +39,11 @@ impl<'a> RowFile<'a> {
         let file = ParquetFile::open(&input.path)?;
         let (text, ids) = (&options.text_field, &options.ids_field);
         let column = if let Some(column) = file.texts(text) {
-            Column::Texts(Texts::new(&file, column))
+            Column::Texts(Box::new(Texts::new(&file, column)))
         } else if let Some(column) = file.lists(ids) {
             let text_bytes = file.numbers(TEXT_BYTES_COLUMN);
-            let text_bytes = text_bytes.map(|column| Numbers::new(&file, column));
-            Column::Ids(Lists::new(&file, column), text_bytes)
+            let text_bytes = text_bytes.map(|column| Box::new(Numbers::new(&file, column)));
+            Column::Ids(Box::new(Lists::new(&file, column)), text_bytes)
         } else {
             bail!(
                 "{}: neither a column {text:?} of texts nor a column {ids:?} of lists of token ids; \
@@ -92,7 +92,10 @@ impl Source for RowFile<'_> {
                     let Some(list) = lists.next()? else {
                         return Ok(None);
                     };
-                    let bytes = text_bytes.as_mut().map(Numbers::next).transpose()?;
+                    let bytes = text_bytes
+                        .as_mut()
+                        .map(|column| column.next())
+                        .transpose()?;
                     let bytes = bytes.flatten().and_then(|bytes| u64::try_from(bytes).ok());
                     self.report();
                     let row = self.rows;
