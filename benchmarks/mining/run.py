@@ -116,7 +116,7 @@ def main():
     parser.add_argument("--max-n", type=int, default=5)
     parser.add_argument("--min-count", type=int, default=5)
     parser.add_argument("--max-fgrams", type=int, default=200_000)
-    parser.add_argument("--rounds", type=int, default=2, help="runs of each of ours; the best counts")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each subject; the best counts")
     parser.add_argument("--out", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.out:
@@ -139,7 +139,8 @@ def main():
         line(case, "trainer mine --memory", "same bytes", int(same), "bool")
         command = [sys.executable, __file__, "--tokens", args.tokens, "--max-n", str(args.max_n)]
         command += ["--min-count", str(args.min_count), "--max-fgrams", str(args.max_fgrams), "--out", str(folder / "duckdb")]
-        peer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        peers = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(args.rounds)]
+        peer = min(map(json.loads, peers), key=lambda run: run["seconds"])
         line(case, "duckdb", "mining", peer["seconds"], "s")
         line(case, "duckdb", "processor time, of SQL alone", peer["cpu"], "s")
         line(case, "duckdb", "speed", peer["tokens"] / peer["seconds"], "tokens/s")
