@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::manifest::{MANIFEST_FILE, TokenFormat, TokensManifest};
+use super::manifest::{MANIFEST_FILE, MARK_FILE, TokenFormat, TokensManifest};
 
 /// How a file is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,20 +55,40 @@ pub(super) enum Group {
 /// # Errors
 /// Those of [`expand`].
 pub(super) fn groups(paths: &[PathBuf]) -> Result<Vec<Group>> {
-    let paths = matching(paths)?;
+    let paths: Vec<(PathBuf, bool)> = matching(paths)?
+        .into_iter()
+        .map(|path| {
+            let tokens = is_tokens(&path)?;
+            Ok((path, tokens))
+        })
+        .collect::<Result<_>>()?;
     let mut groups = Vec::new();
-    for same in paths.chunk_by(|a, b| !is_tokens(a) && !is_tokens(b)) {
+    for same in paths.chunk_by(|a, b| !a.1 && !b.1) {
         match same {
-            [dir] if is_tokens(dir) => groups.push(Group::Tokens(dir.clone())),
-            files => groups.push(Group::Files(expand(files)?)),
+            [(dir, true)] => groups.push(Group::Tokens(dir.clone())),
+            files => {
+                let files: Vec<PathBuf> = files.iter().map(|(path, _)| path.clone()).collect();
+                groups.push(Group::Files(expand(&files)?));
+            }
         }
     }
     Ok(groups)
 }
 
 /// Whether `path` is a finished directory of mapped tokens.
-fn is_tokens(path: &Path) -> bool {
-    TokensManifest::read(path).is_ok_and(|manifest| manifest.format == TokenFormat::Shards)
+///
+/// # Errors
+/// When it is one of tokens that cannot be used, or is not finished.
+fn is_tokens(path: &Path) -> Result<bool> {
+    if path.join(MANIFEST_FILE).exists() {
+        return Ok(TokensManifest::read(path)?.format == TokenFormat::Shards);
+    }
+    ensure!(
+        !path.join(MARK_FILE).exists(),
+        "{} is not finished: start the `trainer tokenize` that writes it again",
+        path.display()
+    );
+    Ok(false)
 }
 
 /// What `paths` stand for: one that does not exist may be a pattern with `*`, `?`, `[a-z]` or `**`,
@@ -108,7 +128,7 @@ pub fn expand(paths: &[PathBuf]) -> Result<Vec<Input>> {
             std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
         if metadata.is_dir() {
             ensure!(
-                !is_tokens(path),
+                !is_tokens(path)?,
                 "{} holds tokens ({MANIFEST_FILE}), where text is needed",
                 path.display()
             );
@@ -138,6 +158,7 @@ const KNOWN: &str = ".txt or .jsonl (or either as .zst or .gz) or .parquet";
 
 /// Files of other kinds are passed over here: a folder of text often holds a README or a licence.
 fn add_directory(directory: &Path, inputs: &mut Vec<Input>) -> Result<()> {
+    is_tokens(directory)?;
     let list = || -> std::io::Result<Vec<PathBuf>> {
         std::fs::read_dir(directory)?
             .map(|entry| Ok(entry?.path()))

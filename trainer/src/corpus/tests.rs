@@ -682,3 +682,25 @@ fn a_weight_says_how_often_documents_are_seen() {
     let halves = mixed([1.5, 1.5], 1).len();
     assert!((1100..=1300).contains(&halves), "{halves}");
 }
+
+#[test]
+fn tokens_that_are_not_finished_or_damaged_are_no_input() {
+    let dir = TempDir::new().unwrap();
+    let inputs = [put(&dir, "a.txt", TEXT)];
+    for format in [TokenFormat::Shards, TokenFormat::Parquet] {
+        let out = dir.path().join(format!("{format:?}"));
+        tokenize_to(&out, format, &inputs, &tokenizer(400), &options()).unwrap();
+        let read = || tokenize(std::slice::from_ref(&out), &tokenizer(400), &options());
+        let refused = |says: &str| {
+            let error = format!("{:#}", read().unwrap_err());
+            assert!(error.contains(says), "{format:?}, {says}: {error}");
+        };
+        read().unwrap();
+        let manifest = std::fs::read(out.join("tokens.json")).unwrap();
+        std::fs::write(out.join("tokens.json"), &manifest[..manifest.len() / 2]).unwrap();
+        refused("tokens.json");
+        std::fs::remove_file(out.join("tokens.json")).unwrap();
+        std::fs::write(out.join("tokenize.json"), "").unwrap();
+        refused("not finished");
+    }
+}
