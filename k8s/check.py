@@ -21,6 +21,7 @@ FOLDERS = {
     "base/embed-service": "embed-service",
     "base/decoder-service": "decoder-service",
     "precompute": "trainer",
+    "mine-spark": "trainer",
 }
 # Overlays and the README name variables of any of them.
 SHARED_FOLDERS = ["overlays", "README.md"]

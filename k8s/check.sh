@@ -12,7 +12,7 @@ sh -n precompute/publish-table.sh
 rendered=$(mktemp -d)
 trap 'rm -rf "$rendered"' EXIT
 if command -v kubectl >/dev/null; then
-    for folder in base precompute upload overlays/*/; do
+    for folder in base mine-spark precompute upload overlays/*/; do
         folder=${folder%/}
         # kubectl prints YAML only; a local edit is how it turns that into JSON.
         kubectl kustomize "$folder" |

@@ -291,3 +291,40 @@ fn flags_have_twins_in_the_environment() {
         (&260.into(), &text_bytes.into())
     );
 }
+
+#[test]
+fn mining_reports_by_length_and_on_held_out_text() {
+    let dir = TempDir::new().unwrap();
+    make_tokenizer(&dir, "400", "t.json");
+    let input = data("harbour.txt");
+    std::fs::copy(input, dir.path().join("in.txt")).unwrap();
+    let input = "in.txt";
+    let mine = "mine --tokenizer t.json --min-count 3 --max-fgrams 120 --out f.bin --input";
+    let args: Vec<&str> = mine.split(' ').chain([input]).collect();
+    let with = |more: &[&'static str]| [&args[..], more].concat();
+    let summary = json(&dir, &with(&["--valid", input, "--json"])).remove(0);
+    let scans = summary["scans"].as_array().unwrap();
+    assert_eq!(scans.len(), 4);
+    for scan in scans {
+        let number = |key: &str| scan[key].as_u64().unwrap();
+        assert!(number("survivors") <= number("distinct"), "{scan}");
+        let kept = summary["fgrams_by_length"][number("n").to_string()].as_u64();
+        assert!(kept.unwrap() <= number("survivors"), "{scan}");
+    }
+    // Held-out text that is the training text matches as it does.
+    assert_eq!(summary["valid"]["matched_share"], summary["matched_share"]);
+    let cuts = summary["cut_count_by_length"].as_object().unwrap();
+    let lowest = cuts.values().map(|cut| cut.as_u64().unwrap()).min();
+    assert_eq!(lowest, summary["cut_count"].as_u64());
+    let plain = run(&dir, &with(&["--valid", input]));
+    let plain = String::from_utf8(plain.stdout).unwrap();
+    assert!(plain.contains("distinct") && plain.contains("in held-out text"));
+
+    let error = failure(&dir, &with(&["--memory", "1MiB"]));
+    assert!(error.contains("120 f-grams needs at least"), "{error}");
+    let error = failure(&dir, &with(&["--memory", "many"]));
+    assert!(error.contains("--memory"), "{error}");
+    // Enough for all of it: as without, and nothing is left beside the result.
+    run(&dir, &with(&["--memory", "1GiB", "--json"]));
+    assert!(!dir.path().join("f.bin.work").exists());
+}

@@ -13,6 +13,7 @@ use support::Fixture;
 use trainer::evaluation::{
     Evaluator, HeldOut, LiveRows, NoRows, Options, RowSource, TableRows, Totals,
 };
+use trainer::join::join;
 use trainer::model_dir::read_fgram_set;
 use trainer::precompute::{self, precompute};
 
@@ -270,4 +271,58 @@ fn a_plain_model_has_no_table_and_a_swapped_set_is_refused() {
         error.to_string().contains("set of another model"),
         "{error}"
     );
+}
+
+#[test]
+fn shards_join_into_the_table_that_one_run_makes() {
+    let fixture = Fixture::new();
+    let model = trained(&fixture);
+    let dir = fixture.path("model");
+    let set = read_fgram_set(&dir, &model).unwrap();
+    for dtype in [RowDtype::F16, RowDtype::Int4] {
+        let whole = fixture.path(&format!("whole-{dtype}"));
+        let mapped = options(StoreKind::Mapped, dtype);
+        precompute(&dir, &whole, &Device::Cpu, &mapped).unwrap();
+        let shards: Vec<_> = (0..3)
+            .map(|index| {
+                let out = fixture.path(&format!("shard-{index}-{dtype}"));
+                let store = [StoreKind::Sled, StoreKind::Mapped][index as usize % 2];
+                let shard = precompute::Options {
+                    shard: (index, 3),
+                    ..options(store, dtype)
+                };
+                precompute(&dir, &out, &Device::Cpu, &shard).unwrap();
+                out
+            })
+            .collect();
+        let joined = fixture.path(&format!("joined-{dtype}"));
+        let order = [2, 0, 1].map(|index: usize| shards[index].clone());
+        join(&set, &order, &joined, StoreKind::Mapped).unwrap();
+        for name in ["table.json", "keys.bin", "index.bin", "rows.bin"] {
+            let same = support::bytes(&joined.join(name)) == support::bytes(&whole.join(name));
+            assert!(same, "{name}, {dtype}");
+        }
+        let again = join(&set, &order, &joined, StoreKind::Mapped).unwrap();
+        assert_eq!(again.rows, 300);
+
+        let refused = |shards: &[std::path::PathBuf], says: &str| {
+            let out = fixture.path("refused");
+            let error = join(&set, shards, &out, StoreKind::Mapped).unwrap_err();
+            assert!(format!("{error:#}").contains(says), "{says}: {error:#}");
+        };
+        refused(&shards[..2], "one of 3 shards, 2 are given");
+        refused(
+            &[0, 1, 1].map(|index: usize| shards[index].clone()),
+            "given twice",
+        );
+        let mixed = [
+            shards[0].clone(),
+            shards[1].clone(),
+            fixture.path("shard-2-f16"),
+        ];
+        if dtype == RowDtype::Int4 {
+            refused(&mixed, "a shard of the table");
+        }
+        refused(&[], "no shards");
+    }
 }

@@ -81,6 +81,27 @@ pub fn build_table<E: From<Error>>(
     set: &FgramSet,
     options: &BuildOptions,
     mut rows: impl FnMut(&[&[TokenId]], &mut Vec<f32>) -> std::result::Result<(), E>,
+    progress: impl FnMut(u64, u64),
+) -> std::result::Result<Manifest, E> {
+    let mut numbers = Vec::new();
+    let encoded = |fgrams: &[&[TokenId]], encoded: &mut Vec<u8>| {
+        numbers.clear();
+        rows(fgrams, &mut numbers)?;
+        Ok(encode(options, fgrams, &numbers, encoded)?)
+    };
+    build_table_encoded(dir, set, options, encoded, progress)
+}
+
+/// As [`build_table`], with rows that are stored as they come: `rows` appends `dtype.row_bytes(dim)`
+/// bytes for each f-gram, such as rows of the shards of the same table.
+///
+/// # Errors
+/// Those of [`build_table`]; when `rows` gives another number of bytes.
+pub fn build_table_encoded<E: From<Error>>(
+    dir: &Path,
+    set: &FgramSet,
+    options: &BuildOptions,
+    mut rows: impl FnMut(&[&[TokenId]], &mut Vec<u8>) -> std::result::Result<(), E>,
     mut progress: impl FnMut(u64, u64),
 ) -> std::result::Result<Manifest, E> {
     let keys = key_file::of_shard(set, options.shard.0, checked_shards(options)?)?;
@@ -95,16 +116,16 @@ pub fn build_table<E: From<Error>>(
     let mut writer = row_writer::open(dir, &manifest, options.store_cache_bytes)?;
     let mut order: Vec<u32> = (0..keys.len() as u32).collect();
     order.sort_unstable_by_key(|&row| keys.get(row as usize));
-    let mut numbers = Vec::new();
+    let mut encoded = Vec::new();
     let mut flushed = Instant::now();
     progress(0, total);
     for (batch, done) in order.chunks(options.batch_rows).zip(1..) {
         let missing = missing(&mut *writer, batch, &keys)?;
         if !missing.is_empty() {
             let fgrams: Vec<&[TokenId]> = missing.iter().map(|(_, ids)| *ids).collect();
-            numbers.clear();
-            rows(&fgrams, &mut numbers)?;
-            add(&mut *writer, &manifest, &missing, &numbers)?;
+            encoded.clear();
+            rows(&fgrams, &mut encoded)?;
+            add(&mut *writer, &manifest, &missing, &encoded)?;
         }
         if flushed.elapsed() >= FLUSH_EVERY {
             writer.flush()?;
@@ -134,25 +155,41 @@ fn missing<'a>(
     Ok(missing)
 }
 
-/// Encodes the rows, whose `numbers` were computed, and writes them.
+/// Encodes the rows of `fgrams`, whose `numbers` were computed.
+fn encode(
+    options: &BuildOptions,
+    fgrams: &[&[TokenId]],
+    numbers: &[f32],
+    encoded: &mut Vec<u8>,
+) -> Result<()> {
+    let dim = options.dim;
+    if numbers.len() != fgrams.len() * dim {
+        let (got, rows) = (numbers.len(), fgrams.len());
+        let problem = format!("{got} numbers for {rows} rows of {dim}");
+        return Err(Error::argument("rows", problem));
+    }
+    for (ids, numbers) in fgrams.iter().zip(numbers.chunks_exact(dim)) {
+        let row = options.dtype.encode(numbers, encoded);
+        row.map_err(|error| Error::fgram(ids, error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Writes encoded rows.
 fn add(
     writer: &mut dyn RowWriter,
     manifest: &Manifest,
     rows: &[(u32, &[TokenId])],
-    numbers: &[f32],
+    encoded: &[u8],
 ) -> Result<()> {
-    let dim = manifest.dim as usize;
-    if numbers.len() != rows.len() * dim {
-        let (got, rows) = (numbers.len(), rows.len());
-        let problem = format!("{got} numbers for {rows} rows of {dim}");
+    let row_bytes = manifest.row_bytes();
+    if encoded.len() != rows.len() * row_bytes {
+        let (got, rows) = (encoded.len(), rows.len());
+        let problem = format!("{got} bytes for {rows} rows of {row_bytes}");
         return Err(Error::argument("rows", problem));
     }
-    let mut encoded = Vec::with_capacity(manifest.row_bytes());
-    for ((row, ids), numbers) in rows.iter().zip(numbers.chunks_exact(dim)) {
-        encoded.clear();
-        let encode = manifest.dtype.encode(numbers, &mut encoded);
-        encode.map_err(|error| Error::fgram(ids, error.to_string()))?;
-        writer.add(*row, ids, &encoded)?;
+    for ((row, ids), encoded) in rows.iter().zip(encoded.chunks_exact(row_bytes)) {
+        writer.add(*row, ids, encoded)?;
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ mod table_keys;
 mod upsert;
 mod verify;
 
-pub use build::{BuildOptions, build_table};
+pub use build::{BuildOptions, build_table, build_table_encoded};
 pub use disk::key_index::KeyIndex;
 pub use disk::manifest::{FORMAT_VERSION, FileEntry, Manifest, StoreKind, table_id};
 pub use disk::names::MANIFEST_FILE;

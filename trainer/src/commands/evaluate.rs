@@ -127,7 +127,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let (rows, source) = row_source(&args, &model, &embedding, table.as_ref())?;
     let mut evaluator = Evaluator::new(&model.decoder, source, options.clone())?;
-    let corpus_options = args.cache.options(&args.input.text_field);
+    let corpus_options = args.cache.options_of(&args.input);
     let inputs = &args.input.input;
     let text = HeldOut::load(
         "input",

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use bytesize::ByteSize;
 use clap::builder::BoolishValueParser;
 use scone_fgram::{FgramSet, MAX_N};
 use serde::Serialize;
@@ -12,7 +13,7 @@ use serde::Serialize;
 use super::corpus_args::{CacheArgs, InputArgs};
 use super::output;
 use crate::corpus::{self, TokenizedCorpus};
-use crate::mining::{self, MatchCounts, MiningOptions};
+use crate::mining::{self, Bounded, MatchCounts, MinedWith, MiningOptions, ScanReport};
 use crate::tokenizer::TextTokenizer;
 
 /// Flags of `trainer mine`.
@@ -52,6 +53,23 @@ pub struct Args {
         help_heading = "Mining"
     )]
     verify: usize,
+    /// The most memory to use, such as 2GiB; what does not fit goes to disk, into OUT.work beside the
+    /// result, where a run that was killed is gone on with. The set itself has to fit (200 bytes for
+    /// each f-gram). Absent: all in memory, 12 bytes a token.
+    #[arg(long, env = "SCONE_MEMORY", help_heading = "Mining")]
+    memory: Option<ByteSize>,
+    /// Counts that another engine made of the tokens that --input names (see trainer/spark): they are
+    /// not counted again.
+    #[arg(
+        long,
+        env = "SCONE_COUNTS",
+        help_heading = "Mining",
+        conflicts_with = "memory"
+    )]
+    counts: Option<PathBuf>,
+    /// Held-out text, in the forms of --input: how much of it the set matches.
+    #[arg(long, env = "SCONE_VALID", num_args = 1.., value_delimiter = ':', help_heading = "Input")]
+    valid: Vec<PathBuf>,
     /// The fgrams.bin to write.
     #[arg(long, env = "SCONE_OUT", help_heading = "Output")]
     out: PathBuf,
@@ -75,12 +93,36 @@ struct Summary {
     fgram_set_hash: String,
     cut_count: u64,
     fgrams_by_length: BTreeMap<usize, u64>,
+    /// The lowest count of an f-gram of each length; lengths without any are absent.
+    cut_count_by_length: BTreeMap<usize, u64>,
+    /// Different n-grams and those above the cut, by length; none when they were counted elsewhere.
+    scans: Vec<ScanReport>,
+    #[serde(flatten)]
+    matched: Matched,
+    never_matched: u64,
+    /// The same on held-out text.
+    valid: Option<Matched>,
+    verified: usize,
+    peak_memory_bytes: Option<u64>,
+}
+
+/// How much of a text the set matches.
+#[derive(Debug, Serialize)]
+struct Matched {
     matched_share: f64,
     matched_share_by_length: BTreeMap<usize, f64>,
     mean_match_length: f64,
-    never_matched: u64,
-    verified: usize,
-    peak_memory_bytes: Option<u64>,
+}
+
+impl Matched {
+    fn of(matches: &MatchCounts, max_n: u8) -> Self {
+        let lengths = 2..=usize::from(max_n).min(MAX_N);
+        Self {
+            matched_share: matches.matched_share(),
+            matched_share_by_length: lengths.map(|n| (n, matches.share_of_length(n))).collect(),
+            mean_match_length: matches.mean_length(),
+        }
+    }
 }
 
 /// Runs `trainer mine`.
@@ -97,17 +139,31 @@ pub fn run(args: Args) -> Result<()> {
     options.validate()?;
     let tokenizer = TextTokenizer::load(&args.tokenizer)?;
     let started = Instant::now();
-    let corpus_options = args.cache.options(&args.input.text_field);
+    let corpus_options = args.cache.options_of(&args.input);
     let corpus = corpus::tokenize(&args.input.input, &tokenizer, &corpus_options)?;
     let tokenize_seconds = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
-    let mut set = mining::mine(
-        &corpus,
-        tokenizer.vocab_size(),
-        tokenizer.sha256(),
-        &options,
-    )?;
+    let work_dir = work_dir(&args.out);
+    let bounded = args.memory.map(|memory| Bounded {
+        memory_bytes: memory.0,
+        work_dir: &work_dir,
+    });
+    let tokenizer_facts = MinedWith {
+        vocab_size: tokenizer.vocab_size(),
+        tokenizer_hash: tokenizer.sha256(),
+    };
+    let (mut set, scans) = match &args.counts {
+        Some(dir) => {
+            let tokens = corpus.total_tokens();
+            let set = mining::from_counts(dir, tokens, &tokenizer_facts, &options)?;
+            (set, Vec::new())
+        }
+        None => {
+            let mined = mining::mine_within(&corpus, &tokenizer_facts, &options, bounded.as_ref())?;
+            (mined.set, mined.scans)
+        }
+    };
     let mine_seconds = started.elapsed().as_secs_f64();
     ensure!(
         !set.is_empty(),
@@ -121,6 +177,15 @@ pub fn run(args: Args) -> Result<()> {
 
     let verified = verify(&corpus, &set, args.verify)?;
     output::write_file(&args.out, &set.to_bytes())?;
+    remove_work_dir(&work_dir)?;
+    let valid = match &args.valid[..] {
+        [] => None,
+        paths => {
+            let held_out = corpus::tokenize(paths, &tokenizer, &corpus_options)?;
+            let matches = mining::count_matches(&held_out, &set);
+            Some(Matched::of(&matches, options.max_n))
+        }
+    };
     let summary = Summary {
         documents: corpus.document_count(),
         text_bytes: corpus.text_bytes(),
@@ -130,6 +195,8 @@ pub fn run(args: Args) -> Result<()> {
         tokens_per_second: corpus.total_tokens() as f64 / mine_seconds,
         tag_seconds,
         verified,
+        valid,
+        scans,
         ..Summary::of_set(&set, &matches)
     };
     if args.json {
@@ -137,6 +204,33 @@ pub fn run(args: Args) -> Result<()> {
     } else {
         summary.print(&args.out)
     }
+}
+
+/// Where a run in bounded memory works.
+fn work_dir(out: &Path) -> PathBuf {
+    let mut name = out.as_os_str().to_owned();
+    name.push(".work");
+    PathBuf::from(name)
+}
+
+/// Removes what runs in bounded memory, this one or a killed one before, left: the result is safe.
+fn remove_work_dir(dir: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The lowest count of each length that the set has.
+fn cut_by_length(set: &FgramSet) -> BTreeMap<usize, u64> {
+    let mut cuts = BTreeMap::new();
+    for fgram in set.iter() {
+        // By rank, so the last of a length is its rarest.
+        cuts.insert(fgram.ids.len(), fgram.count);
+    }
+    cuts
 }
 
 fn verify(corpus: &TokenizedCorpus, set: &FgramSet, samples: usize) -> Result<usize> {
@@ -180,11 +274,12 @@ impl Summary {
             fgrams: set.len(),
             fgram_set_hash: set.hash(),
             cut_count: set.get(set.len() - 1).count,
-            fgrams_by_length: lengths.clone().map(|n| (n, by_length[n])).collect(),
-            matched_share: matches.matched_share(),
-            matched_share_by_length: lengths.map(|n| (n, matches.share_of_length(n))).collect(),
-            mean_match_length: matches.mean_length(),
+            fgrams_by_length: lengths.map(|n| (n, by_length[n])).collect(),
+            cut_count_by_length: cut_by_length(set),
+            scans: Vec::new(),
+            matched: Matched::of(matches, set.header().max_n),
             never_matched: matches.by_rank.iter().filter(|&&count| count == 0).count() as u64,
+            valid: None,
             verified: 0,
             peak_memory_bytes: output::peak_memory_bytes(),
         }
@@ -207,16 +302,41 @@ impl Summary {
             self.peak_memory_bytes
                 .map_or_else(|| "unknown".to_owned(), output::mib),
         ))?;
-        output::line("length     f-grams  longest match at")?;
-        for (n, fgrams) in &self.fgrams_by_length {
-            let share = 100.0 * self.matched_share_by_length[n];
-            output::line(format_args!("{n:>6} {fgrams:>11} {share:>15.1} %"))?;
+        output::line(
+            "length     distinct    survivors      f-grams        cut  longest match at  in held-out text",
+        )?;
+        let valid = |of: &dyn Fn(&Matched) -> f64| match &self.valid {
+            None => "-".to_owned(),
+            Some(valid) => format!("{:.1} %", 100.0 * of(valid)),
+        };
+        for (&n, fgrams) in &self.fgrams_by_length {
+            let scan = self.scans.iter().find(|scan| usize::from(scan.n) == n);
+            let counted = |of: fn(&ScanReport) -> u64| {
+                scan.map_or_else(|| "-".to_owned(), |scan| of(scan).to_string())
+            };
+            let share = |matched: &Matched| matched.matched_share_by_length.get(&n).copied();
+            let cut = self.cut_count_by_length.get(&n);
+            output::line(format_args!(
+                "{n:>6} {:>12} {:>12} {fgrams:>12} {:>10} {:>15.1} % {:>17}",
+                counted(|scan| scan.distinct),
+                counted(|scan| scan.survivors),
+                cut.map_or_else(|| "-".to_owned(), u64::to_string),
+                100.0 * share(&self.matched).unwrap_or(0.0),
+                valid(&|matched| share(matched).unwrap_or(0.0)),
+            ))?;
         }
         output::line(format_args!(
-            "   all {:>11} {:>15.1} %  mean length {:.2}; {} f-grams are never the longest match",
+            "   all {:>38} {:>10} {:>15.1} % {:>17}",
             self.fgrams,
-            100.0 * self.matched_share,
-            self.mean_match_length,
+            self.cut_count,
+            100.0 * self.matched.matched_share,
+            valid(&|matched| matched.matched_share),
+        ))?;
+        let mean = |matched: &Matched| format!("{:.2}", matched.mean_match_length);
+        output::line(format_args!(
+            "mean length of a match {}, in held-out text {}; {} f-grams are never the longest match",
+            mean(&self.matched),
+            self.valid.as_ref().map_or_else(|| "-".to_owned(), mean),
             self.never_matched
         ))?;
         if self.verified > 0 {

@@ -8,6 +8,7 @@ pub mod graft;
 pub mod mine;
 pub mod output;
 pub mod precompute;
+pub mod tokenize;
 pub mod tokenizer;
 pub mod train;
 
@@ -16,6 +17,8 @@ pub mod train;
 pub enum Command {
     /// Train a byte-level BPE tokenizer.
     Tokenizer(tokenizer::Args),
+    /// Tokenise a corpus once, for all other commands or other engines.
+    Tokenize(tokenize::Args),
     /// Find the f-grams of a corpus: its most frequent n-grams of token ids.
     Mine(mine::Args),
     /// Show an f-gram set.
@@ -40,6 +43,7 @@ impl Command {
     pub fn run(self) -> anyhow::Result<()> {
         match self {
             Command::Tokenizer(args) => tokenizer::run(args),
+            Command::Tokenize(args) => tokenize::run(args),
             Command::Mine(args) => mine::run(args),
             Command::Fgrams(args) => fgrams::run(args),
             Command::Train(args) => train::run(args),

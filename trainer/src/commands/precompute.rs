@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
 use clap::builder::BoolishValueParser;
-use scone_fgram::{RowDtype, StoreKind};
+use scone_fgram::{FgramSet, RowDtype, StoreKind};
 use scone_model::DeviceChoice;
 
 use super::output;
+use crate::join::join;
 use crate::precompute::{Options, precompute};
 
 /// Flags of `trainer precompute`.
@@ -39,6 +40,10 @@ pub struct Args {
     /// Only shard I of N, as in 0/4, I from 0; absent: the whole table.
     #[arg(long, env = "SCONE_SHARD", value_name = "I/N", value_parser = parse_shard, help_heading = "Table")]
     shard: Option<(u32, u32)>,
+    /// Compute nothing: put the rows of these tables, all shards of one table of the model, into one.
+    #[arg(long, env = "SCONE_JOIN", value_name = "TABLE", num_args = 1.., value_delimiter = ':',
+          conflicts_with = "shard", help_heading = "Table")]
+    join: Vec<PathBuf>,
     /// Where to compute: cpu or cuda:N.
     #[arg(
         long,
@@ -91,7 +96,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         batch_rows: args.batch_rows,
         verify_rows: args.verify_rows,
     };
-    let manifest = precompute(&args.model, &args.out, &args.device.open()?, &options)?;
+    let manifest = match &args.join[..] {
+        [] => precompute(&args.model, &args.out, &args.device.open()?, &options)?,
+        shards => {
+            let path = args.model.join("fgrams.bin");
+            let set = FgramSet::read(&path)?;
+            join(&set, shards, &args.out, args.store)?
+        }
+    };
     if args.json {
         return output::line(serde_json::to_string(&manifest)?);
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::corpus_args::InputArgs;
 use super::output;
-use crate::corpus::{self, Options, Sample};
+use crate::corpus::{self, Sample};
 use crate::progress::{Progress, Unit};
 use crate::tokenizer::{self, MAX_TRAINING_BYTES, MIN_VOCAB_SIZE};
 
@@ -63,11 +63,7 @@ pub fn run(args: Args) -> Result<()> {
         args.vocab_size
     );
     let inputs = corpus::expand(&args.input.input)?;
-    let options = Options {
-        text_field: args.input.text_field.clone(),
-        ..Options::default()
-    };
-    let sample = Sample::new(inputs, &options, args.max_bytes)?;
+    let sample = Sample::new(inputs, &args.input.options(), args.max_bytes)?;
     let progress = Progress::new("train", sample.disk_bytes(), Unit::Bytes);
     let documents = sample.documents(&progress);
     let tokenizer = tokenizer::train(documents, args.vocab_size, args.min_frequency)?;

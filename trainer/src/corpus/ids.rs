@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// A long run of token ids: two bytes each when the vocabulary has at most 65,536 entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenIds {
+pub(super) enum TokenIds {
     /// Ids below 65,536.
     U16(Vec<u16>),
     /// Any ids.
@@ -13,7 +13,7 @@ pub enum TokenIds {
 
 impl TokenIds {
     /// An empty run for ids below `vocab_size`.
-    pub fn for_vocab(vocab_size: u32) -> Self {
+    pub(super) fn for_vocab(vocab_size: u32) -> Self {
         if vocab_size <= 1 << 16 {
             Self::U16(Vec::new())
         } else {
@@ -22,7 +22,7 @@ impl TokenIds {
     }
 
     /// Appends `ids`, which must be below the vocabulary size this was made for.
-    pub fn extend(&mut self, ids: &[u32]) {
+    pub(super) fn extend(&mut self, ids: &[u32]) {
         match self {
             Self::U16(all) => all.extend(ids.iter().map(|&id| {
                 debug_assert!(id <= u32::from(u16::MAX));
@@ -33,26 +33,10 @@ impl TokenIds {
     }
 
     /// Number of ids.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match self {
             Self::U16(ids) => ids.len(),
             Self::U32(ids) => ids.len(),
-        }
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The id at `position`.
-    ///
-    /// # Panics
-    /// When `position` is not below [`len`](Self::len).
-    pub fn get(&self, position: usize) -> u32 {
-        match self {
-            Self::U16(ids) => u32::from(ids[position]),
-            Self::U32(ids) => ids[position],
         }
     }
 
@@ -60,7 +44,7 @@ impl TokenIds {
     ///
     /// # Panics
     /// When `range` is not within `0..len`.
-    pub fn copy_range(&self, range: Range<usize>, out: &mut Vec<u32>) {
+    pub(super) fn copy_range(&self, range: Range<usize>, out: &mut Vec<u32>) {
         match self {
             Self::U16(ids) => out.extend(ids[range].iter().map(|&id| u32::from(id))),
             Self::U32(ids) => out.extend_from_slice(&ids[range]),

@@ -1,10 +1,10 @@
 //! A part of a large corpus, such as a tokenizer is trained on.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::inputs::Input;
 use super::options::Options;
-use super::reader::Documents;
+use super::reader::{Content, Document, Documents};
 use crate::progress::{Progress, Unit};
 
 /// Text is sampled in pieces of at most this size, so that a corpus of few large books is still
@@ -34,7 +34,7 @@ impl Sample {
         };
         let progress = Progress::new("measure", disk_bytes(&inputs), Unit::Bytes);
         let lengths: Vec<u64> = Documents::new(inputs.clone(), &options, &progress)
-            .map(|piece| piece.map(|text| text.len() as u64))
+            .map(|piece| Ok(text_of(piece?)?.len() as u64))
             .collect::<Result<_>>()?;
         drop(progress);
         let text_bytes = lengths.iter().sum();
@@ -73,13 +73,21 @@ impl Sample {
         &'a self,
         progress: &'a Progress,
     ) -> impl Iterator<Item = Result<String>> + Send + 'a {
-        let pieces = Documents::new(self.inputs.clone(), &self.options, progress);
+        let pieces = Documents::new(self.inputs.clone(), &self.options, progress)
+            .map(|piece| piece.and_then(text_of));
         // A corpus that grew since it was measured does not matter; an error behind the end does.
         let taken = self.taken.iter().copied().chain(std::iter::repeat(false));
         pieces
             .zip(taken)
             .filter(|(piece, taken)| *taken || piece.is_err())
             .map(|(piece, _)| piece)
+    }
+}
+
+fn text_of(piece: Document) -> Result<String> {
+    match piece.content {
+        Content::Text(text) => Ok(text),
+        Content::Ids { .. } => bail!("a tokenizer is trained on text, and here are token ids"),
     }
 }
 

@@ -2,9 +2,8 @@
 //!
 //! SCONE paper section 3.1 (arXiv 2502.01637): one scan a length. The scan for length n knows for
 //! every position the surviving (n-1)-gram that starts there, by a u32 id; an n-gram is then the pair
-//! of ids at i and i+1, one u64. Sorting the pairs and counting runs is exact, gives the same result
-//! on any number of threads, and costs 12 bytes a token (4 for the ids, 8 for the pairs) beside the
-//! corpus itself.
+//! of ids at i and i+1, one u64. A scan counts pairs in memory (`in_memory`) or, where that is bounded,
+//! by sorted runs on disk (`external`); both give the same set, bit for bit.
 //!
 //! Only the best S n-grams of all lengths together are wanted, so once S are known, an n-gram that is
 //! not more frequent than the S-th of them is out, and so is every longer one that contains it
@@ -12,21 +11,31 @@
 //! them fast.
 
 mod count;
+mod counted;
+mod counts;
+mod external;
+mod in_memory;
+mod memory;
 mod pair_index;
 mod recount;
 mod tag;
 
 use std::cmp::Reverse;
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use scone_fgram::{FgramSet, MAX_N, NGram, SetHeader};
+use serde::Serialize;
 
+pub use counts::from_counts;
 pub use recount::{Mismatch, Recount, recount};
 pub use tag::{MatchCounts, count_matches};
 
 use crate::corpus::TokenizedCorpus;
 use crate::progress::{Progress, Unit};
-use pair_index::PairIndex;
+use counted::Scanner;
+use external::ExternalScan;
+use in_memory::MemoryScan;
 
 /// The most f-grams a set can have; a matcher keeps one bit of a row id for itself.
 pub const MAX_FGRAMS: usize = (1 << 31) - 1;
@@ -61,6 +70,38 @@ impl MiningOptions {
     }
 }
 
+/// What mining found.
+#[derive(Debug)]
+pub struct Mined {
+    /// The f-grams with their counts; match counts are not set.
+    pub set: FgramSet,
+    /// What each scan found, from length 2 on.
+    pub scans: Vec<ScanReport>,
+}
+
+/// What one scan found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ScanReport {
+    /// Length of the n-grams counted.
+    pub n: u8,
+    /// Different n-grams whose parts of length n-1 survived the scan before.
+    pub distinct: u64,
+    /// Those among them that occur at least `needed` times.
+    pub survivors: u64,
+    /// The count that an n-gram needs to be among the best S so far.
+    pub needed: u64,
+}
+
+/// Mining in bounded memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounded<'a> {
+    /// The most memory to use, bytes.
+    pub memory_bytes: u64,
+    /// Where sorted runs and finished scans go. Work of a killed run is gone on with; whoever has
+    /// written the set down removes the directory.
+    pub work_dir: &'a Path,
+}
+
 /// The f-grams of `corpus`: at most S of them, with their counts; match counts are not set.
 ///
 /// # Errors
@@ -71,143 +112,133 @@ pub fn mine(
     tokenizer_hash: [u8; 32],
     options: &MiningOptions,
 ) -> Result<FgramSet> {
-    options.validate()?;
-    let fgrams = most_frequent(corpus, options)?;
-    let header = SetHeader {
+    let tokenizer = MinedWith {
         vocab_size,
-        max_n: options.max_n,
         tokenizer_hash,
-        min_count: options.min_count,
     };
-    FgramSet::new(header, fgrams).context("the n-grams found are not an f-gram set")
+    Ok(mine_within(corpus, &tokenizer, options, None)?.set)
 }
 
-/// The best S n-grams in rank order.
-fn most_frequent(corpus: &TokenizedCorpus, options: &MiningOptions) -> Result<Vec<(NGram, u64)>> {
+/// The tokenizer that a corpus was made by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MinedWith {
+    /// Every id is below it.
+    pub vocab_size: u32,
+    /// SHA-256 of the tokenizer.json.
+    pub tokenizer_hash: [u8; 32],
+}
+
+/// As [`mine`]: the same set, in bounded memory where `bounded` says so.
+///
+/// # Errors
+/// Those of [`mine`]; when the memory is less than the set itself needs, or the working directory
+/// cannot be used.
+pub fn mine_within(
+    corpus: &TokenizedCorpus,
+    tokenizer: &MinedWith,
+    options: &MiningOptions,
+    bounded: Option<&Bounded<'_>>,
+) -> Result<Mined> {
+    options.validate()?;
+    let header = SetHeader {
+        vocab_size: tokenizer.vocab_size,
+        max_n: options.max_n,
+        tokenizer_hash: tokenizer.tokenizer_hash,
+        min_count: options.min_count,
+    };
+    let plan = bounded.map(|bounded| memory::plan(corpus, options, bounded));
+    let (fgrams, scans) = match plan.transpose()?.flatten() {
+        None => most_frequent(&mut MemoryScan::new(corpus), options)?,
+        Some((dir, limits)) => {
+            let key = memory::key(corpus, &header, options);
+            most_frequent(&mut ExternalScan::new(corpus, dir, key, limits)?, options)?
+        }
+    };
+    let set = FgramSet::new(header, fgrams).context("the n-grams found are not an f-gram set")?;
+    Ok(Mined { set, scans })
+}
+
+/// n-grams with their counts in rank order, and what each scan found.
+type Found = (Vec<(NGram, u64)>, Vec<ScanReport>);
+
+/// The best S n-grams in rank order, and what each scan found.
+fn most_frequent(scanner: &mut dyn Scanner, options: &MiningOptions) -> Result<Found> {
     let progress = Progress::new("mine", u64::from(options.max_n) - 1, Unit::Items);
-    let mut scan = Scan::new(corpus);
+    let mut scans = Vec::new();
     let mut found: Vec<(NGram, u64)> = Vec::new();
-    let mut best = BestCounts::new(options.max_fgrams);
+    // What an id stands for; `None` while ids are token ids.
+    let mut survivors: Option<Vec<NGram>> = None;
     // 2-grams are kept however rare they are.
     let mut needed = 1;
     for n in 2..=options.max_n {
-        let grams = scan.count(needed, options.max_fgrams)?;
-        best.add(grams.iter().map(|&(_, count)| count));
+        let counted = scanner.count(needed, options.max_fgrams)?;
+        let report = ScanReport {
+            n,
+            distinct: counted.distinct,
+            survivors: counted.frequent,
+            needed,
+        };
         tracing::info!(
             n,
             at_least = needed,
-            candidates = grams.len(),
+            distinct = report.distinct,
+            survivors = report.survivors,
             "counted n-grams"
         );
-        needed = options.min_count.max(best.cut() + 1);
-        if n < options.max_n {
-            scan.advance(&grams, needed);
+        scans.push(report);
+        for &(pair, count) in &counted.pairs {
+            found.push((join(pair, survivors.as_deref())?, count));
         }
-        found.extend(grams);
+        keep_best(&mut found, options.max_fgrams);
+        // A longer n-gram has to be above the S-th best so far.
+        let cut = match found.len() < options.max_fgrams {
+            true => 0,
+            false => found.iter().map(|&(_, count)| count).min().unwrap_or(0),
+        };
+        needed = options.min_count.max(cut + 1);
+        if n < options.max_n {
+            let mut pairs = counted.pairs;
+            pairs.retain(|&(_, count)| count >= needed);
+            let grams = pairs
+                .iter()
+                .map(|&(pair, _)| join(pair, survivors.as_deref()));
+            survivors = Some(grams.collect::<Result<_>>()?);
+            scanner.advance(pairs.into_iter().map(|(pair, _)| pair).collect())?;
+        }
         progress.add(1);
     }
     found.sort_unstable_by_key(|&(gram, count)| (Reverse(count), gram));
-    found.truncate(options.max_fgrams);
-    Ok(found)
+    Ok((found, scans))
 }
 
-/// One pass after another over the corpus, each for n-grams one id longer.
-struct Scan<'a> {
-    corpus: &'a TokenizedCorpus,
-    /// The surviving (n-1)-gram that starts at each position; at first every id is its own 1-gram.
-    starts: Vec<u32>,
-    /// What an id in `starts` stands for; `None` while they are token ids.
-    survivors: Option<Vec<NGram>>,
-    /// The pairs that were counted last, sorted, one for each n-gram that `count` returned.
-    pairs: Vec<u64>,
-}
-
-impl<'a> Scan<'a> {
-    fn new(corpus: &'a TokenizedCorpus) -> Self {
-        let mut starts = Vec::with_capacity(corpus.ids().len());
-        corpus.ids().copy_range(0..corpus.ids().len(), &mut starts);
-        Self {
-            corpus,
-            starts,
-            survivors: None,
-            pairs: Vec::new(),
-        }
-    }
-
-    /// The n-grams that occur at least `needed` times, the best `limit` of them, sorted by ids.
-    fn count(&mut self, needed: u64, limit: usize) -> Result<Vec<(NGram, u64)>> {
-        let mut counted = count::count_pairs(self.corpus, &self.starts, needed);
-        if counted.len() > limit {
-            // Pairs sort as the n-grams they stand for, so this is rank order within one length.
-            counted.select_nth_unstable_by_key(limit, |&(pair, count)| (Reverse(count), pair));
-            counted.truncate(limit);
-            counted.sort_unstable();
-        }
-        self.pairs = counted.iter().map(|&(pair, _)| pair).collect();
-        counted
-            .into_iter()
-            .map(|(pair, count)| Ok((self.join(pair)?, count)))
-            .collect()
-    }
-
-    fn join(&self, pair: u64) -> Result<NGram> {
-        let (left, right) = count::split(pair);
-        let joined = match &self.survivors {
-            None => NGram::from_slice(&[left, right]),
-            Some(grams) => {
-                let mut ids = grams[left as usize].as_slice().to_vec();
-                ids.extend(grams[right as usize].as_slice().last());
-                NGram::from_slice(&ids)
+/// The n-gram of a pair of survivors, which share all but their first and last ids.
+fn join(pair: u64, survivors: Option<&[NGram]>) -> Result<NGram> {
+    let (left, right) = count::split(pair);
+    let joined = match survivors {
+        None => NGram::from_slice(&[left, right]),
+        Some(grams) => {
+            let grams = (grams.get(left as usize), grams.get(right as usize));
+            let (Some(left), Some(right)) = grams else {
+                bail!("a pair of n-grams that did not survive");
+            };
+            let mut ids = [0; MAX_N];
+            let len = left.as_slice().len();
+            ids[..len].copy_from_slice(left.as_slice());
+            match (ids.get_mut(len), right.as_slice().last()) {
+                (Some(id), Some(&last)) => *id = last,
+                _ => bail!("an n-gram is longer than {MAX_N}"),
             }
-        };
-        joined.context("an n-gram is longer than max_n")
-    }
-
-    /// Makes those of `grams`, just counted, that occur `needed` times the survivors.
-    fn advance(&mut self, grams: &[(NGram, u64)], needed: u64) {
-        let survives = |&(_, &(_, count)): &(&u64, &(NGram, u64))| count >= needed;
-        let (pairs, survivors): (Vec<u64>, Vec<NGram>) = self
-            .pairs
-            .iter()
-            .zip(grams)
-            .filter(survives)
-            .map(|(&pair, &(gram, _))| (pair, gram))
-            .unzip();
-        count::relabel(self.corpus, &mut self.starts, &PairIndex::new(&pairs));
-        self.survivors = Some(survivors);
-    }
+            NGram::from_slice(&ids[..=len])
+        }
+    };
+    joined.context("an n-gram is longer than max_n")
 }
 
-/// The S highest counts so far.
-struct BestCounts {
-    counts: Vec<u64>,
-    limit: usize,
-}
-
-impl BestCounts {
-    fn new(limit: usize) -> Self {
-        Self {
-            counts: Vec::new(),
-            limit,
-        }
-    }
-
-    fn add(&mut self, counts: impl Iterator<Item = u64>) {
-        self.counts.extend(counts);
-        if self.counts.len() > self.limit {
-            self.counts
-                .select_nth_unstable_by_key(self.limit, |&count| Reverse(count));
-            self.counts.truncate(self.limit);
-        }
-    }
-
-    /// The S-th highest count, 0 while there are fewer: a longer n-gram has to be above it.
-    fn cut(&self) -> u64 {
-        if self.counts.len() < self.limit {
-            0
-        } else {
-            self.counts.iter().copied().min().unwrap_or(0)
-        }
+/// Leaves the best `limit` of all lengths.
+fn keep_best(found: &mut Vec<(NGram, u64)>, limit: usize) {
+    if found.len() > limit {
+        found.select_nth_unstable_by_key(limit, |&(gram, count)| (Reverse(count), gram));
+        found.truncate(limit);
     }
 }
 

@@ -1,11 +1,16 @@
 //! How often each f-gram is the longest match in a corpus.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
+use scone_fgram::matcher::Matcher;
 use scone_fgram::{FgramSet, MAX_N};
 
 use crate::corpus::TokenizedCorpus;
+
+/// Tokens tagged before their pages are given back.
+const GROUP_TOKENS: usize = 1 << 22;
 
 /// What tagging a corpus with a set found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +66,30 @@ impl MatchCounts {
 pub fn count_matches(corpus: &TokenizedCorpus, set: &FgramSet) -> MatchCounts {
     let matcher = set.matcher();
     let by_rank: Vec<AtomicU64> = (0..set.len()).map(|_| AtomicU64::new(0)).collect();
-    let by_length = (0..corpus.document_count())
+    let mut by_length = [0; MAX_N + 1];
+    for group in corpus.groups(GROUP_TOKENS) {
+        for (sum, own) in by_length
+            .iter_mut()
+            .zip(tag(corpus, &matcher, group, &by_rank))
+        {
+            *sum += own;
+        }
+        corpus.forget_pages();
+    }
+    MatchCounts {
+        by_rank: by_rank.into_iter().map(AtomicU64::into_inner).collect(),
+        by_length,
+    }
+}
+
+/// Tags the documents of `group`; gives back how many positions have which length.
+fn tag(
+    corpus: &TokenizedCorpus,
+    matcher: &Matcher,
+    group: Range<usize>,
+    by_rank: &[AtomicU64],
+) -> [u64; MAX_N + 1] {
+    group
         .into_par_iter()
         .map_init(
             || (Vec::new(), Vec::new()),
@@ -85,9 +113,5 @@ pub fn count_matches(corpus: &TokenizedCorpus, set: &FgramSet) -> MatchCounts {
         .reduce(
             || [0; MAX_N + 1],
             |a, b| std::array::from_fn(|n| a[n] + b[n]),
-        );
-    MatchCounts {
-        by_rank: by_rank.into_iter().map(AtomicU64::into_inner).collect(),
-        by_length,
-    }
+        )
 }

@@ -13,7 +13,7 @@ use super::config::TrainConfig;
 use super::network::Network;
 use super::shape::{eos_id, fgram_model_config, model_config};
 use super::stream::{TokenStream, WindowOrder};
-use crate::corpus::{self, TokenizedCorpus};
+use crate::corpus::{self, Mixture};
 use crate::evaluation::HeldOut;
 use crate::fgram_set::load_set;
 use crate::tokenizer::TextTokenizer;
@@ -98,9 +98,13 @@ fn read_stream(
     fgrams: Option<&Fgrams>,
     options: &corpus::Options,
 ) -> Result<(TokenStream, WindowOrder)> {
-    let corpus = corpus::tokenize(&config.data.train, tokenizer, options).context("data.train")?;
     let training = &config.training;
-    let stream = join(&corpus, eos, fgrams, training.seed);
+    let sources = config.data.train.iter();
+    let sources: Vec<_> = sources
+        .map(|source| (source.path.clone(), source.weight))
+        .collect();
+    let mixture = corpus::mix(&sources, training.seed, tokenizer, options).context("data.train")?;
+    let stream = join(&mixture, eos, fgrams, training.seed);
     let per_step = training.batch_tokens / training.sequence_length;
     let order = WindowOrder::new(
         stream.len(),
@@ -109,7 +113,7 @@ fn read_stream(
         training.seed,
     )?;
     tracing::info!(
-        documents = corpus.document_count(),
+        documents = mixture.documents.len(),
         tokens = stream.len(),
         matched = format_args!("{:.3}", stream.matched_share()),
         epochs = format_args!(
@@ -121,14 +125,13 @@ fn read_stream(
     Ok((stream, order))
 }
 
-fn join(corpus: &TokenizedCorpus, eos: u32, fgrams: Option<&Fgrams>, seed: u64) -> TokenStream {
+fn join(mixture: &Mixture, eos: u32, fgrams: Option<&Fgrams>, seed: u64) -> TokenStream {
     let matcher = fgrams.map(|f| f.set.matcher());
     let read = |document: usize, out: &mut Vec<u32>| {
-        corpus
-            .ids()
-            .copy_range(corpus.document_range(document), out);
+        let corpus = &mixture.corpus;
+        corpus.copy_ids(corpus.document_range(mixture.documents[document]), out);
     };
-    TokenStream::new(corpus.document_count(), read, eos, matcher.as_ref(), seed)
+    TokenStream::new(mixture.documents.len(), read, eos, matcher.as_ref(), seed)
 }
 
 /// One text for each path of `data.valid`, under the path as name.

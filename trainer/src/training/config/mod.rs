@@ -4,6 +4,7 @@ mod overrides;
 mod read;
 mod resume;
 mod schema;
+mod source;
 mod validate;
 
 pub use resume::{Difference, check_resumable, differences};
@@ -11,6 +12,7 @@ pub use schema::{
     DataConfig, Family, FgramModelShape, ModelShape, OptimizerConfig, OutputConfig, OutputDtype,
     TrainConfig, TrainingConfig,
 };
+pub use source::Source;
 
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use scone_model::{DeviceChoice, Dtype};
 use serde::{Deserialize, Serialize};
 
+use super::source::Source;
+
 /// Everything that defines a training run. Field names are the keys of the YAML file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig {
@@ -60,8 +62,9 @@ mod as_text {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Training text: .txt, .jsonl, .jsonl.zst, .jsonl.gz; all files are mixed.
-    pub train: Vec<PathBuf>,
+    /// Training text, in the forms that `--input` takes, each a path or `{path: P, weight: W}`; all
+    /// are mixed. An epoch has each document of a source W times, once when only the path is given.
+    pub train: Vec<Source>,
     /// Held-out text; each file is reported by its name and all together.
     #[serde(default)]
     pub valid: Vec<PathBuf>,

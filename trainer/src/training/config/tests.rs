@@ -80,6 +80,11 @@ fn values_out_of_range_are_named_with_the_limit() {
         ("optimizer.lr=-1", "optimizer.lr"),
         ("training.tokens=many", "training"),
         ("data.train=[]", "data.train"),
+        (
+            "data.train=[{path: a.txt, weight: 0}]",
+            "weight of a.txt is 0",
+        ),
+        ("data.train=[{path: a.txt, wait: 2}]", "`weight`"),
         ("training.threads=0", "training.threads"),
         ("model.family=bert", "model"),
     ] {
@@ -228,4 +233,19 @@ fn the_state_of_a_run_before_there_were_devices_reads_back() {
         serde_json::from_value::<TrainConfig>(state).unwrap(),
         config
     );
+}
+
+#[test]
+fn a_source_may_have_a_weight() {
+    let config = parse(&["data.train=[a.txt, {path: b, weight: 2.5}, {path: c}]"]).unwrap();
+    let weights: Vec<f64> = config
+        .data
+        .train
+        .iter()
+        .map(|source| source.weight)
+        .collect();
+    assert_eq!(weights, [1.0, 2.5, 1.0]);
+    let written = serde_json::to_value(&config.data.train).unwrap();
+    let expected = serde_json::json!(["a.txt", {"path": "b", "weight": 2.5}, "c"]);
+    assert_eq!(written, expected);
 }

@@ -27,6 +27,12 @@ impl Mistakes {
 /// Section `data` by itself.
 pub(super) fn data(data: &DataConfig, found: &mut Mistakes) {
     found.unless(!data.train.is_empty(), || "data.train is empty".to_owned());
+    for source in &data.train {
+        let (path, weight) = (source.path.display(), source.weight);
+        found.unless((1e-6..=1e6).contains(&weight), || {
+            format!("data.train: the weight of {path} is {weight}, must be 0.000001 to 1000000")
+        });
+    }
 }
 
 /// Section `model` by itself.

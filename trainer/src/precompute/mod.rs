@@ -1,4 +1,9 @@
 //! The f-gram table of a trained model: A computed for every f-gram of the set.
+//!
+//! f-grams come in the order of their ids, so that those of a batch share prefixes: A computes each
+//! distinct prefix once, nothing is padded, and lengths need not be sorted.
+
+mod work;
 
 use std::path::Path;
 use std::time::Instant;
@@ -18,6 +23,7 @@ use scone_model::checkpoint::{LoadedModel, load_model_dir};
 
 use crate::model_dir::read_fgram_set;
 use crate::progress::{Progress, Unit};
+use work::Work;
 
 /// What to build.
 #[derive(Debug, Clone)]
@@ -117,8 +123,11 @@ fn build(
     };
     let started = Instant::now();
     let mut progress = None;
+    let (mut computed, mut work) = (0, Work::of(live.fgram.shape()));
     let compute = |fgrams: &[&[u32]], rows: &mut Vec<f32>| -> Result<()> {
         rows.extend(live.rows(fgrams)?);
+        computed += fgrams.len();
+        work.add(fgrams);
         Ok(())
     };
     let report = |done: u64, total: u64| {
@@ -136,9 +145,21 @@ fn build(
         dtype = %manifest.dtype,
         store = %manifest.store,
         table_id = manifest.table_id,
-        rows_per_s = format_args!("{:.0}", manifest.rows as f64 / seconds.max(1e-9)),
         "built the table"
     );
+    if computed > 0 {
+        let seconds = seconds.max(1e-9);
+        let flops = work.flops() / seconds;
+        let peak = work::matmul_peak(live.model.decoder.token_embedding().device())?;
+        tracing::info!(
+            computed,
+            rows_per_s = format_args!("{:.0}", computed as f64 / seconds),
+            gflop_per_s = format_args!("{:.1}", flops / 1e9),
+            peak_gflop_per_s = format_args!("{:.1}", peak / 1e9),
+            share_of_peak = format_args!("{:.2}", flops / peak),
+            "speed, everything from the first row to the manifest included"
+        );
+    }
     Ok(manifest)
 }
 

@@ -1,9 +1,4 @@
-//! Documents as a stream, from files of every known kind.
-//!
-//! Memory is bounded by one document: a text longer than [`Options::max_document_bytes`] becomes several
-//! documents, split behind the last line end before the limit. Refusing it would stop whoever has one
-//! large .txt file, and a border once in 8 MiB changes at most K-1 n-grams there. A .jsonl line has to
-//! be parsed whole, so one longer than [`MAX_LINE_BYTES`] is an error.
+//! .txt and .jsonl files, compressed or not.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,70 +8,20 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 
-use super::decompress;
-use super::inputs::{Input, Layout};
-use super::options::Options;
+use super::{Content, Source};
+use crate::corpus::decompress;
+use crate::corpus::inputs::{Input, Layout};
+use crate::corpus::options::Options;
 use crate::progress::Progress;
 
 /// The longest line of a .jsonl file, bytes.
-pub(super) const MAX_LINE_BYTES: usize = 64 << 20;
-
-/// Iterator over the documents of some inputs, in order. Empty documents are left out. After an
-/// error it ends.
-pub(super) struct Documents<'a> {
-    inputs: std::vec::IntoIter<Input>,
-    options: &'a Options,
-    progress: &'a Progress,
-    current: Option<OpenInput<'a>>,
-    failed: bool,
-}
-
-impl<'a> Documents<'a> {
-    /// Reads `inputs`; `progress` counts bytes on disk.
-    pub(super) fn new(inputs: Vec<Input>, options: &'a Options, progress: &'a Progress) -> Self {
-        Self {
-            inputs: inputs.into_iter(),
-            options,
-            progress,
-            current: None,
-            failed: false,
-        }
-    }
-
-    fn try_next(&mut self) -> Result<Option<String>> {
-        loop {
-            if let Some(open) = &mut self.current {
-                if let Some(text) = open.next(self.options)? {
-                    return Ok(Some(text));
-                }
-                self.current = None;
-            }
-            match self.inputs.next() {
-                Some(input) => self.current = Some(OpenInput::new(input, self.progress)?),
-                None => return Ok(None),
-            }
-        }
-    }
-}
-
-impl Iterator for Documents<'_> {
-    type Item = Result<String>;
-
-    fn next(&mut self) -> Option<Result<String>> {
-        if self.failed {
-            return None;
-        }
-        let next = self.try_next();
-        self.failed = next.is_err();
-        next.transpose()
-    }
-}
+pub(in crate::corpus) const MAX_LINE_BYTES: usize = 64 << 20;
 
 /// A file being read.
-struct OpenInput<'a> {
+pub(super) struct TextFile<'a> {
     input: Input,
     source: Box<dyn BufRead + Send + 'a>,
-    /// Lines read so far.
+    /// Lines read so far; of a .txt file the line ends that were handed out.
     line: u64,
     /// Bytes of the file's text that were read but not yet handed out.
     rest: Vec<u8>,
@@ -84,8 +29,8 @@ struct OpenInput<'a> {
     pieces: VecDeque<String>,
 }
 
-impl<'a> OpenInput<'a> {
-    fn new(input: Input, progress: &'a Progress) -> Result<Self> {
+impl<'a> TextFile<'a> {
+    pub(super) fn open(input: Input, progress: &'a Progress) -> Result<Self> {
         let file = File::open(&input.path)
             .with_context(|| format!("cannot open {}", input.path.display()))?;
         let source = decompress::open(Counted { file, progress }, input.compression);
@@ -96,13 +41,6 @@ impl<'a> OpenInput<'a> {
             rest: Vec::new(),
             pieces: VecDeque::new(),
         })
-    }
-
-    fn next(&mut self, options: &Options) -> Result<Option<String>> {
-        match self.input.layout {
-            Layout::Text => self.next_text(options.max_document_bytes),
-            Layout::Jsonl => self.next_line(options),
-        }
     }
 
     fn next_text(&mut self, max_bytes: usize) -> Result<Option<String>> {
@@ -121,10 +59,14 @@ impl<'a> OpenInput<'a> {
         }
         let behind = self.rest.split_off(cut);
         let text = std::mem::replace(&mut self.rest, behind);
-        String::from_utf8(text).map(Some).map_err(|_| {
+        let before = self.line;
+        self.line += line_ends(&text);
+        String::from_utf8(text).map(Some).map_err(|error| {
+            let valid = error.utf8_error().valid_up_to();
             anyhow!(
-                "{}: not UTF-8 text; convert it first, for example with iconv",
-                path.display()
+                "{}, line {}: not UTF-8 text; convert it first, for example with iconv",
+                path.display(),
+                before + line_ends(&error.as_bytes()[..valid]) + 1
             )
         })
     }
@@ -142,7 +84,8 @@ impl<'a> OpenInput<'a> {
             }
             let text = text_of_line(&self.rest, &options.text_field)
                 .with_context(|| format!("{}, line {}", self.input.path.display(), self.line))?;
-            self.queue(text, options.max_document_bytes);
+            let max_bytes = options.max_document_bytes;
+            split(&self.input.path, text, max_bytes, &mut self.pieces);
         }
     }
 
@@ -163,19 +106,39 @@ impl<'a> OpenInput<'a> {
         }
         Ok(read > 0)
     }
+}
 
-    fn queue(&mut self, mut text: String, max_bytes: usize) {
-        if text.len() > max_bytes {
-            log_split(&self.input.path, max_bytes);
-        }
-        while text.len() > max_bytes {
-            let behind = text.split_off(split_point(text.as_bytes(), max_bytes));
-            self.pieces.push_back(std::mem::replace(&mut text, behind));
-        }
-        if !text.is_empty() {
-            self.pieces.push_back(text);
-        }
+/// Queues `text` in pieces of at most `max_bytes` bytes; `path` is what it came from.
+pub(super) fn split(
+    path: &Path,
+    mut text: String,
+    max_bytes: usize,
+    pieces: &mut VecDeque<String>,
+) {
+    if text.len() > max_bytes {
+        log_split(path, max_bytes);
     }
+    while text.len() > max_bytes {
+        let behind = text.split_off(split_point(text.as_bytes(), max_bytes));
+        pieces.push_back(std::mem::replace(&mut text, behind));
+    }
+    if !text.is_empty() {
+        pieces.push_back(text);
+    }
+}
+
+impl Source for TextFile<'_> {
+    fn next(&mut self, options: &Options) -> Result<Option<Content>> {
+        let text = match self.input.layout {
+            Layout::Text => self.next_text(options.max_document_bytes),
+            _ => self.next_line(options),
+        };
+        Ok(text?.map(Content::Text))
+    }
+}
+
+fn line_ends(text: &[u8]) -> u64 {
+    text.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
 fn log_split(path: &Path, max_bytes: usize) {
