@@ -202,6 +202,7 @@ impl Blocks {
             .collect::<Result<_>>()?;
         let bytes = blocks.iter().map(PackedBlock::bytes).sum();
         self.blocks = Held::Packed(blocks);
+        self.workspace = self.workspace.for_other_weights();
         Ok(bytes)
     }
 
@@ -209,6 +210,7 @@ impl Blocks {
     pub(crate) fn cast(&mut self, dtype: DType) -> Result<()> {
         let blocks = self.tensors()?.iter().map(|block| block.cast(dtype));
         self.blocks = Held::Tensors(blocks.collect::<Result<_>>()?);
+        self.workspace = self.workspace.for_other_weights();
         Ok(())
     }
 

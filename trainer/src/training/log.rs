@@ -15,7 +15,8 @@ pub(super) struct Log {
 
 impl Log {
     /// Opens the log for a run that goes on after `step`; lines of later steps, written by a run
-    /// that was stopped before its next checkpoint, are dropped: they come again.
+    /// that was stopped before its next checkpoint, are dropped: they come again. So does all before
+    /// the first step.
     pub(super) fn open(path: &Path, step: u64) -> Result<Self> {
         Self::try_open(path, step).with_context(|| format!("cannot write {}", path.display()))
     }
@@ -30,7 +31,7 @@ impl Log {
             let value: Option<Value> = serde_json::from_str(line).ok();
             value
                 .and_then(|v| v.get("step")?.as_u64())
-                .is_some_and(|at| at <= step)
+                .is_some_and(|at| step > 0 && at <= step)
         };
         let mut kept = String::new();
         for line in old.lines().filter(keep) {

@@ -13,6 +13,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod config;
 mod log;
+mod main_model;
 pub mod network;
 pub mod optimizer;
 mod output;

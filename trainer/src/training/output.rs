@@ -8,6 +8,7 @@ use scone_model::checkpoint::{FgramParts, StoredDtype, save_model_dir};
 use serde_json::json;
 
 use super::prepare::Prepared;
+use crate::model_dir::copy_beside;
 
 /// Rounds the weights in memory to the stored type, so that what is evaluated at the end is what
 /// is in the files.
@@ -34,10 +35,13 @@ pub(super) fn write_model(prepared: &Prepared, out: &Path) -> Result<()> {
         fgram_set_hash: set_hash,
     });
     write_atomic(&out.join("tokenizer.json"), prepared.tokenizer.json())?;
-    write_atomic(
-        &out.join("generation_config.json"),
-        generation_config(prepared).as_bytes(),
-    )?;
+    match &prepared.base_dir {
+        Some(base) => copy_beside(base, out)?,
+        None => write_atomic(
+            &out.join("generation_config.json"),
+            generation_config(prepared).as_bytes(),
+        )?,
+    }
     if let Some(fgrams) = &prepared.fgrams {
         fgrams.set.write(out.join("fgrams.bin"))?;
     }

@@ -2,16 +2,17 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use candle_core::Device;
 use scone_fgram::set::FgramSet;
 use scone_model::config::{FgramModelConfig, ModelConfig};
-use scone_model::{init_fgram_parameters, init_parameters};
+use scone_model::init_fgram_parameters;
 
 use super::checkpoint::InputHashes;
 use super::config::TrainConfig;
+use super::main_model::MainModel;
 use super::network::Network;
-use super::shape::{eos_id, fgram_model_config, model_config};
+use super::shape::{eos_id, fgram_model_config};
 use super::stream::{TokenStream, WindowOrder};
 use crate::corpus::{self, TokenizedCorpus};
 use crate::evaluation::HeldOut;
@@ -30,6 +31,8 @@ pub(super) struct Prepared {
     pub(super) eos: u32,
     pub(super) fgrams: Option<Fgrams>,
     pub(super) model_config: ModelConfig,
+    /// Where the other files of a base model are.
+    pub(super) base_dir: Option<PathBuf>,
     pub(super) network: Network,
     pub(super) stream: TokenStream,
     pub(super) order: WindowOrder,
@@ -37,36 +40,39 @@ pub(super) struct Prepared {
     pub(super) hashes: InputHashes,
 }
 
-/// Reads tokenizer, f-gram set and texts, and makes fresh weights on `device`.
+/// Reads tokenizer, base model, f-gram set and texts, and puts the weights on `device`.
 pub(super) fn prepare(
     config: &TrainConfig,
     options: &corpus::Options,
     device: &Device,
 ) -> Result<Prepared> {
-    let tokenizer = TextTokenizer::load(&config.tokenizer)?;
-    let eos = eos_id(&tokenizer)?;
+    let tokenizer = TextTokenizer::load(&config.tokenizer_path())?;
+    let main = main_model(config, &tokenizer)?;
+    let eos = eos_id(&tokenizer, main.base_config())?;
     let fgrams = match &config.fgrams {
         None => None,
         Some(path) => {
             let set = load_set(path, &tokenizer)?;
-            let config = fgram_model_config(config, set.header().max_n);
+            let max_n = set.header().max_n;
+            let config = fgram_model_config(&config.fgram_model, &main.config, max_n);
             Some(Fgrams { set, config })
         }
     };
-    let model_config = model_config(config, tokenizer.vocab_size(), eos)?;
-    let network = fresh_network(&model_config, fgrams.as_ref(), config.training.seed, device)?;
+    let network = network(config, &main, fgrams.as_ref(), device)?;
     let (stream, order) = read_stream(config, &tokenizer, eos, fgrams.as_ref(), options)?;
     let held_out = read_held_out(config, &tokenizer, options)?;
     let hashes = InputHashes {
         tokenizer: scone_files::hex(&tokenizer.sha256()),
         fgram_set: fgrams.as_ref().map_or_else(String::new, |f| f.set.hash()),
         token_stream: stream.hash(),
+        base: main.hash,
     };
     Ok(Prepared {
         tokenizer,
         eos,
         fgrams,
-        model_config,
+        model_config: main.config,
+        base_dir: main.base_dir,
         network,
         stream,
         order,
@@ -75,20 +81,31 @@ pub(super) fn prepare(
     })
 }
 
-fn fresh_network(
-    model_config: &ModelConfig,
+fn main_model(config: &TrainConfig, tokenizer: &TextTokenizer) -> Result<MainModel> {
+    match (&config.base, &config.model) {
+        (Some(base), _) => MainModel::read(config, base, tokenizer),
+        (None, Some(shape)) => MainModel::fresh(config, shape, tokenizer),
+        (None, None) => bail!("missing key `model`"),
+    }
+}
+
+fn network(
+    config: &TrainConfig,
+    main: &MainModel,
     fgrams: Option<&Fgrams>,
-    seed: u64,
     device: &Device,
 ) -> Result<Network> {
-    let main = init_parameters(model_config, seed)?;
-    match fgrams {
-        None => Network::new(model_config, &main, None, device),
+    let seed = config.training.seed;
+    let own = match fgrams {
+        None => None,
         Some(fgrams) => {
-            let own = init_fgram_parameters(&fgrams.config, model_config, seed)?;
-            Network::new(model_config, &main, Some((&fgrams.config, &own)), device)
+            let parameters = init_fgram_parameters(&fgrams.config, &main.config, seed)?;
+            Some((&fgrams.config, parameters))
         }
-    }
+    };
+    let fgram = own.as_ref().map(|(config, own)| (*config, own));
+    let trainable = config.trainable;
+    Network::new(&main.config, &main.parameters, fgram, trainable, device)
 }
 
 fn read_stream(

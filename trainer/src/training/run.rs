@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use candle_core::Device;
+use candle_core::{Device, Tensor};
+use scone_model::Parameters;
 use serde_json::{Map, json};
 
 use super::batch::Batch;
@@ -110,7 +111,7 @@ fn start_state(
     let path = checkpoint.path.clone();
     ensure!(
         checkpoint.state.inputs == prepared.hashes,
-        "tokenizer, f-gram set or training text changed since {} was written ({:?}, \
+        "tokenizer, f-gram set, base model or training text changed since {} was written ({:?}, \
          now {:?}); use another --out directory",
         path.display(),
         checkpoint.state.inputs,
@@ -138,21 +139,7 @@ impl<'a> Run<'a> {
         let mut optimizer = AdamW::new(prepared.network.vars(), config.optimizer.clone())?;
         let state = start_state(config, newest, &prepared, &mut optimizer)?;
         scone_files::write_atomic(&out.join("train.yaml"), config.to_yaml()?.as_bytes())?;
-        let parameters = |prefix: &str| -> usize {
-            let vars = prepared.network.vars();
-            vars.iter()
-                .filter(|(n, _)| n.starts_with(prefix))
-                .map(|(_, v)| v.elem_count())
-                .sum()
-        };
-        tracing::info!(
-            steps = config.training.total_steps(),
-            device = %config.device,
-            main_parameters = parameters("model/"),
-            fgram_parameters = parameters("fgram_model/"),
-            fgrams = prepared.fgrams.as_ref().map_or(0, |f| f.set.len()),
-            "training"
-        );
+        log_start(config, &prepared);
         Ok(Self {
             config,
             out,
@@ -171,6 +158,10 @@ impl<'a> Run<'a> {
         let total = training.total_steps();
         let progress = Progress::new("train", last.saturating_sub(self.state.step), Unit::Items);
         let (mut times, mut since) = (Times::default(), self.state.step);
+        if self.state.step == 0 && self.prepared.base_dir.is_some() {
+            // What the base model scores: training starts there.
+            self.evaluate()?;
+        }
         while self.state.step < last {
             let grad_norm = self.step(&mut times)?;
             let step = self.state.step;
@@ -309,7 +300,7 @@ impl<'a> Run<'a> {
 
     fn scores(&self) -> Result<Vec<(String, Totals)>> {
         let network = &self.prepared.network;
-        let dim = self.config.model.hidden_size;
+        let dim = self.prepared.model_config.hidden_size();
         let compute = |fgrams: &[&[u32]]| -> Result<Vec<f32>> {
             let rows = network
                 .fgram_rows(fgrams)?
@@ -349,6 +340,23 @@ impl<'a> Run<'a> {
             valid,
         })
     }
+}
+
+/// One line of what is trained.
+fn log_start(config: &TrainConfig, prepared: &Prepared) {
+    let (main, own) = prepared.network.parameters();
+    let count =
+        |parameters: &Parameters| -> usize { parameters.values().map(Tensor::elem_count).sum() };
+    let vars = prepared.network.vars();
+    tracing::info!(
+        steps = config.training.total_steps(),
+        device = %config.device,
+        main_parameters = count(&main),
+        fgram_parameters = count(&own),
+        trained_parameters = vars.values().map(|var| var.elem_count()).sum::<usize>(),
+        fgrams = prepared.fgrams.as_ref().map_or(0, |f| f.set.len()),
+        "training"
+    );
 }
 
 fn due(step: u64, every: u64) -> bool {

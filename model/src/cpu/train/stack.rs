@@ -14,7 +14,7 @@ use crate::storage::{gradient, result, slice, with_slice};
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Nodes of a group of f-gram trees, about.
 const TREE_GROUP: usize = 256;
@@ -25,6 +25,8 @@ pub(crate) struct Workspace {
     flat: FlatBlock,
     frequencies: Option<Arc<[f32]>>,
     buffers: Buffers,
+    /// The weights of all blocks end to end, if they are not trained: then they stay as they are.
+    frozen: Arc<OnceLock<Tensor>>,
 }
 
 impl Workspace {
@@ -33,6 +35,27 @@ impl Workspace {
             flat: FlatBlock::new(shape),
             frequencies: shape.rotary_frequencies(),
             buffers: Buffers::default(),
+            frozen: Arc::default(),
+        }
+    }
+
+    /// The weights of `blocks` end to end.
+    fn weights(&self, blocks: &[Block]) -> Result<Tensor> {
+        if let Some(weights) = self.frozen.get() {
+            return Ok(weights.clone());
+        }
+        let weights = flatten(blocks)?;
+        match weights.track_op() {
+            true => Ok(weights),
+            false => Ok(self.frozen.get_or_init(|| weights).clone()),
+        }
+    }
+
+    /// The same for blocks whose weights are replaced.
+    pub(crate) fn for_other_weights(&self) -> Self {
+        Self {
+            frozen: Arc::default(),
+            ..self.clone()
         }
     }
 }
@@ -46,6 +69,8 @@ pub(crate) struct Stack {
     buffers: Buffers,
     /// Whether a backward pass may come.
     tracked: bool,
+    /// Whether it asks for the weights' gradients.
+    trained: bool,
     /// One buffer for each layer of each group, layer by layer.
     saved: Mutex<Vec<Vec<Vec<f32>>>>,
 }
@@ -58,7 +83,7 @@ impl Stack {
         x: &Tensor,
         positions: &Positions,
     ) -> Result<Tensor> {
-        let weights = flatten(blocks)?;
+        let weights = workspace.weights(blocks)?;
         let stack = Self {
             flat: workspace.flat.clone(),
             layers: blocks.len(),
@@ -66,6 +91,7 @@ impl Stack {
             positions: positions.clone(),
             buffers: workspace.buffers.clone(),
             tracked: x.track_op() || weights.track_op(),
+            trained: weights.track_op(),
             saved: Mutex::default(),
         };
         Ok(x.contiguous()?.apply_op2(&weights, stack)?)
@@ -147,7 +173,7 @@ impl Stack {
         kept
     }
 
-    /// Gradients of input and weights.
+    /// Gradients of input and weights; none of weights that are not trained.
     fn backward(
         &self,
         weights: &[f32],
@@ -156,7 +182,10 @@ impl Stack {
     ) -> (Vec<f32>, Vec<f32>) {
         let (flat, groups, angles) = (&self.flat, self.groups(), self.angles());
         let mut dx = grad.to_vec();
-        let mut dweights = vec![0.0f32; weights.len()];
+        let mut dweights = match self.trained {
+            true => vec![0.0f32; weights.len()],
+            false => Vec::new(),
+        };
         let mut grads: Vec<Vec<f32>> = groups
             .iter()
             .map(|g| self.buffers.take(flat.grads_len(g.len())))
@@ -181,6 +210,9 @@ impl Stack {
                         self.buffers.give(spare);
                     },
                 );
+            if !self.trained {
+                continue;
+            }
             let parts: Vec<Part<'_>> = groups
                 .iter()
                 .zip(&grads)
@@ -269,7 +301,11 @@ impl CustomOp2 for Stack {
         for buffer in saved.into_iter().flatten() {
             self.buffers.give(buffer);
         }
-        Ok((gradient(dx, x)?, gradient(dweights, weights)?))
+        let dweights = match self.trained {
+            true => gradient(dweights, weights)?,
+            false => None,
+        };
+        Ok((gradient(dx, x)?, dweights))
     }
 }
 

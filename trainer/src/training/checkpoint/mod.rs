@@ -31,6 +31,9 @@ pub struct InputHashes {
     pub fgram_set: String,
     /// SHA-256 over the token stream in training order.
     pub token_stream: String,
+    /// Hash of a base model's weights; empty without one.
+    #[serde(default)]
+    pub base: String,
 }
 
 /// `state.json`: all of a checkpoint that is not a tensor. How far the data is read needs no entry:

@@ -18,6 +18,7 @@ fn state(step: u64) -> State {
         model: {family: llama, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 8}, \
         training: {sequence_length: 8, batch_tokens: 8, steps: 9}}";
     let hashes = InputHashes {
+        base: String::new(),
         tokenizer: "a".to_owned(),
         fgram_set: String::new(),
         token_stream: "b".to_owned(),

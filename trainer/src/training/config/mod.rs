@@ -9,7 +9,7 @@ mod validate;
 pub use resume::{Difference, check_resumable, differences};
 pub use schema::{
     DataConfig, Family, FgramModelShape, ModelShape, OptimizerConfig, OutputConfig, OutputDtype,
-    TrainConfig, TrainingConfig,
+    TrainConfig, Trainable, TrainingConfig,
 };
 
 #[cfg(test)]

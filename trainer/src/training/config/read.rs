@@ -1,7 +1,7 @@
 //! From a YAML file and overrides to a checked config.
 
 use std::fmt::Display;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
@@ -14,8 +14,8 @@ use super::schema::TrainConfig;
 use super::validate::{self, Mistakes};
 
 /// What [`Sections`] knows, for messages.
-const KNOWN: &str = "data, tokenizer, fgrams, model, fgram_model, training, optimizer, output, \
-     device, dtype";
+const KNOWN: &str = "data, tokenizer, fgrams, base, trainable, model, fgram_model, training, \
+     optimizer, output, device, dtype";
 
 impl TrainConfig {
     /// Reads `path`, applies `overrides` (`optimizer.lr=3e-3`) and checks every field.
@@ -67,9 +67,19 @@ impl TrainConfig {
 /// missing, whatever else is wrong.
 fn read(mut sections: Sections<'_>) -> Option<TrainConfig> {
     let data = sections.required("data", validate::data);
-    let tokenizer = sections.required("tokenizer", |_, _| {});
+    let base: Option<PathBuf> = sections.optional("base", |_, _| {});
+    let fresh = base.is_none();
+    // A base brings its own.
+    let tokenizer = match fresh {
+        true => sections.required("tokenizer", |_, _| {}),
+        false => sections.optional("tokenizer", |_, _| {}),
+    };
     let fgrams = sections.optional("fgrams", |_, _| {});
-    let model = sections.required("model", validate::model);
+    let trainable = sections.optional("trainable", |_, _| {});
+    let model = match fresh {
+        true => sections.required("model", validate::model),
+        false => sections.optional("model", validate::model),
+    };
     let fgram_model = sections.optional("fgram_model", validate::fgram_model);
     let training = sections.required("training", validate::training);
     let optimizer = sections.optional("optimizer", validate::optimizer);
@@ -77,11 +87,16 @@ fn read(mut sections: Sections<'_>) -> Option<TrainConfig> {
     let device = sections.named("device");
     let dtype = sections.named("dtype");
     let mistakes = sections.refuse_others();
+    if fresh && (tokenizer.is_none() || model.is_none()) {
+        return None;
+    }
     let config = TrainConfig {
         data: data?,
-        tokenizer: tokenizer?,
+        tokenizer,
         fgrams,
-        model: model?,
+        base,
+        trainable: trainable.unwrap_or_default(),
+        model,
         fgram_model: fgram_model.unwrap_or_default(),
         training: training?,
         optimizer: optimizer.unwrap_or_default(),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use scone_model::checkpoint::{StoredDtype, model_dir};
 use scone_model::{DeviceChoice, Dtype};
 use serde::{Deserialize, Serialize};
 
@@ -10,13 +11,22 @@ use serde::{Deserialize, Serialize};
 pub struct TrainConfig {
     /// What to train on and what to evaluate on.
     pub data: DataConfig,
-    /// Path of `tokenizer.json`.
-    pub tokenizer: PathBuf,
+    /// Path of `tokenizer.json`; default: that of `base`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
     /// Path of the f-gram set. Absent: a plain model without f-grams, by the same code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fgrams: Option<PathBuf>,
-    /// Shape of the main model.
-    pub model: ModelShape,
+    /// Model to start from: a directory in Hugging Face layout, or a GGUF file. Give this or
+    /// `model`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<PathBuf>,
+    /// What is trained of a `base` and its f-gram model.
+    #[serde(default)]
+    pub trainable: Trainable,
+    /// Shape of a main model that starts from random weights. Give this or `base`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelShape>,
     /// Shape of the f-gram model A. Ignored without `fgrams`.
     pub fgram_model: FgramModelShape,
     /// Batches, length and evaluation.
@@ -65,6 +75,41 @@ pub struct DataConfig {
     /// Field of a .jsonl line that holds the text.
     #[serde(default = "default_text_field")]
     pub text_field: String,
+}
+
+/// Which weights change; the others stay as `base` has them, bit for bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Trainable {
+    /// Main model and f-gram model.
+    #[default]
+    #[serde(rename = "all")]
+    All,
+    /// The f-gram model alone: the result is a table for an untouched base model.
+    #[serde(rename = "fgram_model")]
+    FgramModel,
+    /// The f-gram model and the token embedding T, with it a tied output layer.
+    #[serde(rename = "fgram_model+embeddings")]
+    FgramModelAndEmbeddings,
+    /// The token embedding alone, without f-grams.
+    #[serde(rename = "embeddings")]
+    Embeddings,
+}
+
+impl Trainable {
+    /// Whether the f-gram model is trained, if there is one.
+    pub fn fgram_model(self) -> bool {
+        self != Self::Embeddings
+    }
+
+    /// Whether the token embedding is trained.
+    pub fn embeddings(self) -> bool {
+        self != Self::FgramModel
+    }
+
+    /// Whether all other weights of the main model are trained.
+    pub fn rest(self) -> bool {
+        self == Self::All
+    }
 }
 
 /// The families of main models that can be trained.
@@ -227,12 +272,23 @@ pub enum OutputDtype {
     F16,
 }
 
+impl From<OutputDtype> for StoredDtype {
+    fn from(dtype: OutputDtype) -> Self {
+        match dtype {
+            OutputDtype::F32 => Self::F32,
+            OutputDtype::Bf16 => Self::Bf16,
+            OutputDtype::F16 => Self::F16,
+        }
+    }
+}
+
 /// `output`: the model directory written at the end.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OutputConfig {
-    /// f32, bf16 or f16.
-    pub dtype: OutputDtype,
+    /// f32, bf16 or f16; default: that of `base`, otherwise f32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<OutputDtype>,
 }
 
 fn default_device() -> DeviceChoice {
@@ -264,18 +320,12 @@ fn default_checkpoint_every() -> u64 {
 }
 
 impl TrainConfig {
-    /// Attention heads of A.
-    pub fn fgram_heads(&self) -> usize {
-        self.fgram_model
-            .num_attention_heads
-            .unwrap_or(self.model.num_attention_heads)
-    }
-
-    /// Width of A's feed-forward layer.
-    pub fn fgram_intermediate_size(&self) -> usize {
-        self.fgram_model
-            .intermediate_size
-            .unwrap_or_else(|| self.model.intermediate_size())
+    /// Path of `tokenizer.json`: `tokenizer`, or the file beside the weights of `base`.
+    pub fn tokenizer_path(&self) -> PathBuf {
+        match (&self.tokenizer, &self.base) {
+            (None, Some(base)) => model_dir(base).join("tokenizer.json"),
+            (path, _) => path.clone().unwrap_or_default(),
+        }
     }
 }
 

@@ -21,13 +21,17 @@ fn error(overrides: &[&str]) -> String {
     format!("{:#}", parse(overrides).unwrap_err())
 }
 
+fn model(config: &TrainConfig) -> &ModelShape {
+    config.model.as_ref().unwrap()
+}
+
 #[test]
 fn defaults_are_filled_and_tokens_round_up_to_steps() {
     let config = parse(&[]).unwrap();
     assert_eq!(config.training.total_steps(), 16);
-    assert_eq!(config.model.intermediate_size(), 128);
+    assert_eq!(model(&config).intermediate_size(), 128);
     assert_eq!(config.optimizer.beta2, 0.95);
-    assert!(config.model.tie_word_embeddings);
+    assert!(model(&config).tie_word_embeddings);
 }
 
 #[test]
@@ -46,7 +50,7 @@ fn overrides_reach_nested_and_absent_sections() {
     assert_eq!(config.data.valid.len(), 2);
     assert_eq!(config.fgrams, None);
     assert_eq!(config.training.seed, 7);
-    assert_eq!(config.output.dtype, OutputDtype::Bf16);
+    assert_eq!(config.output.dtype, Some(OutputDtype::Bf16));
 }
 
 #[test]
@@ -226,4 +230,39 @@ fn the_state_of_a_run_before_there_were_devices_reads_back() {
         serde_json::from_value::<TrainConfig>(state).unwrap(),
         config
     );
+}
+
+#[test]
+fn a_base_brings_shape_and_tokenizer() {
+    let base = ["base=my/base", "model=null", "tokenizer=null"];
+    let with = |more: &[&'static str]| [&base[..], more].concat();
+    let config = parse(&with(&["trainable=fgram_model+embeddings"])).unwrap();
+    assert_eq!(config.trainable, Trainable::FgramModelAndEmbeddings);
+    assert_eq!(
+        config.tokenizer_path(),
+        std::path::Path::new("my/base/tokenizer.json")
+    );
+    let yaml = config.to_yaml().unwrap();
+    assert_eq!(TrainConfig::parse(&yaml, &[]).unwrap(), config);
+    let own = parse(&with(&["tokenizer=other.json"])).unwrap();
+    assert_eq!(own.tokenizer_path(), std::path::Path::new("other.json"));
+
+    for (changes, mistake) in [
+        (vec!["base=my/base"], "give one of `base` and `model`"),
+        (vec!["model=null"], "missing key `model`"),
+        (vec!["trainable=fgram_model"], "which is for a `base`"),
+        (vec!["trainable=some"], "key `trainable`"),
+        (with(&["trainable=embeddings"]), "set fgrams=null"),
+        (
+            with(&["trainable=fgram_model", "fgrams=null"]),
+            "there are no fgrams",
+        ),
+        (
+            with(&["fgram_model.final_norm=true"]),
+            "fgram_model.final_norm with a `base`",
+        ),
+    ] {
+        let text = error(&changes);
+        assert!(text.contains(mistake), "{changes:?}: {text}");
+    }
 }

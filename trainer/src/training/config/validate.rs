@@ -4,7 +4,8 @@
 use scone_model::Dtype;
 
 use super::schema::{
-    DataConfig, Family, FgramModelShape, ModelShape, OptimizerConfig, TrainConfig, TrainingConfig,
+    DataConfig, Family, FgramModelShape, ModelShape, OptimizerConfig, TrainConfig, Trainable,
+    TrainingConfig,
 };
 
 /// The mistakes found so far, one line each.
@@ -151,21 +152,56 @@ pub(super) fn together(config: &TrainConfig, found: &mut Mistakes) {
     found.unless(config.dtype == Dtype::F32, || {
         format!("dtype is {}; training computes in f32", config.dtype)
     });
-    let (heads, width) = (config.fgram_heads(), config.model.hidden_size);
-    // Without a number of its own A has the main model's heads, which are checked there.
-    let own = config.fgram_model.num_attention_heads.is_some();
-    found.unless(!own || (heads > 0 && width.is_multiple_of(heads)), || {
-        format!(
-            "fgram_model.num_attention_heads = {heads} does not divide model.hidden_size = {width}"
-        )
+    match (&config.model, &config.base) {
+        (Some(model), None) => fresh(config, model, found),
+        (model, _) => based(config, model.is_some(), found),
+    }
+    found.unless(
+        config.trainable != Trainable::FgramModel || config.fgrams.is_some(),
+        || "trainable is fgram_model, but there are no fgrams".to_owned(),
+    );
+    found.unless(
+        config.trainable != Trainable::Embeddings || config.fgrams.is_none(),
+        || "trainable is embeddings, which has no f-gram model: set fgrams=null".to_owned(),
+    );
+}
+
+/// A main model from random weights.
+fn fresh(config: &TrainConfig, model: &ModelShape, found: &mut Mistakes) {
+    found.unless(config.trainable == Trainable::All, || {
+        "trainable leaves out weights of the main model, which is for a `base`: give one, or \
+         trainable=all"
+            .to_owned()
     });
+    // Without a number of its own A has the main model's heads, which are checked there.
+    if let Some(heads) = config.fgram_model.num_attention_heads {
+        let width = model.hidden_size;
+        found.unless(heads > 0 && width.is_multiple_of(heads), || {
+            format!(
+                "fgram_model.num_attention_heads = {heads} does not divide model.hidden_size = \
+                 {width}"
+            )
+        });
+    }
     let (sequence, limit) = (
         config.training.sequence_length,
-        config.model.max_position_embeddings,
+        model.max_position_embeddings,
     );
     found.unless(sequence <= limit, || {
         format!(
             "training.sequence_length = {sequence} is above model.max_position_embeddings = {limit}"
         )
+    });
+}
+
+/// A main model that there is already; what depends on its sizes is checked when it is read.
+fn based(config: &TrainConfig, has_model: bool, found: &mut Mistakes) {
+    found.unless(!has_model, || {
+        "give one of `base` and `model`: a base has its own shape".to_owned()
+    });
+    found.unless(!config.fgram_model.final_norm, || {
+        "fgram_model.final_norm with a `base`: a norm would scale rows, and the first step would \
+         not be the base model"
+            .to_owned()
     });
 }
