@@ -13,6 +13,7 @@ pub mod fgram_set;
 pub mod graft;
 pub mod mining;
 pub mod model_dir;
+pub mod plot;
 pub mod precompute;
 pub mod progress;
 pub mod tokenizer;

@@ -95,7 +95,7 @@ impl Network {
     /// # Errors
     /// When there are f-grams but no A, or a tensor operation fails.
     pub fn embed(&self, inputs: &Inputs<'_>) -> Result<Tensor> {
-        let rows = self.fgram_rows(&inputs.fgrams)?;
+        let (rows, _) = self.rows_and_nodes(&inputs.fgrams)?;
         Ok(self
             .decoder
             .input_embeddings(rows.as_ref(), &inputs.index)?)
@@ -106,17 +106,21 @@ impl Network {
     /// # Errors
     /// As [`Network::embed`].
     pub fn fgram_rows(&self, fgrams: &[&[u32]]) -> Result<Option<Tensor>> {
+        Ok(self.rows_and_nodes(fgrams)?.0)
+    }
+
+    /// Rows of f-grams, and the number of prefixes that A computed for them.
+    fn rows_and_nodes(&self, fgrams: &[&[u32]]) -> Result<(Option<Tensor>, usize)> {
         if fgrams.is_empty() {
-            return Ok(None);
+            return Ok((None, 0));
         }
         let model = self
             .fgram_model
             .as_ref()
             .context("f-grams in the batch but no f-gram model")?;
         let tree = Arc::new(PrefixTree::new(fgrams)?);
-        Ok(Some(
-            model.forward_tree(self.decoder.token_embedding(), &tree)?,
-        ))
+        let rows = model.forward_tree(self.decoder.token_embedding(), &tree)?;
+        Ok((Some(rows), tree.len()))
     }
 
     /// Mean next-token loss of a batch, in nats.
@@ -124,11 +128,21 @@ impl Network {
     /// # Errors
     /// As [`Network::embed`].
     pub fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
-        let embeds = self.embed(&batch.inputs)?;
+        Ok(self.loss_and_nodes(batch)?.0)
+    }
+
+    /// [`loss`](Self::loss), and the number of f-gram prefixes that A computed for it.
+    ///
+    /// # Errors
+    /// As [`Network::embed`].
+    pub fn loss_and_nodes(&self, batch: &Batch<'_>) -> Result<(Tensor, usize)> {
+        let (rows, nodes) = self.rows_and_nodes(&batch.inputs.fgrams)?;
+        let index = &batch.inputs.index;
+        let embeds = self.decoder.input_embeddings(rows.as_ref(), index)?;
         let width = embeds.dim(1)?;
         let embeds = embeds.reshape((batch.sequences, batch.length, width))?;
         let hidden = self.decoder.forward(&embeds)?;
-        Ok(self.decoder.loss(&hidden, &batch.targets)?)
+        Ok((self.decoder.loss(&hidden, &batch.targets)?, nodes))
     }
 }
 

@@ -16,7 +16,7 @@ use super::shape::{eos_id, fgram_model_config};
 use super::stream::{TokenStream, WindowOrder};
 use crate::corpus::{self, TokenizedCorpus};
 use crate::evaluation::HeldOut;
-use crate::fgram_set::load_set;
+use crate::fgram_set::{first_fgrams, load_set};
 use crate::tokenizer::TextTokenizer;
 
 /// The f-gram side of a run.
@@ -49,10 +49,13 @@ pub(super) fn prepare(
     let tokenizer = TextTokenizer::load(&config.tokenizer_path())?;
     let main = main_model(config, &tokenizer)?;
     let eos = eos_id(&tokenizer, main.base_config())?;
-    let fgrams = match &config.fgrams {
+    let mut fgrams = match &config.fgrams {
         None => None,
         Some(path) => {
-            let set = load_set(path, &tokenizer)?;
+            let mut set = load_set(path, &tokenizer)?;
+            if let Some(max) = config.max_fgrams {
+                set = first_fgrams(&set, max).with_context(|| path.display().to_string())?;
+            }
             let max_n = set.header().max_n;
             let config = fgram_model_config(&config.fgram_model, &main.config, max_n);
             Some(Fgrams { set, config })
@@ -60,6 +63,11 @@ pub(super) fn prepare(
     };
     let network = network(config, &main, fgrams.as_ref(), device)?;
     let (stream, order) = read_stream(config, &tokenizer, eos, fgrams.as_ref(), options)?;
+    if let (Some(fgrams), Some(_)) = (&mut fgrams, config.max_fgrams) {
+        // Those of the whole set are not those of a part: without longer f-grams shorter ones match.
+        let counts = match_counts(&fgrams.set, &stream);
+        fgrams.set.set_match_counts(counts)?;
+    }
     let held_out = read_held_out(config, &tokenizer, options)?;
     let hashes = InputHashes {
         tokenizer: scone_files::hex(&tokenizer.sha256()),
@@ -79,6 +87,19 @@ pub(super) fn prepare(
         held_out,
         hashes,
     })
+}
+
+/// How often each f-gram, by rank, is the longest match in the training text.
+fn match_counts(set: &FgramSet, stream: &TokenStream) -> Vec<u64> {
+    let matcher = set.matcher();
+    let mut counts = vec![0; set.len()];
+    for at in 0..stream.len() {
+        let row = stream.fgram(at).and_then(|ids| matcher.row(ids));
+        if let Some(count) = row.and_then(|row| counts.get_mut(row as usize)) {
+            *count += 1;
+        }
+    }
+    counts
 }
 
 fn main_model(config: &TrainConfig, tokenizer: &TextTokenizer) -> Result<MainModel> {

@@ -2,25 +2,24 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use candle_core::{Device, Tensor};
-use scone_model::Parameters;
-use serde_json::{Map, json};
+use candle_core::Device;
+use serde_json::json;
 
-use super::batch::Batch;
-use super::checkpoint::{Checkpoint, Checkpoints, State};
+use super::checkpoint::{Best, Checkpoint, Checkpoints, State};
 use super::config::{TrainConfig, check_resumable};
 use super::log::Log;
-use super::optimizer::AdamW;
+use super::optimizer::Optimizer;
 use super::output;
 use super::prepare::{Prepared, prepare};
+use super::report::{Interval, Reporter};
 use super::schedule::Schedule;
-use super::times::Times;
+use super::scores::{evaluation_entry, scores};
+use super::step::{Stepped, step};
 use crate::corpus;
-use crate::evaluation::{Evaluator, LiveRows, NoRows, Options, RowSource, Totals};
-use crate::progress::{Progress, Unit};
+use crate::evaluation::Totals;
+use crate::plot;
 
 /// What is not part of the config.
 #[derive(Debug, Clone, Default)]
@@ -38,6 +37,8 @@ pub struct Outcome {
     pub losses: Vec<f32>,
     /// Held-out text at the end, by file; empty for a run that was stopped.
     pub valid: Vec<(String, Totals)>,
+    /// Seconds of training, over all runs into the directory.
+    pub seconds: f64,
 }
 
 /// Trains as `config` says and leaves a model directory in `out`. Goes on from the newest
@@ -45,8 +46,8 @@ pub struct Outcome {
 ///
 /// # Errors
 /// A device that this program cannot open; inputs that cannot be read or do not fit each other; a
-/// config or input that differs from the run in `out`; a loss or gradient that is not finite; files
-/// that cannot be written.
+/// config or input that differs from the run in `out`; losses or gradients that are not finite more
+/// often than the config allows; files that cannot be written.
 pub fn train(config: &TrainConfig, out: &Path, options: &RunOptions) -> Result<Outcome> {
     match config.training.threads {
         // On a worker of the pool: from any other thread every parallel operation of a step would
@@ -69,10 +70,11 @@ fn train_here(config: &TrainConfig, out: &Path, options: &RunOptions) -> Result<
     let total = config.training.total_steps();
     let last = options.stop_after.map_or(total, |stop| stop.min(total));
     run.steps(last)?;
-    if last < total {
+    if last < total && !run.has_stopped() {
         return Ok(Outcome {
             losses: run.state.losses,
             valid: Vec::new(),
+            seconds: run.state.seconds,
         });
     }
     run.finish()
@@ -91,11 +93,12 @@ struct Run<'a> {
     config: &'a TrainConfig,
     out: &'a Path,
     prepared: Prepared,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     schedule: Schedule,
     checkpoints: Checkpoints,
     state: State,
     log: Log,
+    reporter: Reporter,
 }
 
 /// Where the run begins: at the first step, or where `newest` was written.
@@ -103,7 +106,7 @@ fn start_state(
     config: &TrainConfig,
     newest: Option<Checkpoint>,
     prepared: &Prepared,
-    optimizer: &mut AdamW,
+    optimizer: &mut Optimizer,
 ) -> Result<State> {
     let Some(checkpoint) = newest else {
         return Ok(State::new(config.clone(), prepared.hashes.clone()));
@@ -136,15 +139,15 @@ impl<'a> Run<'a> {
             check_resumable(&checkpoint.state.config, config)?;
         }
         let prepared = prepare(config, &options.corpus, device)?;
-        let mut optimizer = AdamW::new(prepared.network.vars(), config.optimizer.clone())?;
+        let mut optimizer = Optimizer::new(prepared.network.vars(), config.optimizer.clone())?;
         let state = start_state(config, newest, &prepared, &mut optimizer)?;
         scone_files::write_atomic(&out.join("train.yaml"), config.to_yaml()?.as_bytes())?;
-        log_start(config, &prepared);
         Ok(Self {
             config,
             out,
             schedule: Schedule::new(&config.optimizer, config.training.total_steps()),
-            log: Log::open(&out.join("log.jsonl"), state.step)?,
+            log: Log::open(out, state.step)?,
+            reporter: Reporter::new(config, &prepared, device)?,
             prepared,
             optimizer,
             checkpoints,
@@ -152,68 +155,109 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Trains until `last` steps are done.
+    /// Trains until `last` steps are done, or held-out text says that it is enough.
     fn steps(&mut self, last: u64) -> Result<()> {
         let training = &self.config.training;
         let total = training.total_steps();
-        let progress = Progress::new("train", last.saturating_sub(self.state.step), Unit::Items);
-        let (mut times, mut since) = (Times::default(), self.state.step);
         if self.state.step == 0 && self.prepared.base_dir.is_some() {
             // What the base model scores: training starts there.
-            self.evaluate()?;
+            self.evaluate(false)?;
         }
-        while self.state.step < last {
-            let grad_norm = self.step(&mut times)?;
-            let step = self.state.step;
-            progress.message(self.message(&times, since));
-            progress.add(1);
-            if step.is_multiple_of(training.log_every) || step == total {
-                self.write_log(&times, since, grad_norm)?;
-                (times, since) = (Times::default(), step);
+        self.reporter.begin(last.saturating_sub(self.state.step));
+        let mut interval = Interval::since(self.state.step);
+        while self.state.step < last && !self.has_stopped() {
+            if let Some(reason) = self.step(&mut interval)? {
+                self.go_back(&reason)?;
+                interval = Interval::since(self.state.step);
+                continue;
             }
-            if due(step, training.eval_every) && step < total {
-                self.evaluate()?;
+            let step = self.state.step;
+            if step.is_multiple_of(training.log_every) || step == total {
+                let lr = self.schedule.lr(step - 1);
+                let entry = self.reporter.entry(&interval, &self.state, lr);
+                self.reporter.show(&entry);
+                self.log.write(&entry)?;
+                interval = Interval::since(step);
+            }
+            // At the end the weights are scored as they are in the files, unless earlier ones may be.
+            let compares = training.keeps_best();
+            if due(step, training.eval_every) && (step < total || compares)
+                || step == total && compares
+            {
+                self.evaluate_on_the_way()?;
             }
             // Of the last step too: a rerun then only writes the model files again.
-            if due(step, training.checkpoint_every) || step == total {
+            if due(step, training.checkpoint_every) || step == total || self.has_stopped() {
                 self.checkpoints.write(&self.state, &self.optimizer)?;
+                self.checkpoints
+                    .keep_best(self.state.best.map(|b| b.step))?;
             }
         }
+        self.reporter.end();
         Ok(())
     }
 
-    /// One step; returns the gradient norm.
-    fn step(&mut self, times: &mut Times) -> Result<f64> {
-        let started = Instant::now();
-        let step = self.state.step;
-        let starts = self.prepared.order.starts(step);
-        let length = self.config.training.sequence_length;
-        let vocab_size = self.prepared.tokenizer.vocab_size();
-        let batch = Batch::new(&self.prepared.stream, &starts, length, vocab_size);
-        let batched = Instant::now();
-        let loss = self.prepared.network.loss(&batch)?;
-        let value = loss.to_scalar::<f32>()?;
-        let forwarded = Instant::now();
+    /// One step; why it must not count, if so. Nothing but the interval has changed then.
+    fn step(&mut self, interval: &mut Interval) -> Result<Option<String>> {
+        let lr = self.schedule.lr(self.state.step);
+        let spike = self.state.spike_limit(self.config.training.spike);
+        let batch = self.state.batch();
+        let training = &self.config.training;
+        let stepped = step(
+            training,
+            &mut self.prepared,
+            &mut self.optimizer,
+            (batch, lr, spike),
+            interval,
+        )?;
+        match stepped {
+            Stepped::Bad(reason) => Ok(Some(reason)),
+            Stepped::Done { loss, seconds } => {
+                self.state.step += 1;
+                self.state.losses.push(loss);
+                self.state.seconds += seconds;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Leaves out the batch of the step that was tried, and returns to the last checkpoint: what
+    /// came before the bad step may have led to it. Without a checkpoint only the batch is left out.
+    fn go_back(&mut self, reason: &str) -> Result<()> {
+        let (batch, failed) = (self.state.batch(), self.state.step);
+        let skipped = self.state.skipped.len() as u64;
         ensure!(
-            value.is_finite(),
-            "the loss of step {step} is {value}: {}",
+            skipped < self.config.training.max_skips,
+            "step {failed}: {reason}, after {skipped} batches were left out \
+             (training.max_skips = {}): {}",
+            self.config.training.max_skips,
             self.advice()
         );
-        let grads = loss.backward()?;
-        let backwarded = Instant::now();
-        let lr = self.schedule.lr(step);
-        let report = self
-            .optimizer
-            .update(&grads, lr)
-            .with_context(|| format!("step {step}: {}", self.advice()))?;
-        times.batch += batched - started;
-        times.forward += forwarded - batched;
-        times.backward += backwarded - forwarded;
-        times.update += backwarded.elapsed();
-        self.state.step += 1;
-        self.state.losses.push(value);
-        self.state.seconds += started.elapsed().as_secs_f64();
-        Ok(report.grad_norm)
+        if let Some(checkpoint) = self.checkpoints.newest()? {
+            let skipped = std::mem::take(&mut self.state.skipped);
+            self.state = checkpoint.restore(&mut self.optimizer)?;
+            self.state.config = self.config.clone();
+            self.state.skipped = skipped;
+        }
+        self.state.skipped.push(batch);
+        self.state.skipped.sort_unstable();
+        self.log.rewind(self.state.step)?;
+        tracing::warn!(
+            reason,
+            failed,
+            batch,
+            back_to = self.state.step,
+            "left out a batch"
+        );
+        // Under the step after the one it went back to: a run that goes on from there comes to it
+        // again, one that goes on from a later checkpoint keeps it.
+        self.log.write(&json!({
+            "step": self.state.step + 1,
+            "skipped_batch": batch,
+            "at_step": failed + 1,
+            "back_to": self.state.step,
+            "reason": reason,
+        }))
     }
 
     /// What to do when training diverged.
@@ -229,107 +273,65 @@ impl<'a> Run<'a> {
         )
     }
 
-    /// Mean training loss since step `since`.
-    fn recent_loss(&self, since: u64) -> f64 {
-        let recent = &self.state.losses[since as usize..];
-        recent.iter().map(|&l| f64::from(l)).sum::<f64>() / recent.len().max(1) as f64
-    }
-
-    fn tokens_per_second(&self, times: &Times, since: u64) -> f64 {
-        let tokens = (self.state.step - since) * self.config.training.batch_tokens as u64;
-        tokens as f64 / times.total().as_secs_f64().max(1e-9)
-    }
-
-    fn message(&self, times: &Times, since: u64) -> String {
-        format!(
-            "step {}/{} loss {:.3} {:.0} tokens/s",
-            self.state.step,
-            self.config.training.total_steps(),
-            self.recent_loss(since),
-            self.tokens_per_second(times, since)
-        )
-    }
-
-    fn write_log(&mut self, times: &Times, since: u64, grad_norm: f64) -> Result<()> {
-        let step = self.state.step;
-        let entry = json!({
-            "step": step,
-            "tokens": step * self.config.training.batch_tokens as u64,
-            "loss": self.recent_loss(since),
-            "lr": self.schedule.lr(step - 1),
-            "grad_norm": grad_norm,
-            "tokens_per_s": self.tokens_per_second(times, since).round(),
-            "seconds": self.state.seconds,
-            "ms": times.json(step - since),
-        });
-        self.log.write(&entry)
+    /// Whether held-out text has not become better for long enough.
+    fn has_stopped(&self) -> bool {
+        let patience = self.config.training.patience;
+        patience.is_some_and(|patience| self.state.since_best >= patience)
     }
 
     /// Scores held-out text and writes a log line of it.
-    fn evaluate(&mut self) -> Result<Vec<(String, Totals)>> {
-        let results = self.scores()?;
-        if results.is_empty() {
-            return Ok(results);
+    fn evaluate(&mut self, at_the_end: bool) -> Result<Vec<(String, Totals)>> {
+        let results = scores(self.config, &self.prepared)?;
+        if !results.is_empty() {
+            let entry = evaluation_entry(self.config, &self.state, &results, at_the_end);
+            self.log.write(&entry)?;
         }
-        let mut all = Totals::default();
-        let mut by_name = Map::new();
-        for (name, totals) in &results {
-            all.add(totals);
-            by_name.insert(name.clone(), json!(totals.nats_per_token()));
-        }
-        let step = self.state.step;
-        let entry = json!({
-            "step": step,
-            "tokens": step * self.config.training.batch_tokens as u64,
-            "seconds": self.state.seconds,
-            "valid": by_name,
-            "valid_nats_per_token": all.nats_per_token(),
-            "valid_bits_per_byte": all.bits_per_byte(),
-            "valid_matched": all.matched_share(),
-        });
-        tracing::info!(
-            step,
-            nats_per_token = format_args!("{:.4}", all.nats_per_token()),
-            perplexity = format_args!("{:.2}", all.perplexity()),
-            bits_per_byte = format_args!("{:.4}", all.bits_per_byte()),
-            "held-out text"
-        );
-        self.log.write(&entry)?;
         Ok(results)
     }
 
-    fn scores(&self) -> Result<Vec<(String, Totals)>> {
-        let network = &self.prepared.network;
-        let dim = self.prepared.model_config.hidden_size();
-        let compute = |fgrams: &[&[u32]]| -> Result<Vec<f32>> {
-            let rows = network
-                .fgram_rows(fgrams)?
-                .context("no f-grams to compute")?;
-            Ok(rows.flatten_all()?.to_vec1()?)
-        };
-        let source: Box<dyn RowSource> = match &self.prepared.fgrams {
-            None => Box::new(NoRows),
-            Some(fgrams) => Box::new(LiveRows::new(fgrams.set.matcher(), dim, None, compute)),
-        };
-        let context = self.config.training.sequence_length;
-        let options = Options {
-            context,
-            stride: context,
-            batch_tokens: self.config.training.batch_tokens.max(context),
-            eos: self.prepared.eos,
-        };
-        let mut evaluator = Evaluator::new(network.decoder(), source, options)?;
-        let texts = self.prepared.held_out.iter();
-        texts
-            .map(|text| Ok((text.name.clone(), evaluator.run(text, |_| {})?)))
-            .collect()
+    /// Scores held-out text; keeps the parameters if no evaluation was better and the best is kept.
+    fn evaluate_on_the_way(&mut self) -> Result<()> {
+        let results = self.evaluate(false)?;
+        if !self.config.training.keeps_best() {
+            return Ok(());
+        }
+        let mut all = Totals::default();
+        results.iter().for_each(|(_, totals)| all.add(totals));
+        let (step, nats_per_token) = (self.state.step, all.nats_per_token());
+        let best = self.state.best;
+        if best.is_none_or(|best| nats_per_token < best.nats_per_token) {
+            self.checkpoints.write_best(step, &self.optimizer)?;
+            self.state.best = Some(Best {
+                step,
+                nats_per_token,
+            });
+            self.state.since_best = 0;
+        } else {
+            self.state.since_best += 1;
+        }
+        Ok(())
     }
 
     /// Writes the model directory and evaluates the weights as they are in its files.
     fn finish(mut self) -> Result<Outcome> {
+        if let Some(best) = self
+            .state
+            .best
+            .filter(|_| self.config.training.keeps_best())
+        {
+            if self.has_stopped() {
+                tracing::info!(
+                    step = self.state.step,
+                    best = best.step,
+                    "stopped early: held-out text became no better"
+                );
+            }
+            self.checkpoints.restore_best(best.step, &self.optimizer)?;
+        }
         output::round_weights(&self.prepared)?;
         output::write_model(&self.prepared, self.out)?;
-        let valid = self.evaluate()?;
+        let valid = self.evaluate(true)?;
+        plot::of_run(self.out)?;
         tracing::info!(
             path = %self.out.display(),
             seconds = format_args!("{:.0}", self.state.seconds),
@@ -338,25 +340,9 @@ impl<'a> Run<'a> {
         Ok(Outcome {
             losses: self.state.losses,
             valid,
+            seconds: self.state.seconds,
         })
     }
-}
-
-/// One line of what is trained.
-fn log_start(config: &TrainConfig, prepared: &Prepared) {
-    let (main, own) = prepared.network.parameters();
-    let count =
-        |parameters: &Parameters| -> usize { parameters.values().map(Tensor::elem_count).sum() };
-    let vars = prepared.network.vars();
-    tracing::info!(
-        steps = config.training.total_steps(),
-        device = %config.device,
-        main_parameters = count(&main),
-        fgram_parameters = count(&own),
-        trained_parameters = vars.values().map(|var| var.elem_count()).sum::<usize>(),
-        fgrams = prepared.fgrams.as_ref().map_or(0, |f| f.set.len()),
-        "training"
-    );
 }
 
 fn due(step: u64, every: u64) -> bool {

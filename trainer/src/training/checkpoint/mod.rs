@@ -2,7 +2,8 @@
 //!
 //! `DIR/checkpoints/step-N/` holds `parameters.safetensors`, `optimizer.safetensors` (both moments
 //! of every parameter) and `state.json`. It is written under another name, synced and renamed, so a
-//! directory of that name is whole. The last `KEEP` are kept.
+//! directory of that name is whole. The last `KEEP` are kept. `best-N/` beside them holds the parameters
+//! of the step that scored best on held-out text, where a run keeps them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -13,10 +14,12 @@ use candle_core::{Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::training::config::TrainConfig;
-use crate::training::optimizer::{AdamW, Moments};
+use crate::training::optimizer::{Moments, Optimizer};
 
 /// Checkpoints kept; the one before the newest is for the day the newest turns out to be bad.
 const KEEP: usize = 2;
+/// Steps whose mean loss a spike is compared with.
+const SPIKE_WINDOW: usize = 16;
 const FORMAT_VERSION: u32 = 1;
 const PARAMETERS: &str = "parameters.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -48,6 +51,15 @@ pub struct State {
     pub seconds: f64,
     /// Training loss of every step so far, in nats a token.
     pub losses: Vec<f32>,
+    /// Batches that were left out, by their number in the order of the data, ascending.
+    #[serde(default)]
+    pub skipped: Vec<u64>,
+    /// The best evaluation so far, where the best is kept.
+    #[serde(default)]
+    pub best: Option<Best>,
+    /// Evaluations since then.
+    #[serde(default)]
+    pub since_best: u64,
     /// The effective config.
     pub config: TrainConfig,
     /// What was read.
@@ -62,10 +74,41 @@ impl State {
             step: 0,
             seconds: 0.0,
             losses: Vec::new(),
+            skipped: Vec::new(),
+            best: None,
+            since_best: 0,
             config,
             inputs,
         }
     }
+
+    /// The number, in the order of the data, of the batch that the next step trains on.
+    pub fn batch(&self) -> u64 {
+        let past = |batch: u64, &skipped: &u64| batch + u64::from(skipped <= batch);
+        self.skipped.iter().fold(self.step, past)
+    }
+
+    /// The loss above which a step is a spike: `nats` above the mean of the last steps; infinite
+    /// without `nats` and while there are too few steps for a mean.
+    pub fn spike_limit(&self, nats: Option<f64>) -> f32 {
+        let recent = &self.losses[self.losses.len().saturating_sub(SPIKE_WINDOW)..];
+        match nats {
+            Some(nats) if recent.len() == SPIKE_WINDOW => {
+                let sum: f64 = recent.iter().map(|&loss| f64::from(loss)).sum();
+                (sum / recent.len() as f64 + nats) as f32
+            }
+            _ => f32::INFINITY,
+        }
+    }
+}
+
+/// An evaluation of held-out text.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Steps done.
+    pub step: u64,
+    /// Mean loss of all texts together.
+    pub nats_per_token: f64,
 }
 
 /// A checkpoint read back.
@@ -129,7 +172,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// Names the file that could not be written.
-    pub fn write(&self, state: &State, optimizer: &AdamW) -> Result<PathBuf> {
+    pub fn write(&self, state: &State, optimizer: &Optimizer) -> Result<PathBuf> {
         let target = self.path(state.step);
         let partial = self.dir.join(format!(".step-{}.partial", state.step));
         write_files(&partial, state, optimizer)
@@ -142,12 +185,65 @@ impl Checkpoints {
         Ok(target)
     }
 
+    /// Keeps the parameters of `step`, the best so far. Those of an earlier step stay until
+    /// [`keep_best`](Self::keep_best): a run that goes on from a checkpoint may need them.
+    ///
+    /// # Errors
+    /// Names the file that could not be written.
+    pub fn write_best(&self, step: u64, optimizer: &Optimizer) -> Result<()> {
+        let target = self.best_path(step);
+        if target.exists() {
+            fs::remove_dir_all(&target)?;
+        }
+        let partial = self.dir.join(format!(".best-{step}.partial"));
+        let write = || -> Result<()> {
+            if partial.exists() {
+                fs::remove_dir_all(&partial)?;
+            }
+            fs::create_dir_all(&partial)?;
+            write_tensors(&partial.join(PARAMETERS), &parameters(optimizer))?;
+            Ok(scone_files::publish(&partial, &target)?)
+        };
+        write().with_context(|| format!("cannot write the checkpoint {}", target.display()))
+    }
+
+    /// Drops the parameters of all best steps but this one.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub fn keep_best(&self, best: Option<u64>) -> Result<()> {
+        for step in self.numbered("best-")? {
+            if Some(step) != best {
+                fs::remove_dir_all(self.best_path(step))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the parameters of the best `step` back; moments stay as they are.
+    ///
+    /// # Errors
+    /// When they cannot be read or do not fit.
+    pub fn restore_best(&self, step: u64, optimizer: &Optimizer) -> Result<()> {
+        let path = self.best_path(step).join(PARAMETERS);
+        restore_parameters(&path, read_tensors(&path, &self.device)?, optimizer)
+    }
+
+    fn best_path(&self, step: u64) -> PathBuf {
+        self.dir.join(format!("best-{step}"))
+    }
+
     fn path(&self, step: u64) -> PathBuf {
         self.dir.join(format!("step-{step}"))
     }
 
     /// Steps with a checkpoint, ascending.
     fn steps(&self) -> Result<Vec<u64>> {
+        self.numbered("step-")
+    }
+
+    /// The numbers behind `prefix` in names of the directory, ascending.
+    fn numbered(&self, prefix: &str) -> Result<Vec<u64>> {
         let mut steps = Vec::new();
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
@@ -160,7 +256,7 @@ impl Checkpoints {
             let name = entry?.file_name();
             let step = name
                 .to_str()
-                .and_then(|n| n.strip_prefix("step-")?.parse::<u64>().ok());
+                .and_then(|n| n.strip_prefix(prefix)?.parse::<u64>().ok());
             steps.extend(step);
         }
         steps.sort_unstable();
@@ -209,20 +305,28 @@ impl Checkpoint {
     ///
     /// # Errors
     /// When a parameter is missing or has another shape.
-    pub fn restore(mut self, optimizer: &mut AdamW) -> Result<State> {
-        for (name, var) in optimizer.vars() {
-            let saved = self
-                .parameters
-                .remove(name)
-                .with_context(|| format!("{} lacks the parameter {name}", self.path.display()))?;
-            restore_one(name, var, &saved)?;
-        }
-        if let Some(name) = self.parameters.keys().min() {
-            bail!("{} has an unknown parameter {name}", self.path.display());
-        }
+    pub fn restore(self, optimizer: &mut Optimizer) -> Result<State> {
+        restore_parameters(&self.path, self.parameters, optimizer)?;
         optimizer.restore(self.state.step, self.moments)?;
         Ok(self.state)
     }
+}
+
+fn restore_parameters(
+    path: &Path,
+    mut saved: HashMap<String, Tensor>,
+    optimizer: &Optimizer,
+) -> Result<()> {
+    for (name, var) in optimizer.vars() {
+        let tensor = saved
+            .remove(name)
+            .with_context(|| format!("{} lacks the parameter {name}", path.display()))?;
+        restore_one(name, var, &tensor)?;
+    }
+    if let Some(name) = saved.keys().min() {
+        bail!("{} has an unknown parameter {name}", path.display());
+    }
+    Ok(())
 }
 
 fn restore_one(name: &str, var: &Var, saved: &Tensor) -> Result<()> {
@@ -235,20 +339,18 @@ fn restore_one(name: &str, var: &Var, saved: &Tensor) -> Result<()> {
     Ok(var.set(saved)?)
 }
 
-fn write_files(dir: &Path, state: &State, optimizer: &AdamW) -> Result<()> {
+fn write_files(dir: &Path, state: &State, optimizer: &Optimizer) -> Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir)?;
     }
     fs::create_dir_all(dir)?;
-    let parameters = optimizer.vars().iter();
-    let parameters: HashMap<String, Tensor> = parameters
-        .map(|(name, var)| (name.clone(), var.as_detached_tensor()))
-        .collect();
-    write_tensors(&dir.join(PARAMETERS), &parameters)?;
+    write_tensors(&dir.join(PARAMETERS), &parameters(optimizer))?;
     let mut moments = HashMap::new();
     for (name, own) in optimizer.moments()? {
         moments.insert(format!("first.{name}"), own.first);
-        moments.insert(format!("second.{name}"), own.second);
+        if let Some(second) = own.second {
+            moments.insert(format!("second.{name}"), second);
+        }
     }
     write_tensors(&dir.join(OPTIMIZER), &moments)?;
     // Syncs the directory as well, with all three names in it.
@@ -256,6 +358,12 @@ fn write_files(dir: &Path, state: &State, optimizer: &AdamW) -> Result<()> {
         &dir.join(STATE),
         &serde_json::to_vec(state)?,
     )?)
+}
+
+fn parameters(optimizer: &Optimizer) -> HashMap<String, Tensor> {
+    let vars = optimizer.vars().iter();
+    vars.map(|(name, var)| (name.clone(), var.as_detached_tensor()))
+        .collect()
 }
 
 fn write_tensors(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<()> {
@@ -281,14 +389,11 @@ fn read_moments(path: &Path, device: &Device) -> Result<BTreeMap<String, Moments
         .collect();
     let mut moments = BTreeMap::new();
     for name in names {
-        let mut take = |kind: &str| {
-            tensors
-                .remove(&format!("{kind}.{name}"))
-                .with_context(|| format!("{} lacks {kind}.{name}", path.display()))
-        };
+        let mut take = |kind: &str| tensors.remove(&format!("{kind}.{name}"));
+        let first = take("first");
         let own = Moments {
-            first: take("first")?,
-            second: take("second")?,
+            first: first.with_context(|| format!("{} lacks first.{name}", path.display()))?,
+            second: take("second"),
         };
         moments.insert(name, own);
     }

@@ -1,6 +1,7 @@
 //! The configuration of a training run: a YAML file and `key.sub=value` overrides.
 
 mod overrides;
+mod presets;
 mod read;
 mod resume;
 mod schema;
@@ -8,8 +9,8 @@ mod validate;
 
 pub use resume::{Difference, check_resumable, differences};
 pub use schema::{
-    DataConfig, Family, FgramModelShape, ModelShape, OptimizerConfig, OutputConfig, OutputDtype,
-    TrainConfig, Trainable, TrainingConfig,
+    DataConfig, Family, FgramModelShape, GroupScales, ModelShape, OptimizerConfig, OptimizerKind,
+    OutputConfig, OutputDtype, ParameterGroup, TrainConfig, Trainable, TrainingConfig,
 };
 
 #[cfg(test)]

@@ -9,13 +9,13 @@ use scone_model::{DeviceChoice, Dtype};
 use serde::de::DeserializeOwned;
 use serde_yaml_ng::{Mapping, Value};
 
-use super::overrides;
 use super::schema::TrainConfig;
 use super::validate::{self, Mistakes};
+use super::{overrides, presets};
 
 /// What [`Sections`] knows, for messages.
-const KNOWN: &str = "data, tokenizer, fgrams, base, trainable, model, fgram_model, training, \
-     optimizer, output, device, dtype";
+const KNOWN: &str = "data, tokenizer, fgrams, max_fgrams, preset, base, trainable, model, \
+     fgram_model, training, optimizer, output, device, dtype";
 
 impl TrainConfig {
     /// Reads `path`, applies `overrides` (`optimizer.lr=3e-3`) and checks every field.
@@ -38,11 +38,16 @@ impl TrainConfig {
             bail!("the training config must be a mapping of keys")
         };
         let mut mistakes = Mistakes::default();
+        if let Err(error) = presets::apply(&mut root, overrides) {
+            mistakes.0.push(format!("{error:#}"));
+        }
         for spec in overrides {
             if let Err(error) = overrides::apply(&mut root, spec) {
                 mistakes.0.push(format!("{error:#}"));
             }
         }
+        // It stands in the values now.
+        root.remove("preset");
         let config = read(Sections {
             root,
             mistakes: &mut mistakes,
@@ -75,6 +80,7 @@ fn read(mut sections: Sections<'_>) -> Option<TrainConfig> {
         false => sections.optional("tokenizer", |_, _| {}),
     };
     let fgrams = sections.optional("fgrams", |_, _| {});
+    let max_fgrams = sections.optional("max_fgrams", validate::max_fgrams);
     let trainable = sections.optional("trainable", |_, _| {});
     let model = match fresh {
         true => sections.required("model", validate::model),
@@ -94,6 +100,7 @@ fn read(mut sections: Sections<'_>) -> Option<TrainConfig> {
         data: data?,
         tokenizer,
         fgrams,
+        max_fgrams,
         base,
         trainable: trainable.unwrap_or_default(),
         model,

@@ -266,3 +266,62 @@ fn a_base_brings_shape_and_tokenizer() {
         assert!(text.contains(mistake), "{changes:?}: {text}");
     }
 }
+
+#[test]
+fn presets_go_before_the_file_and_overrides_before_presets() {
+    let config = parse(&["preset=medium-500k"]).unwrap();
+    assert_eq!(config.fgram_model.num_hidden_layers, 4);
+    assert_eq!(config.max_fgrams, Some(500_000));
+    let config = parse(&["max_fgrams=7", "preset=large-1m"]).unwrap();
+    assert_eq!(config.fgram_model.num_hidden_layers, 8);
+    assert_eq!(config.max_fgrams, Some(7));
+    // What is written down reads back as it is.
+    let again = TrainConfig::parse(&config.to_yaml().unwrap(), &[]).unwrap();
+    assert_eq!(config, again);
+
+    let file = format!("{TEXT}\nfgram_model: {{num_hidden_layers: 3}}\npreset: small-10k\n");
+    let config = TrainConfig::parse(&file, &[]).unwrap();
+    assert_eq!(config.fgram_model.num_hidden_layers, 2);
+    assert_eq!(config.max_fgrams, Some(10_000));
+    let none = TrainConfig::parse(&file, &["preset=null".to_owned()]).unwrap();
+    assert_eq!(none.fgram_model.num_hidden_layers, 3);
+
+    for name in ["tiny-10k", "small-11k", "small", "3"] {
+        let text = error(&[&format!("preset={name}")]);
+        assert!(text.contains("{small,medium,large}"), "{text}");
+    }
+    let text = error(&["preset=small-10k", "fgrams=null"]);
+    assert!(text.contains("without fgrams"), "{text}");
+}
+
+#[test]
+fn what_keeps_a_run_safe_is_checked() {
+    for (changes, mistake) in [
+        (
+            &["training.accumulate=3"][..],
+            "does not divide the 4 windows",
+        ),
+        (&["training.accumulate=0"], "training.accumulate"),
+        (&["training.patience=0"], "training.patience"),
+        (&["training.patience=2", "data.valid=[]"], "need data.valid"),
+        (
+            &["training.keep_best=true", "training.eval_every=0"],
+            "need training.eval_every",
+        ),
+        (&["training.spike=0"], "training.spike"),
+        (&["optimizer.kind=sgd"], "optimizer"),
+        (
+            &["optimizer.groups.fgram_model=-1"],
+            "groups.fgram_model = -1",
+        ),
+        (&["optimizer.groups.all=1"], "unknown field `all`"),
+        (&["optimizer.momentum=1"], "optimizer.momentum"),
+        (&["max_fgrams=0"], "max_fgrams"),
+    ] {
+        let text = error(changes);
+        assert!(text.contains(mistake), "{changes:?}: {text}");
+    }
+    let config = parse(&["training.accumulate=4", "optimizer.groups.embeddings=0.5"]).unwrap();
+    assert_eq!(config.optimizer.groups.embeddings, 0.5);
+    assert_eq!(config.optimizer.groups.matrices, 1.0);
+}

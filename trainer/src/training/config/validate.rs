@@ -30,6 +30,11 @@ pub(super) fn data(data: &DataConfig, found: &mut Mistakes) {
     found.unless(!data.train.is_empty(), || "data.train is empty".to_owned());
 }
 
+/// `max_fgrams` by itself.
+pub(super) fn max_fgrams(max_fgrams: &usize, found: &mut Mistakes) {
+    found.positive("max_fgrams", *max_fgrams);
+}
+
 /// Section `model` by itself.
 pub(super) fn model(model: &ModelShape, found: &mut Mistakes) {
     let (heads, kv_heads) = (model.num_attention_heads, model.num_key_value_heads());
@@ -105,6 +110,24 @@ pub(super) fn training(training: &TrainingConfig, found: &mut Mistakes) {
             )
         },
     );
+    let parts = training.accumulate;
+    found.positive("training.accumulate", parts);
+    let windows = batch.checked_div(sequence).unwrap_or(0);
+    found.unless(parts == 0 || windows.is_multiple_of(parts), || {
+        format!(
+            "training.accumulate = {parts} does not divide the {windows} windows of a step \
+             (training.batch_tokens / training.sequence_length)"
+        )
+    });
+    found.unless(training.patience != Some(0), || {
+        "training.patience must be at least 1".to_owned()
+    });
+    found.unless(!training.keeps_best() || training.eval_every > 0, || {
+        "training.keep_best and training.patience need training.eval_every".to_owned()
+    });
+    found.unless(training.spike.is_none_or(|nats| nats > 0.0), || {
+        "training.spike must be above 0".to_owned()
+    });
     let one_length = training.steps.is_some() != training.tokens.is_some();
     found.unless(one_length, || {
         "give exactly one of training.steps and training.tokens".to_owned()
@@ -131,9 +154,24 @@ pub(super) fn optimizer(optimizer: &OptimizerConfig, found: &mut Mistakes) {
     found.unless((0.0..=1.0).contains(&floor), || {
         format!("optimizer.min_lr_ratio = {floor} is not in [0, 1]")
     });
-    for (name, value) in [("beta1", optimizer.beta1), ("beta2", optimizer.beta2)] {
+    for (name, value) in [
+        ("beta1", optimizer.beta1),
+        ("beta2", optimizer.beta2),
+        ("momentum", optimizer.momentum),
+    ] {
         found.unless((0.0..1.0).contains(&value), || {
             format!("optimizer.{name} = {value} is not in [0, 1)")
+        });
+    }
+    let groups = &optimizer.groups;
+    for (name, value) in [
+        ("embeddings", groups.embeddings),
+        ("matrices", groups.matrices),
+        ("vectors", groups.vectors),
+        ("fgram_model", groups.fgram_model),
+    ] {
+        found.unless(value.is_finite() && value >= 0.0, || {
+            format!("optimizer.groups.{name} = {value} is not 0 or more")
         });
     }
     found.unless(optimizer.eps > 0.0, || {
@@ -152,6 +190,14 @@ pub(super) fn together(config: &TrainConfig, found: &mut Mistakes) {
     found.unless(config.dtype == Dtype::F32, || {
         format!("dtype is {}; training computes in f32", config.dtype)
     });
+    found.unless(
+        config.max_fgrams.is_none() || config.fgrams.is_some(),
+        || "max_fgrams (or a preset) without fgrams".to_owned(),
+    );
+    found.unless(
+        !config.training.keeps_best() || !config.data.valid.is_empty(),
+        || "training.keep_best and training.patience need data.valid".to_owned(),
+    );
     match (&config.model, &config.base) {
         (Some(model), None) => fresh(config, model, found),
         (model, _) => based(config, model.is_some(), found),
