@@ -91,6 +91,15 @@ impl Decoder {
         })
     }
 
+    /// Trains with less memory for a third more time: the forward pass keeps only what goes into
+    /// each block, and the backward pass computes the rest again, to the same numbers.
+    ///
+    /// # Errors
+    /// A model that is not on the CPU in f32, or one with norms of heads.
+    pub fn recompute_blocks(&mut self) -> Result<()> {
+        self.blocks.recompute()
+    }
+
     /// The sizes of the model.
     pub fn shape(&self) -> &Shape {
         &self.shape

@@ -214,6 +214,17 @@ impl Blocks {
         Ok(())
     }
 
+    /// Trains with less memory: what is in a block is computed again for the backward pass.
+    pub(crate) fn recompute(&mut self) -> Result<()> {
+        if self.path == Path::Tensor || self.head_norms {
+            return Err(Error::Argument(
+                "blocks are computed twice on the CPU path only, and without norms of heads".into(),
+            ));
+        }
+        self.workspace.set_recompute();
+        Ok(())
+    }
+
     fn tensors(&self) -> Result<&[Block]> {
         match &self.blocks {
             Held::Tensors(blocks) => Ok(blocks),

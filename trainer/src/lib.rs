@@ -16,5 +16,6 @@ pub mod model_dir;
 pub mod plot;
 pub mod precompute;
 pub mod progress;
+pub mod sweep;
 pub mod tokenizer;
 pub mod training;

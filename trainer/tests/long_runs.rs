@@ -88,6 +88,18 @@ fn a_step_in_parts_is_the_step() {
 }
 
 #[test]
+fn blocks_may_be_computed_twice_from_any_step_on() {
+    let fixture = Fixture::new();
+    let whole = fixture.train("whole", &[]).unwrap();
+    let out = fixture.path("again");
+    let start = fixture.config(&["training.recompute=true"]).unwrap();
+    train(&start, &out, &fixture.run_options(Some(13))).unwrap();
+    let rest = fixture.config(&[]).unwrap();
+    let again = train(&rest, &out, &fixture.run_options(None)).unwrap();
+    assert_eq!(again.losses, whole.losses);
+}
+
+#[test]
 fn all_logs_go_on_after_a_kill_as_if_there_had_been_none() {
     let fixture = Fixture::new();
     let changes = ["training.log_every=1", "training.accumulate=2"];

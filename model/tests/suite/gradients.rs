@@ -3,7 +3,7 @@
 use crate::common::{decoder, fgram_config, fgram_model, fgram_parameters, parameters, variables};
 use candle_core::{DType, Device, Tensor};
 use scone_model::config::{Gpt2Config, LlamaConfig};
-use scone_model::{FgramModelConfig, ModelConfig, Parameters, PrefixTree};
+use scone_model::{Decoder, FgramModel, FgramModelConfig, ModelConfig, Parameters, PrefixTree};
 use std::sync::Arc;
 
 const FGRAMS: [&[u32]; 6] = [
@@ -22,8 +22,10 @@ fn loss(
     main: &Parameters,
     a: &Parameters,
 ) -> Tensor {
-    let decoder = decoder(config, main);
-    let model = fgram_model(fgram, config, a);
+    loss_of(&decoder(config, main), &fgram_model(fgram, config, a))
+}
+
+fn loss_of(decoder: &Decoder, model: &FgramModel) -> Tensor {
     let tree = Arc::new(PrefixTree::new(&FGRAMS).unwrap());
     let rows = model
         .forward_tree(decoder.token_embedding(), &tree)
@@ -255,6 +257,43 @@ fn a_frozen_model_gives_the_same_each_time_and_after_a_cast() {
     let rounded = rounded.cast(scone_model::Dtype::F32).unwrap();
     assert_ne!(first, forward(&rounded));
     assert_eq!(first, forward(&decoder));
+}
+
+/// Computing blocks twice changes no bit, of trained and of frozen models.
+#[test]
+fn blocks_that_are_computed_again_give_the_same_gradients() {
+    for config in [crate::common::llama(true), crate::common::gpt2()] {
+        let fgram = fgram_config(false);
+        let (main, a) = (parameters(&config), fgram_parameters(&fgram, &config));
+        let run = |again: bool, frozen: bool| -> Vec<Vec<f32>> {
+            let vars = variables(&a, DType::F32);
+            let body = match frozen {
+                true => main.clone(),
+                false => variables(&main, DType::F32),
+            };
+            let (mut decoder, mut model) =
+                (decoder(&config, &body), fgram_model(&fgram, &config, &vars));
+            if again {
+                decoder.recompute_blocks().unwrap();
+                model.recompute_blocks().unwrap();
+            }
+            let loss = loss_of(&decoder, &model);
+            let grads = loss.backward().unwrap();
+            let all = body.values().chain(vars.values());
+            let found = all.filter_map(|x| grads.get(x)).map(crate::common::values);
+            found.chain([vec![loss.to_scalar().unwrap()]]).collect()
+        };
+        for frozen in [false, true] {
+            let (kept, again) = (run(false, frozen), run(true, frozen));
+            assert!(kept.len() > 10);
+            assert_eq!(kept, again);
+        }
+    }
+    let mut decoder = decoder(
+        &crate::common::qwen3(),
+        &parameters(&crate::common::qwen3()),
+    );
+    assert!(decoder.recompute_blocks().is_err());
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub mod mine;
 pub mod output;
 pub mod plot;
 pub mod precompute;
+pub mod sweep;
 pub mod tokenizer;
 pub mod train;
 
@@ -23,6 +24,8 @@ pub enum Command {
     Fgrams(fgrams::Args),
     /// Train a model and its f-gram model together on a corpus.
     Train(train::Args),
+    /// Train every combination of some values of a training config.
+    Sweep(sweep::Args),
     /// Draw the losses and the speed of training runs.
     Plot(plot::Args),
     /// Give any model f-grams whose rows change nothing: where training starts from a base model.
@@ -46,6 +49,7 @@ impl Command {
             Command::Mine(args) => mine::run(args),
             Command::Fgrams(args) => fgrams::run(args),
             Command::Train(args) => train::run(args),
+            Command::Sweep(args) => sweep::run(args),
             Command::Plot(args) => plot::run(args),
             Command::Graft(args) => graft::run(args),
             Command::Convert(args) => convert::run(args),

@@ -67,6 +67,18 @@ impl Network {
         })
     }
 
+    /// Computes blocks again for the backward pass rather than keep what is in them.
+    ///
+    /// # Errors
+    /// On a path that cannot.
+    pub fn recompute_blocks(&mut self) -> Result<()> {
+        self.decoder.recompute_blocks()?;
+        if let Some(model) = &mut self.fgram_model {
+            model.recompute_blocks()?;
+        }
+        Ok(())
+    }
+
     /// The main model.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder

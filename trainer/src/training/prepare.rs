@@ -61,7 +61,10 @@ pub(super) fn prepare(
             Some(Fgrams { set, config })
         }
     };
-    let network = network(config, &main, fgrams.as_ref(), device)?;
+    let mut network = network(config, &main, fgrams.as_ref(), device)?;
+    if config.training.recompute {
+        network.recompute_blocks().context("training.recompute")?;
+    }
     let (stream, order) = read_stream(config, &tokenizer, eos, fgrams.as_ref(), options)?;
     if let (Some(fgrams), Some(_)) = (&mut fgrams, config.max_fgrams) {
         // Those of the whole set are not those of a part: without longer f-grams shorter ones match.

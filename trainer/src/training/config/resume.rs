@@ -53,7 +53,8 @@ fn compare(path: &str, old: &Value, new: &Value, found: &mut Vec<Difference>) {
 }
 
 /// Keys that may change between a checkpoint and its continuation: they do not enter the weights.
-const FREE_KEYS: [&str; 10] = [
+const FREE_KEYS: [&str; 11] = [
+    "training.recompute",
     "data.valid",
     "training.patience",
     "training.keep_best",

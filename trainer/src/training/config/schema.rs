@@ -213,6 +213,10 @@ pub struct TrainingConfig {
     /// Steps between checkpoints; 0: only at the end.
     #[serde(default = "default_checkpoint_every")]
     pub checkpoint_every: u64,
+    /// Gradient checkpointing: keep only what goes into each block and compute the rest again for
+    /// the backward pass. The same numbers with less memory and more time. On a CPU.
+    #[serde(default)]
+    pub recompute: bool,
     /// Stop after this many evaluations in a row without a lower held-out loss, and keep the best;
     /// absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
