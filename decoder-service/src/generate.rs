@@ -195,7 +195,7 @@ impl Figures {
                 f64::from(usage.matched_positions),
                 f64::from(usage.positions),
             ),
-            lookup_share: ratio(timings.lookup.as_secs_f64(), steps.as_secs_f64()),
+            lookup_share: ratio(timings.steps.lookup.as_secs_f64(), steps.as_secs_f64()),
         }
     }
 }
@@ -246,7 +246,9 @@ fn as_json(finish: &Finish, ids: &[u32], text: &str, seed: u64, mode: &str) -> s
         "cached_tokens": usage.cached_tokens,
         "prefill_us": timings.prefill.as_micros() as u64,
         "decode_us": timings.decode.as_micros() as u64,
-        "lookup_us": timings.lookup.as_micros() as u64,
+        "lookup_us": timings.steps.lookup.as_micros() as u64,
+        "forward_us": timings.steps.forward.as_micros() as u64,
+        "sampling_us": timings.steps.sampling.as_micros() as u64,
         "tokens_per_second": figures.tokens_per_second,
         "matched_share": figures.matched_share,
         "lookup_share": figures.lookup_share,

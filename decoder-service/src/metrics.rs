@@ -39,6 +39,10 @@ pub struct Metrics {
     pub step_seconds: Histogram,
     /// Part of it that waits for the embed tier.
     pub lookup_seconds: Histogram,
+    /// Part of it in the model.
+    pub forward_seconds: Histogram,
+    /// Part of it that chooses tokens.
+    pub sampling_seconds: Histogram,
     /// From arrival of a request to its first token.
     pub first_token_seconds: Histogram,
     /// Tokens of prompts.
@@ -78,6 +82,8 @@ impl Default for Metrics {
             running: Gauge::default(),
             step_seconds: seconds(),
             lookup_seconds: seconds(),
+            forward_seconds: seconds(),
+            sampling_seconds: seconds(),
             first_token_seconds: seconds(),
             prompt_tokens: Counter::default(),
             generated_tokens: Counter::default(),
@@ -121,6 +127,18 @@ impl Metrics {
             "Part of a step that waits for the embed tier",
             Unit::Seconds,
             self.lookup_seconds.clone(),
+        );
+        r.register_with_unit(
+            "forward",
+            "Part of a step in the model",
+            Unit::Seconds,
+            self.forward_seconds.clone(),
+        );
+        r.register_with_unit(
+            "sampling",
+            "Part of a step that chooses tokens",
+            Unit::Seconds,
+            self.sampling_seconds.clone(),
         );
         r.register_with_unit(
             "first_token",

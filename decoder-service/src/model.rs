@@ -5,7 +5,8 @@ use std::{path::Path, sync::Arc};
 use candle_core::Device;
 use scone_model::sampling::SamplingParams;
 use scone_model::{
-    Decoder, FgramModel, KV_BLOCK_POSITIONS, KvDtype, KvPool, ModelConfig, SconeConfig, checkpoint,
+    Decoder, KV_BLOCK_POSITIONS, KvDtype, KvPool, ModelConfig, SconeConfig, WeightType,
+    checkpoint::{self, LoadedModel},
 };
 use serde::Deserialize;
 use tokenizers::Tokenizer;
@@ -61,8 +62,6 @@ pub struct ServedModel {
     pub info: ModelInfo,
     /// The main model.
     pub decoder: Decoder,
-    /// The f-gram model, when its weights are there; only needed to build a table.
-    pub fgram: Option<FgramModel>,
 }
 
 /// The fields of `generation_config.json` that are used.
@@ -109,13 +108,24 @@ impl GenerationConfig {
 }
 
 impl ServedModel {
-    /// Loads a model directory in Hugging Face layout, or a GGUF file, to compute on `device`. Blocks for as long
-    /// as the weights take.
+    /// Loads a model directory in Hugging Face layout, or a GGUF file, to compute on `device` in
+    /// f32. Blocks for as long as the weights take.
     ///
     /// # Errors
     /// Names the file that is missing or wrong.
     pub fn load(path: &Path, device: &Device) -> Result<Self, Error> {
-        let loaded = checkpoint::load_model_dir(path, device)?;
+        Self::new(checkpoint::load_model_dir(path, device)?)
+    }
+
+    /// As [`load`](Self::load), packed for the CPU in a type of weights.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_packed(path: &Path, weights: WeightType) -> Result<Self, Error> {
+        Self::new(checkpoint::load_packed_model_dir(path, weights)?)
+    }
+
+    fn new(loaded: LoadedModel) -> Result<Self, Error> {
         let dir = &loaded.dir;
         let path = dir.join("tokenizer.json");
         let tokenizer = load_tokenizer(&path).map_err(|source| Error::File {
@@ -147,7 +157,6 @@ impl ServedModel {
         Ok(Self {
             info,
             decoder: loaded.decoder,
-            fgram: loaded.fgram,
         })
     }
 }

@@ -98,8 +98,19 @@ pub struct Timings {
     pub prefill: Duration,
     /// From the first token to the last.
     pub decode: Duration,
-    /// Part of prefill and decode spent waiting for the embed tier.
+    /// Parts of prefill and decode, by what the steps did.
+    pub steps: StepTimes,
+}
+
+/// Where the time of steps went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepTimes {
+    /// Waiting for the embed tier.
     pub lookup: Duration,
+    /// In the model.
+    pub forward: Duration,
+    /// Choosing tokens from logits.
+    pub sampling: Duration,
 }
 
 /// One text being generated. Knows nothing of models, caches and channels.
@@ -113,7 +124,7 @@ pub struct Sequence {
     computed: usize,
     text: TextStream,
     usage: Usage,
-    lookup: Duration,
+    steps: StepTimes,
     started: Option<Instant>,
     first_token: Option<Instant>,
 }
@@ -130,7 +141,7 @@ impl Sequence {
                 prompt_tokens: request.prompt_ids.len() as u32,
                 ..Usage::default()
             },
-            lookup: Duration::ZERO,
+            steps: StepTimes::default(),
             started: None,
             first_token: None,
             request,
@@ -171,11 +182,14 @@ impl Sequence {
     /// The next `tokens` ids to compute, and before them the ids of at most `context` positions
     /// that matching may look back on; with the number of these.
     pub fn window(&self, tokens: usize, context: usize) -> (&[u32], usize) {
-        let from = self.computed.saturating_sub(context);
-        (
-            &self.ids[from..self.computed + tokens],
-            self.computed - from,
-        )
+        self.window_behind(0, tokens, context)
+    }
+
+    /// As [`window`](Self::window), of the ids behind the next `skipped`.
+    pub fn window_behind(&self, skipped: usize, tokens: usize, context: usize) -> (&[u32], usize) {
+        let first = self.computed + skipped;
+        let from = first.saturating_sub(context);
+        (&self.ids[from..first + tokens], first - from)
     }
 
     /// A step begins that this sequence takes part in.
@@ -184,13 +198,15 @@ impl Sequence {
     }
 
     /// A step computed the next `tokens` ids; `matched` of them from f-gram rows, `fallback`
-    /// without an answer of the embed tier, for which the step waited `lookup`.
-    pub fn step_computed(&mut self, tokens: usize, matched: u32, fallback: u32, lookup: Duration) {
+    /// without an answer of the embed tier. The step took `times`.
+    pub fn step_computed(&mut self, tokens: usize, matched: u32, fallback: u32, times: StepTimes) {
         self.computed += tokens;
         self.usage.positions += tokens as u32;
         self.usage.matched_positions += matched;
         self.usage.fallback_positions += fallback;
-        self.lookup += lookup;
+        self.steps.lookup += times.lookup;
+        self.steps.forward += times.forward;
+        self.steps.sampling += times.sampling;
     }
 
     /// Tokens that may not be chosen next: the stop tokens, before `min_tokens`.
@@ -259,7 +275,7 @@ impl Sequence {
                 queue: started.saturating_duration_since(self.request.arrived),
                 prefill: first_token.saturating_duration_since(started),
                 decode: now.saturating_duration_since(first_token),
-                lookup: self.lookup,
+                steps: self.steps,
             },
         }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use scone_embed_client::Monitor;
-use scone_model::{Dtype, KvPool, checkpoint::model_dir};
+use scone_model::{Dtype, KvPool};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -132,7 +132,10 @@ struct Loaded {
 }
 
 fn load(config: &ModelConfig, stop: &CancellationToken) -> Result<Loaded, Error> {
-    let mut model = ServedModel::load(&config.model, &config.device)?;
+    let mut model = match config.device.is_cpu() {
+        true => ServedModel::load_packed(&config.model, config.weights)?,
+        false => ServedModel::load(&config.model, &config.device)?,
+    };
     let open = |dir: &Path| {
         let facts = table_facts(&model, "--table")?;
         Embedded::open(dir, &config.table, &facts)
@@ -141,14 +144,10 @@ fn load(config: &ModelConfig, stop: &CancellationToken) -> Result<Loaded, Error>
         EmbedSource::Remote(_) => None,
         EmbedSource::Table(dir) => Some(open_when_free(|| open(dir), stop)?),
         EmbedSource::FromModel(cache) => {
-            table_cache::open_or_build(model_dir(&config.model), &model, cache, stop, open)?
+            table_cache::open_or_build(&config.model, &model, cache, stop, open)?
         }
     };
-    // The table is there: only serving is left, in which the f-gram model has no part.
-    model.fgram = None;
-    if config.device.is_cpu() {
-        model.decoder = model.decoder.pack(config.weights)?;
-    } else if config.dtype != Dtype::F32 {
+    if !config.device.is_cpu() && config.dtype != Dtype::F32 {
         model.decoder = model.decoder.cast(config.dtype)?;
     }
     let pool = model.new_pool(config.kv_memory, config.kv_dtype)?;

@@ -17,6 +17,7 @@ use scone_fgram::{
     ErrorKind, FgramSet, StoreKind,
     table::{BuildOptions, FORMAT_VERSION, build_table},
 };
+use scone_model::checkpoint::{FGRAM_MODEL_FILE, load_table_model, model_dir};
 use scone_service::progress::Progress;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -34,7 +35,7 @@ const LOCK_POLL: Duration = Duration::from_millis(50);
 /// lacks what a table is built from, building fails, or `open` refuses the table for another reason
 /// than damage: it stays as it is then.
 pub(crate) fn open_or_build<T>(
-    model_dir: &Path,
+    path: &Path,
     model: &ServedModel,
     options: &CacheOptions,
     stop: &CancellationToken,
@@ -43,7 +44,7 @@ pub(crate) fn open_or_build<T>(
     if model.info.max_n.is_none() {
         return Ok(None);
     }
-    let cached = Cached::of(model_dir, model, options, stop)?;
+    let cached = Cached::of(path, model, options, stop)?;
     let damage = match cached.open(&open) {
         Opened::Whole(table) => return Ok(Some(table)),
         Opened::Refused(error) => return Err(error),
@@ -78,6 +79,8 @@ enum Opened<T> {
 
 /// A table of the cache, which may not be there yet.
 struct Cached<'a> {
+    /// Where the model is.
+    path: &'a Path,
     model: &'a ServedModel,
     set: FgramSet,
     options: &'a CacheOptions,
@@ -88,18 +91,15 @@ struct Cached<'a> {
 
 impl<'a> Cached<'a> {
     fn of(
-        model_dir: &Path,
+        path: &'a Path,
         model: &'a ServedModel,
         options: &'a CacheOptions,
         stop: &'a CancellationToken,
     ) -> Result<Self, Error> {
-        let set = model_dir.join("fgrams.bin");
-        if model.fgram.is_none() || !set.is_file() {
-            return Err(Error::Config(format!(
-                "{} is a SCONE model without fgrams.bin or fgram_model.safetensors, so its table \
-                 cannot be built here; give --table DIR or --embed ADDRESSES",
-                model_dir.display()
-            )));
+        let dir = model_dir(path);
+        let set = dir.join("fgrams.bin");
+        if !dir.join(FGRAM_MODEL_FILE).is_file() || !set.is_file() {
+            return Err(Error::Config(lacks_parts(dir)));
         }
         let set = FgramSet::read(&set)?;
         let model_prefix = &model.info.model_hash[..model.info.model_hash.len().min(16)];
@@ -108,6 +108,7 @@ impl<'a> Cached<'a> {
         let (dtype, store) = (options.dtype, StoreKind::Mapped);
         let name = format!("v{FORMAT_VERSION}-{model_prefix}-{set_prefix}-{dtype}-{store}");
         Ok(Self {
+            path,
             model,
             set,
             options,
@@ -158,26 +159,36 @@ impl<'a> Cached<'a> {
             model_hash: self.model.info.model_hash.clone(),
             ..BuildOptions::default()
         };
-        let embedding = self.model.decoder.token_embedding();
+        let device = self.model.decoder.token_embedding().device();
+        let Some(from) = load_table_model(self.path, device)? else {
+            return Err(Error::Config(lacks_parts(model_dir(self.path))));
+        };
         let mut progress = Progress::new("building the f-gram table (once)");
         build_table(
             dir,
             &self.set,
             &build,
             |fgrams, rows| -> Result<(), Error> {
-                match &self.model.fgram {
-                    Some(fgram) if !self.stop.is_cancelled() => {
-                        *rows = fgram.rows(embedding, fgrams)?;
-                        Ok(())
-                    }
-                    _ => Err(Error::Stopped),
+                if self.stop.is_cancelled() {
+                    return Err(Error::Stopped);
                 }
+                *rows = from.fgram.rows(&from.token_embedding, fgrams)?;
+                Ok(())
             },
             |done, total| progress.report(done, total),
         )?;
         progress.clear();
         Ok(())
     }
+}
+
+/// Why no table can be built of a model.
+fn lacks_parts(dir: &Path) -> String {
+    format!(
+        "{} is a SCONE model without fgrams.bin or fgram_model.safetensors, so its table \
+         cannot be built here; give --table DIR or --embed ADDRESSES",
+        dir.display()
+    )
 }
 
 /// The files themselves are at fault, or missing; not the disk they are on.

@@ -198,7 +198,9 @@ async fn generate_streams_tokens_text_and_one_finish() {
     assert!(usage.matched_positions > 0 && usage.matched_positions <= usage.positions);
     let timings = finish.timings.unwrap();
     assert!(timings.prefill_us > 0 && timings.decode_us > 0 && timings.lookup_us > 0);
-    assert!(timings.lookup_us < timings.prefill_us + timings.decode_us);
+    let steps = timings.lookup_us + timings.forward_us + timings.sampling_us;
+    assert!(timings.forward_us > timings.sampling_us && timings.sampling_us > 0);
+    assert!(steps <= timings.prefill_us + timings.decode_us);
 
     let mut stop = request("then the fox", 20);
     let token = ids(&responses)[3];

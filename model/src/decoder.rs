@@ -1,15 +1,16 @@
 //! The main model.
 
 use crate::config::{Family, ModelConfig, Shape};
-use crate::device::{Dtype, host};
+use crate::device::Dtype;
 use crate::error::{Error, Result};
 use crate::kv_blocks::{KV_BLOCK_POSITIONS, KvDtype};
 use crate::kv_pool::KvPool;
 use crate::layers::{Linear, Norm, Weights};
 use crate::layout::WeightLayout;
-use crate::packed_ends::PackedEnds;
+use crate::packed_ends::{PackedEnds, not_on_the_cpu, nothing};
 use crate::path::{Blocks, Path, packed};
 use crate::positions::Positions;
+use crate::weight_type::WeightType;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use std::sync::Arc;
@@ -49,44 +50,21 @@ impl Decoder {
     pub(crate) fn from_weights(config: &ModelConfig, root: &Weights<'_>) -> Result<Self> {
         config.validate()?;
         let shape = config.shape();
-        let body = match shape.family {
-            Family::Llama => root.below("model"),
-            Family::Gpt2 if root.below("transformer").contains("wte.weight") => {
-                root.below("transformer")
-            }
-            Family::Gpt2 => root.clone(),
-        };
-        let (embedding, layers, norm) = match shape.family {
-            Family::Llama => ("embed_tokens.weight", "layers", "norm"),
-            Family::Gpt2 => ("wte.weight", "h", "ln_f"),
-        };
-        let table = [shape.vocab_size, shape.hidden_size];
-        let token_embedding = body.get(&table, embedding)?;
-        let position_embedding = match shape.family {
-            Family::Llama => None,
-            Family::Gpt2 => {
-                Some(body.get(&[shape.max_positions, shape.hidden_size], "wpe.weight")?)
-            }
-        };
-        let output = if config.tied() {
-            token_embedding.clone()
-        } else {
-            root.get(&table, "lm_head.weight")?
+        let names = Names::of(&shape, root);
+        let token_embedding = names.token_embedding(&shape)?;
+        let output = match config.tied() {
+            true => token_embedding.clone(),
+            false => names.output(&shape)?,
         };
         let path = Path::of(&token_embedding);
-        let blocks = Blocks::load(path, &shape, &body.below(layers))?;
         Ok(Self {
             path,
-            norm: Norm::load(&shape, &body.below(norm))?,
+            position_embedding: names.position_embedding(&shape)?,
+            blocks: Blocks::load(path, &shape, &names.layers)?,
+            norm: Norm::load(&shape, &names.norm)?,
             shape,
             token_embedding,
-            position_embedding,
-            blocks,
-            output: Linear {
-                weight: output,
-                bias: None,
-                layout: WeightLayout::OutIn,
-            },
+            output: output_layer(output),
             packed: None,
         })
     }
@@ -98,6 +76,41 @@ impl Decoder {
     /// A model that is not on the CPU in f32, or one with norms of heads.
     pub fn recompute_blocks(&mut self) -> Result<()> {
         self.blocks.recompute()
+    }
+
+    /// As [`from_weights`](Self::from_weights), [packed](Self::pack) layer by layer: no more than
+    /// one layer's weights are there in f32 at a time.
+    pub(crate) fn from_weights_packed(
+        config: &ModelConfig,
+        root: &Weights<'_>,
+        kind: WeightType,
+    ) -> Result<Self> {
+        config.validate()?;
+        let shape = config.shape();
+        let names = Names::of(&shape, root);
+        let embedding = names.token_embedding(&shape)?;
+        let path = Path::of(&embedding);
+        if path != Path::Cpu {
+            return Err(not_on_the_cpu(&embedding));
+        }
+        // The largest layer first, while nothing else is in memory.
+        let mut ends = match config.tied() {
+            true => PackedEnds::tied(kind, embedding)?,
+            false => PackedEnds::apart(kind, embedding, || names.output(&shape))?,
+        };
+        let blocks = Blocks::load_packed(path, &shape, &names.layers, kind)?;
+        ends.count_blocks(blocks.packed_bytes());
+        let nothing = nothing(&shape)?;
+        Ok(Self {
+            path,
+            position_embedding: names.position_embedding(&shape)?,
+            blocks,
+            norm: Norm::load(&shape, &names.norm)?,
+            shape,
+            token_embedding: nothing.clone(),
+            output: output_layer(nothing),
+            packed: Some(Arc::new(ends)),
+        })
     }
 
     /// The sizes of the model.
@@ -162,7 +175,7 @@ impl Decoder {
     }
 
     /// Hidden states after the final norm, `(B, T, D)` to `(B, T, D)`, positions 0 to T-1.
-    /// Gradients reach the embeddings and every weight.
+    /// Gradients reach the embeddings and every weight, except with a [packed](Self::pack) model.
     ///
     /// # Errors
     /// A shape that does not fit the model, or more positions than it has.
@@ -180,6 +193,9 @@ impl Decoder {
             Some(table) => embeds.broadcast_add(&table.narrow(0, 0, len)?)?,
             None => embeds.clone(),
         };
+        if self.packed.is_some() {
+            return self.packed_forward(&embeds);
+        }
         let positions = Positions::Sequences { batch, len };
         let x = embeds.reshape((batch * len, width))?;
         let x = self.blocks.forward(&x, &positions)?;
@@ -228,13 +244,13 @@ impl Decoder {
     /// gradients: for evaluation.
     ///
     /// # Errors
-    /// As [`loss`](Self::loss).
+    /// As [`loss`](Self::loss), except that a packed model has them.
     pub fn token_losses(&self, hidden: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
         let hidden = hidden.flatten_to(hidden.rank() - 2)?;
-        if self.packed.is_some() {
-            return Err(packed());
-        }
         check_targets(targets, hidden.dim(0)?, self.shape.vocab_size)?;
+        if let Some(ends) = &self.packed {
+            return ends.token_losses(&hidden, targets);
+        }
         let weight = &self.output.weight;
         self.path.token_losses(&hidden, weight, targets)
     }
@@ -243,18 +259,74 @@ impl Decoder {
     /// vectors, `(R, D)`) where the index is V or more. `(N, D)`; gradients reach both.
     ///
     /// # Errors
-    /// An index beyond T and `rows`; `rows` for a model that is [packed](Self::pack).
+    /// An index beyond T and `rows`.
     pub fn input_embeddings(&self, rows: Option<&Tensor>, index: &[u32]) -> Result<Tensor> {
         if let Some(ends) = &self.packed {
-            if rows.is_some() {
-                return Err(packed());
-            }
-            let width = self.shape.hidden_size;
-            let mut out = vec![0.0; index.len() * width];
-            ends.embed(index, &mut out)?;
-            return Ok(Tensor::from_vec(out, (index.len(), width), &host())?);
+            return ends.input_embeddings(rows, index);
         }
         self.path.select_rows(&self.token_embedding, rows, index)
+    }
+}
+
+/// Where a family keeps the parts of a model.
+struct Names<'a> {
+    root: Weights<'a>,
+    body: Weights<'a>,
+    layers: Weights<'a>,
+    norm: Weights<'a>,
+    embedding: &'static str,
+}
+
+impl<'a> Names<'a> {
+    fn of(shape: &Shape, root: &Weights<'a>) -> Self {
+        let body = match shape.family {
+            Family::Llama => root.below("model"),
+            Family::Gpt2 if root.below("transformer").contains("wte.weight") => {
+                root.below("transformer")
+            }
+            Family::Gpt2 => root.clone(),
+        };
+        let (embedding, layers, norm) = match shape.family {
+            Family::Llama => ("embed_tokens.weight", "layers", "norm"),
+            Family::Gpt2 => ("wte.weight", "h", "ln_f"),
+        };
+        Self {
+            layers: body.below(layers),
+            norm: body.below(norm),
+            root: root.clone(),
+            body,
+            embedding,
+        }
+    }
+
+    fn token_embedding(&self, shape: &Shape) -> Result<Tensor> {
+        self.body.get(&table(shape), self.embedding)
+    }
+
+    fn position_embedding(&self, shape: &Shape) -> Result<Option<Tensor>> {
+        let size = [shape.max_positions, shape.hidden_size];
+        Ok(match shape.family {
+            Family::Llama => None,
+            Family::Gpt2 => Some(self.body.get(&size, "wpe.weight")?),
+        })
+    }
+
+    /// The output layer of a model in which it is not the token embedding.
+    fn output(&self, shape: &Shape) -> Result<Tensor> {
+        self.root.get(&table(shape), "lm_head.weight")
+    }
+}
+
+/// The shape of token embedding and output layer.
+fn table(shape: &Shape) -> [usize; 2] {
+    [shape.vocab_size, shape.hidden_size]
+}
+
+fn output_layer(weight: Tensor) -> Linear {
+    Linear {
+        weight,
+        bias: None,
+        layout: WeightLayout::OutIn,
     }
 }
 

@@ -30,6 +30,7 @@ mod kv_pool;
 mod layers;
 mod layout;
 mod packed_ends;
+mod packed_forward;
 mod packed_weights;
 mod packing;
 mod path;

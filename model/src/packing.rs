@@ -1,22 +1,19 @@
 //! Packing a model for serving.
 
 use crate::decoder::Decoder;
-use crate::device::host;
-use crate::error::{Error, Result};
-use crate::layers::Linear;
-use crate::layout::WeightLayout;
-use crate::packed_ends::{PackedEnds, Packing};
+use crate::error::Result;
+use crate::packed_ends::{PackedEnds, Packing, not_on_the_cpu, nothing};
 use crate::path::{Path, packed};
 use crate::weight_type::WeightType;
-use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
 impl Decoder {
     /// The model with its weights converted to a type and packed for the kernels that serve, the
     /// output layer included; what they were before is dropped with `self`, so memory falls with
-    /// the type. A packed model serves ([`step`](Self::step), [`logits`](Self::logits)) and does
-    /// not train or evaluate; its [`token_embedding`](Self::token_embedding) is an empty `(0, D)`,
-    /// and [`input_embeddings`](Self::input_embeddings) reads rows of the packed one.
+    /// the type. A packed model serves ([`step`](Self::step), [`logits`](Self::logits)) and can be
+    /// evaluated ([`forward`](Self::forward), [`token_losses`](Self::token_losses), by the same
+    /// kernels), but does not train; its [`token_embedding`](Self::token_embedding) is an empty
+    /// `(0, D)`, and [`input_embeddings`](Self::input_embeddings) reads rows of the packed one.
     ///
     /// A row's result depends on its sequence alone, bit for bit, with every type. With f32 the
     /// results of a llama model are those without packing. With int8 and int4 they are the same
@@ -29,23 +26,18 @@ impl Decoder {
             return Err(packed());
         }
         if self.path != Path::Cpu {
-            return Err(Error::Argument(format!(
-                "weights are packed for the CPU alone, this model is on {:?}",
-                self.token_embedding.device().location()
-            )));
+            return Err(not_on_the_cpu(&self.token_embedding));
         }
-        let nothing = Tensor::zeros((0, self.shape().hidden_size), DType::F32, &host())?;
+        let nothing = nothing(self.shape())?;
         let bytes = self.blocks.pack(kind)?;
+        let tied = self.output.weight.id() == self.token_embedding.id();
         let embedding = std::mem::replace(&mut self.token_embedding, nothing.clone());
-        let output = std::mem::replace(
-            &mut self.output,
-            Linear {
-                weight: nothing,
-                bias: None,
-                layout: WeightLayout::OutIn,
-            },
-        );
-        let ends = PackedEnds::new(kind, &embedding, &output, bytes)?;
+        let output = std::mem::replace(&mut self.output.weight, nothing);
+        let mut ends = match tied {
+            true => PackedEnds::tied(kind, embedding)?,
+            false => PackedEnds::apart(kind, embedding, || Ok(output))?,
+        };
+        ends.count_blocks(bytes);
         self.packed = Some(Arc::new(ends));
         Ok(self)
     }

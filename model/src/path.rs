@@ -173,17 +173,32 @@ pub(crate) struct Blocks {
 impl Blocks {
     /// Loads the blocks below `w`, by number.
     pub(crate) fn load(path: Path, shape: &Shape, w: &Weights<'_>) -> Result<Self> {
-        let blocks = (0..shape.num_layers)
-            .map(|i| Block::load(shape, &w.below(i)))
-            .collect::<Result<_>>()?;
-        Ok(Self {
+        let blocks = (0..shape.num_layers).map(|i| Block::load(shape, &w.below(i)));
+        let blocks = Held::Tensors(blocks.collect::<Result<_>>()?);
+        Ok(Self::new(path, shape, blocks))
+    }
+
+    /// As [`load`](Self::load), each block packed for serving before the next one is read.
+    pub(crate) fn load_packed(
+        path: Path,
+        shape: &Shape,
+        w: &Weights<'_>,
+        kind: WeightType,
+    ) -> Result<Self> {
+        let packed = |i| PackedBlock::new(kind, &Block::load(shape, &w.below(i))?);
+        let blocks = Held::Packed((0..shape.num_layers).map(packed).collect::<Result<_>>()?);
+        Ok(Self::new(path, shape, blocks))
+    }
+
+    fn new(path: Path, shape: &Shape, blocks: Held) -> Self {
+        Self {
             path,
-            blocks: Held::Tensors(blocks),
+            blocks,
             sizes: Sizes::of(shape),
             frequencies: shape.rotary_frequencies(),
             head_norms: shape.qk_norm,
             workspace: Workspace::new(shape),
-        })
+        }
     }
 
     pub(crate) fn set_path(&mut self, path: Path) {
@@ -200,10 +215,17 @@ impl Blocks {
             .into_iter()
             .map(pack)
             .collect::<Result<_>>()?;
-        let bytes = blocks.iter().map(PackedBlock::bytes).sum();
         self.blocks = Held::Packed(blocks);
         self.workspace = self.workspace.for_other_weights();
-        Ok(bytes)
+        Ok(self.packed_bytes())
+    }
+
+    /// Memory of the weights of packed blocks.
+    pub(crate) fn packed_bytes(&self) -> usize {
+        match &self.blocks {
+            Held::Tensors(_) => 0,
+            Held::Packed(blocks) => blocks.iter().map(PackedBlock::bytes).sum(),
+        }
     }
 
     /// The same blocks with their weights in another type.

@@ -72,6 +72,46 @@ impl RowDtype {
     }
 }
 
+impl RowDtype {
+    /// Whether every element of one encoded row of `dim` elements is a finite number, as
+    /// [`encode`](Self::encode) leaves none that is not. `false` as well when `row` has not the
+    /// length of a row.
+    pub fn is_finite(self, row: &[u8], dim: usize) -> bool {
+        if row.len() != self.row_bytes(dim) {
+            return false;
+        }
+        match self {
+            RowDtype::F32 => {
+                no_exponent_full(row, |b| u32::from_le_bytes(b) & 0x7f80_0000, 0x7f80_0000)
+            }
+            RowDtype::F16 => f16s_are_finite(row),
+            RowDtype::Bf16 => no_exponent_full(row, |b| u16::from_le_bytes(b) & 0x7f80, 0x7f80),
+            RowDtype::Int8 => no_exponent_full(
+                &row[..4],
+                |b| u32::from_le_bytes(b) & 0x7f80_0000,
+                0x7f80_0000,
+            ),
+            RowDtype::Int4 => f16s_are_finite(&row[..2 * dim.div_ceil(INT4_GROUP)]),
+        }
+    }
+}
+
+fn f16s_are_finite(bytes: &[u8]) -> bool {
+    no_exponent_full(bytes, |b| u16::from_le_bytes(b) & 0x7c00, 0x7c00)
+}
+
+/// Whether no element has all bits of its exponent set, as infinities and NaN have. Without a way
+/// out of the loop, so that it goes in vectors.
+fn no_exponent_full<const N: usize, E: PartialEq>(
+    bytes: &[u8],
+    exponent: impl Fn([u8; N]) -> E,
+    full: E,
+) -> bool {
+    let (elements, _) = bytes.as_chunks::<N>();
+    let wrong = elements.iter().map(|&b| u32::from(exponent(b) == full));
+    wrong.fold(0, |any, wrong| any | wrong) == 0
+}
+
 impl FromStr for RowDtype {
     type Err = Error;
 

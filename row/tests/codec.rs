@@ -176,3 +176,26 @@ fn names_are_read_back() {
             .contains("f16")
     );
 }
+
+#[test]
+fn rows_with_elements_that_are_no_numbers_are_found() {
+    let row: Vec<f32> = (0..70).map(|i| (i as f32 - 30.0) * 0.1).collect();
+    for dtype in RowDtype::ALL {
+        let mut bytes = Vec::new();
+        dtype.encode(&row, &mut bytes).unwrap();
+        assert!(dtype.is_finite(&bytes, 70));
+        assert!(!dtype.is_finite(&bytes[1..], 70));
+        let (at, wrong): (_, &[u8]) = match dtype {
+            RowDtype::F32 => (4 * 69, &[0, 0, 0x80, 0xff]),
+            RowDtype::F16 => (2 * 69, &[1, 0x7c]),
+            RowDtype::Bf16 => (2 * 3, &[0xc0, 0x7f]),
+            RowDtype::Int8 => (0, &[0, 0, 0xc0, 0x7f]),
+            RowDtype::Int4 => (2, &[0, 0xfc]),
+        };
+        bytes[at..at + wrong.len()].copy_from_slice(wrong);
+        assert!(!dtype.is_finite(&bytes, 70), "{dtype}");
+        let mut decoded = vec![0.0; 70];
+        dtype.decode(&bytes, &mut decoded).unwrap();
+        assert!(decoded.iter().any(|x| !x.is_finite()), "{dtype}");
+    }
+}

@@ -88,6 +88,60 @@ fn a_step_in_parts_is_the_step() {
 }
 
 #[test]
+fn an_epoch_reads_every_window_once() {
+    let fixture = Fixture::new();
+    let outcome = fixture
+        .train("run", &["training.steps=null", "training.epochs=0.5"])
+        .unwrap();
+    let tokens = fixture.corpus("train.jsonl");
+    let tokens = tokens.total_tokens() as usize + tokens.document_count();
+    let windows = (tokens - 1) / 16;
+    assert_eq!(outcome.losses.len(), windows.div_ceil(2).div_ceil(8));
+}
+
+/// The binary, killed at moments that differ from time to time.
+#[test]
+fn a_process_that_is_killed_goes_on_to_the_same_bytes() {
+    let fixture = Fixture::new();
+    let changes = [
+        "training.steps=60",
+        "training.checkpoint_every=3",
+        "training.keep_best=true",
+    ];
+    let whole = fixture.train("whole", &changes).unwrap();
+    let config = fixture.config(&changes).unwrap();
+    fs::write(fixture.path("train.yaml"), config.to_yaml().unwrap()).unwrap();
+    let out = fixture.path("killed");
+    let run = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_trainer"));
+        command
+            .args(["train", "--no-cache", "--config"])
+            .arg(fixture.path("train.yaml"))
+            .arg("--out")
+            .arg(&out)
+            .stderr(std::process::Stdio::null());
+        command.spawn().unwrap()
+    };
+    let lines = || fs::read_to_string(out.join("log.jsonl")).map_or(0, |log| log.lines().count());
+    for more in [1, 2, 5, 3, 4] {
+        let (mut child, before) = (run(), lines());
+        while lines() < before + more && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(run().wait().unwrap().success());
+    assert_same_logs(&fixture.path("whole"), &out);
+    for name in ["model.safetensors", "fgram_model.safetensors", "scone.json"] {
+        let other = fixture.path("whole").join(name);
+        assert_eq!(bytes(&out.join(name)), bytes(&other), "{name}");
+    }
+    let again = train(&config, &out, &fixture.run_options(None)).unwrap();
+    assert_eq!(again.losses, whole.losses);
+}
+
+#[test]
 fn blocks_may_be_computed_twice_from_any_step_on() {
     let fixture = Fixture::new();
     let whole = fixture.train("whole", &[]).unwrap();

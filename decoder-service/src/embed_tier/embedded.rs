@@ -39,15 +39,21 @@ impl Embedded {
         })
     }
 
-    fn read(&mut self, batch: &LookupBatch, out: &mut Answers) -> Result<(), scone_fgram::Error> {
+    fn read(&mut self, batch: &LookupBatch, out: &mut Answers) -> Result<(), String> {
         let Self {
             table,
             facts,
             result,
         } = self;
-        table.lookup(&batch.ids, &batch.spans, result)?;
+        let found = table.lookup(&batch.ids, &batch.spans, result);
+        found.map_err(|error| error.to_string())?;
+        let dim = facts.dim as usize;
+        let mut each = result.rows.chunks_exact(facts.dtype.row_bytes(dim));
+        if !each.all(|row| facts.dtype.is_finite(row, dim)) {
+            return Err("the table has a row with an element that is not finite".to_owned());
+        }
         let rows = Bytes::from(std::mem::take(&mut result.rows));
-        let message = out.add_rows(rows, facts.dtype, facts.dim as usize);
+        let message = out.add_rows(rows, facts.dtype, dim);
         let mut rows = result.row_index.iter();
         for (position, &length) in result.match_lengths.iter().enumerate() {
             if length > 0
@@ -69,11 +75,8 @@ impl EmbedTier for Embedded {
         self.result.rows = out.take_memory();
         out.reset(batch.positions());
         if let Err(error) = self.read(batch, out) {
-            tracing::error!(error = %error, "table look-up failed");
-            out.fail(
-                0..batch.positions(),
-                &LookupError::BadAnswer(error.to_string()),
-            );
+            tracing::error!(error, "table look-up failed");
+            out.fail(0..batch.positions(), &LookupError::BadAnswer(error));
         }
     }
 }

@@ -12,6 +12,9 @@ pub use scone_embed_client::{
     Answers, Incompatible, LookupBatch, LookupError, ModelFacts, TableFacts,
 };
 
+/// A look-up under way: call it to wait for its answers. Dropped, the look-up is given up.
+pub type Pending = Box<dyn FnOnce() -> Answers>;
+
 /// Gives the rows for a step.
 pub trait EmbedTier: Send {
     /// The table version that sequences which start now use to their end.
@@ -21,4 +24,10 @@ pub trait EmbedTier: Send {
     /// rows of matched positions, and marks the positions that nobody answered for. Blocks; a
     /// wrong row is never noted.
     fn lookup(&mut self, table: &TableFacts, batch: &LookupBatch, out: &mut Answers);
+
+    /// Begins a look-up that goes on while the caller computes. `None` where answers are not waited
+    /// for, so that asking early gains nothing.
+    fn begin(&mut self, _table: &Arc<TableFacts>, _batch: LookupBatch) -> Option<Pending> {
+        None
+    }
 }

@@ -1,4 +1,5 @@
-//! One step: ONE look-up for the whole batch (one for each table version), the model, sampling.
+//! One step: ONE look-up for the whole batch (one for each table version), or the answers of one that
+//! was begun before; the model; sampling.
 
 use std::{
     sync::Arc,
@@ -11,17 +12,21 @@ use tracing::{error, warn};
 
 use super::{
     EngineParts, OnLookupFailure,
+    ahead::{Ahead, Asked},
     live::Live,
     lookups::{Lookups, Stretch},
 };
 use crate::{
-    embed_tier::{EmbedTier, LookupError, TableFacts},
+    embed_tier::{EmbedTier, LookupBatch, LookupError, TableFacts},
     error::Error,
     metrics::Metrics,
     model::ModelInfo,
     scheduler::Planned,
-    sequence::GeneratedToken,
+    sequence::{GeneratedToken, StepTimes},
 };
+
+/// Positions of a prompt that are asked for at a time, at most.
+const ASKED_AHEAD: usize = 256;
 
 /// What a step did for one sequence.
 pub(super) struct Computed {
@@ -68,8 +73,16 @@ impl Compute {
     }
 
     pub(super) fn step(&mut self, lives: Vec<(Planned, &mut Live)>) -> Outcomes {
+        let began = Instant::now();
         let mut parts = self.collect(lives);
-        let lookup = self.look_up();
+        self.look_up();
+        let mut times = StepTimes::default();
+        if self.tier.is_some() {
+            times.lookup = began.elapsed();
+            self.metrics
+                .lookup_seconds
+                .observe(times.lookup.as_secs_f64());
+        }
         let mut outcomes = Vec::with_capacity(parts.len());
         if self.on_failure == OnLookupFailure::Fail
             && let Some(error) = self.lookups.error().cloned()
@@ -79,8 +92,13 @@ impl Compute {
         if parts.is_empty() {
             return outcomes;
         }
+        self.ask_for_prompts(&mut parts);
+        let began = Instant::now();
         match self.forward(&parts) {
-            Ok(logits) => self.finish(parts, logits, lookup, &mut outcomes),
+            Ok(logits) => {
+                times.forward = began.elapsed();
+                self.finish(parts, logits, times, &mut outcomes);
+            }
             Err(error) => {
                 error!(error = %error, "step failed");
                 let failed = parts.into_iter().map(|p| (p.planned, Err(Error::Internal)));
@@ -101,8 +119,17 @@ impl Compute {
         self.lookups.clear();
         let mut parts = Vec::with_capacity(lives.len());
         for (planned, live) in lives {
-            let (ids, context) = live.sequence.window(planned.tokens, context);
-            let stretch = self.lookups.add(live.table.as_ref(), ids, context);
+            let first = live.sequence.computed();
+            let positions = first..first + planned.tokens;
+            let asked = live.ahead.as_ref().and_then(|ahead| ahead.of(&positions));
+            let stretch = match asked {
+                Some((asked, answers)) => Stretch::asked(asked, answers),
+                None => {
+                    live.ahead = None;
+                    let (ids, context) = live.sequence.window(planned.tokens, context);
+                    self.lookups.add(live.table.as_ref(), ids, context)
+                }
+            };
             parts.push(Part {
                 planned,
                 live,
@@ -112,17 +139,10 @@ impl Compute {
         parts
     }
 
-    /// Asks the embed tier; returns how long that took.
-    fn look_up(&mut self) -> Duration {
-        let began = Instant::now();
+    /// Asks the embed tier for what was not asked for before.
+    fn look_up(&mut self) {
         let tier = self.tier.as_deref_mut();
-        let any = tier.is_some();
         self.lookups.look_up(tier.map(|tier| tier as _));
-        if !any {
-            return Duration::ZERO;
-        }
-        let took = began.elapsed();
-        self.metrics.lookup_seconds.observe(took.as_secs_f64());
         if let Some(error) = self.lookups.error() {
             self.metrics.lookup_failures.inc();
             // Once a second: a tier that is away fails every step.
@@ -135,7 +155,54 @@ impl Compute {
                 warn!(error = %error, failures, "look-up failed");
             }
         }
-        took
+    }
+
+    /// Asks for the rows of the prompts' next positions, so that they come while this step computes.
+    fn ask_for_prompts(&mut self, parts: &mut [Part<'_>]) {
+        for part in parts.iter_mut().filter(|part| !part.planned.samples) {
+            let (live, tokens) = (&mut *part.live, part.planned.tokens);
+            let next = live.sequence.computed() + tokens;
+            let left = live.sequence.ids().len() - next;
+            // As long as this part, with room for a step that takes more.
+            let soon = next..next + left.min(2 * tokens);
+            if !live.ahead.as_ref().is_some_and(|of| of.covers(&soon)) {
+                self.ask_ahead(&mut [live], tokens, left.min(ASKED_AHEAD));
+            }
+        }
+    }
+
+    /// Asks for the rows of tokens just chosen.
+    pub(super) fn ask_for_chosen(&mut self, lives: &mut [&mut Live]) {
+        self.ask_ahead(lives, 0, 1);
+    }
+
+    /// Asks for the rows of `count` positions of each sequence, behind `skipped` others that are
+    /// known but not computed.
+    fn ask_ahead(&mut self, lives: &mut [&mut Live], skipped: usize, count: usize) {
+        let Some(tier) = &mut self.tier else {
+            return;
+        };
+        let context = self.info.max_n.map_or(0, |max_n| max_n - 1);
+        // Nearly always all are of one version of the table.
+        let first = lives.first().and_then(|live| live.table.clone());
+        let Some(table) = first.filter(|_| count > 0) else {
+            return;
+        };
+        let of_table = |live: &Live| live.table.as_ref() == Some(&table);
+        let mut batch = LookupBatch::default();
+        for live in lives.iter().filter(|live| of_table(live)) {
+            let (ids, context) = live.sequence.window_behind(skipped, count, context);
+            batch.push(ids, context);
+        }
+        let Some(asked) = tier.begin(&table, batch).map(Asked::new) else {
+            return;
+        };
+        let mut at = 0;
+        for live in lives.iter_mut().filter(|live| of_table(live)) {
+            let first = live.sequence.computed() + skipped;
+            live.ahead = Some(Ahead::new(asked.clone(), first, at..at + count));
+            at += count;
+        }
     }
 
     /// Ends the sequences that miss an answer. The others go on: their answers are whole.
@@ -176,47 +243,56 @@ impl Compute {
         Ok(self.decoder.step(&mut self.pool, &segments)?)
     }
 
-    /// Books what was computed and chooses tokens.
+    /// Chooses tokens and books what was computed.
     fn finish(
-        &mut self,
-        parts: Vec<Part<'_>>,
+        &self,
+        mut parts: Vec<Part<'_>>,
         mut logits: Vec<f32>,
-        lookup: Duration,
+        mut times: StepTimes,
         outcomes: &mut Outcomes,
     ) {
+        let began = Instant::now();
         let mut logits = logits.chunks_exact_mut(self.info.vocab_size);
-        for Part {
-            planned,
-            live,
-            stretch,
-        } in parts
-        {
-            let lengths = self.lookups.match_lengths(&stretch);
-            let matched = lengths.iter().filter(|&&length| length > 0).count() as u32;
-            let failed = self.lookups.failed(&stretch);
-            let fallback = failed.iter().filter(|failed| **failed).count() as u32;
-            let last_match = lengths.last().copied().unwrap_or(0);
-            let sequence = &mut live.sequence;
-            sequence.step_computed(planned.tokens, matched, fallback, lookup);
-            self.metrics.positions.inc_by(planned.tokens as u64);
-            self.metrics.matched_positions.inc_by(u64::from(matched));
-            self.metrics.fallback_positions.inc_by(u64::from(fallback));
-            let chosen = match planned.samples {
-                false => Ok(None),
-                true => logits
-                    .next()
-                    .ok_or(Error::Internal)
-                    .and_then(|row| choose(live, row, last_match))
-                    .map(Some),
-            };
-            let sound = fallback == 0;
-            let computed = chosen.map(|token| Computed { token, sound });
-            let outcome = computed.map_err(|error| {
+        let mut choose = |part: &mut Part<'_>| {
+            if !part.planned.samples {
+                return Ok(None);
+            }
+            let last_match = self.lookups.match_lengths(&part.stretch).last();
+            let row = logits.next().ok_or(Error::Internal)?;
+            choose(part.live, row, last_match.copied().unwrap_or(0)).map(Some)
+        };
+        let chosen: Vec<_> = parts.iter_mut().map(&mut choose).collect();
+        times.sampling = began.elapsed();
+        self.metrics
+            .forward_seconds
+            .observe(times.forward.as_secs_f64());
+        self.metrics
+            .sampling_seconds
+            .observe(times.sampling.as_secs_f64());
+        for (mut part, chosen) in parts.into_iter().zip(chosen) {
+            let sound = self.book(&mut part, times) == 0;
+            let outcome = chosen.map(|token| Computed { token, sound });
+            let outcome = outcome.map_err(|error| {
                 error!(error = %error, "sampling failed");
                 Error::Internal
             });
-            outcomes.push((planned, outcome));
+            outcomes.push((part.planned, outcome));
         }
+    }
+
+    /// Counts a part; returns how many of its positions nobody answered for.
+    fn book(&self, part: &mut Part<'_>, times: StepTimes) -> u32 {
+        let tokens = part.planned.tokens;
+        let lengths = self.lookups.match_lengths(&part.stretch);
+        let matched = lengths.iter().filter(|&&length| length > 0).count() as u32;
+        let failed = self.lookups.failed(&part.stretch);
+        let fallback = failed.iter().filter(|failed| **failed).count() as u32;
+        let sequence = &mut part.live.sequence;
+        sequence.step_computed(tokens, matched, fallback, times);
+        self.metrics.positions.inc_by(tokens as u64);
+        self.metrics.matched_positions.inc_by(u64::from(matched));
+        self.metrics.fallback_positions.inc_by(u64::from(fallback));
+        fallback
     }
 }
 

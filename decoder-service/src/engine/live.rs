@@ -9,7 +9,10 @@ use scone_model::sampling::Sampler;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Span;
 
-use super::mailbox::{Mailbox, State};
+use super::{
+    ahead::Ahead,
+    mailbox::{Mailbox, State},
+};
 use crate::{embed_tier::TableFacts, error::Error, kv::SequenceBlocks, sequence::Sequence};
 
 /// A sequence that waits or runs.
@@ -21,6 +24,8 @@ pub(super) struct Live {
     /// The table version of all its rows: the current one when it first got a slot. `None` for a
     /// plain model.
     pub(super) table: Option<Arc<TableFacts>>,
+    /// Rows of its next positions, if they were asked for already.
+    pub(super) ahead: Option<Ahead>,
     pub(super) mailbox: Mailbox,
     /// Counts the sequence among those that run or wait.
     pub(super) permit: OwnedSemaphorePermit,

@@ -1,9 +1,10 @@
 //! The look-ups of one step: one batch for each table version, which is nearly always one.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, rc::Rc, sync::Arc};
 
 use scone_fgram::EncodedRow;
 
+use super::ahead::Asked;
 use crate::embed_tier::{Answers, EmbedTier, LookupBatch, LookupError, TableFacts};
 
 /// All look-ups of a step. Its memory is used again by the next one.
@@ -25,10 +26,27 @@ struct Group {
 }
 
 /// Where the positions of one sequence lie.
-#[derive(Clone, Debug)]
 pub(super) struct Stretch {
-    group: usize,
+    of: Of,
     positions: Range<usize>,
+}
+
+/// Whose answers they are.
+enum Of {
+    /// Of a group of this step.
+    Group(usize),
+    /// Of a look-up that was begun before.
+    Asked(Rc<Asked>),
+}
+
+impl Stretch {
+    /// Answers that are there.
+    pub(super) fn asked(asked: Rc<Asked>, positions: Range<usize>) -> Self {
+        Self {
+            of: Of::Asked(asked),
+            positions,
+        }
+    }
 }
 
 impl Lookups {
@@ -52,7 +70,7 @@ impl Lookups {
         let first = group.positions;
         group.positions += ids.len() - context;
         Stretch {
-            group: at,
+            of: Of::Group(at),
             positions: first..group.positions,
         }
     }
@@ -86,22 +104,28 @@ impl Lookups {
     }
 
     /// Length of the f-gram matched at each position; 0: none.
-    pub(super) fn match_lengths(&self, stretch: &Stretch) -> &[u8] {
+    pub(super) fn match_lengths<'a>(&'a self, stretch: &'a Stretch) -> &'a [u8] {
         &self.answers(stretch).match_lengths()[stretch.positions.clone()]
     }
 
     /// Which positions got no answer.
-    pub(super) fn failed(&self, stretch: &Stretch) -> &[bool] {
+    pub(super) fn failed<'a>(&'a self, stretch: &'a Stretch) -> &'a [bool] {
         &self.answers(stretch).failed()[stretch.positions.clone()]
     }
 
     /// The row of each position; none where no f-gram ends or nobody answered.
-    pub(super) fn rows(&self, stretch: &Stretch) -> impl Iterator<Item = Option<EncodedRow<'_>>> {
+    pub(super) fn rows<'a>(
+        &'a self,
+        stretch: &'a Stretch,
+    ) -> impl Iterator<Item = Option<EncodedRow<'a>>> {
         let answers = self.answers(stretch);
         stretch.positions.clone().map(|at| answers.row(at))
     }
 
-    fn answers(&self, stretch: &Stretch) -> &Answers {
-        &self.groups[stretch.group].answers
+    fn answers<'a>(&'a self, stretch: &'a Stretch) -> &'a Answers {
+        match &stretch.of {
+            Of::Group(group) => &self.groups[*group].answers,
+            Of::Asked(asked) => asked.answers(),
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! channel for each request.
 //!
 //! ```text
-//! submit ──permit──> channel ──> engine thread: admit · plan · look up · step · sample · send
+//! submit ──permit──> channel ──> engine thread: admit · plan · look up · step · sample · look up · send
 //! ```
 //!
 //! At most `max_batch` sequences run and `max_queue` wait; a permit at the door counts both, so a
@@ -11,6 +11,7 @@
 //! read makes its own sequence pause, slot and KV blocks kept while others need them not, until it reads again or
 //! `client_timeout` ends it.
 
+mod ahead;
 mod compute;
 mod live;
 mod lookups;

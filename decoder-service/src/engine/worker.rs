@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -25,13 +25,19 @@ use crate::{
     kv::Pool,
     metrics::Metrics,
     scheduler::{Admission, Planned, Scheduler, SequenceId},
-    sequence::{FinishReason, Sequence},
+    sequence::{Delta, FinishReason, Sequence},
     step_pace::StepPace,
     text::Decode,
 };
 
 /// How often clients that are behind are looked at while nothing else happens.
 const POLL: Duration = Duration::from_millis(5);
+
+/// A token on its way to a client.
+struct Delivery {
+    id: SequenceId,
+    delta: Delta,
+}
 
 pub(super) struct Worker {
     config: EngineConfig,
@@ -155,6 +161,7 @@ impl Worker {
                 sequence,
                 blocks: None,
                 table: None,
+                ahead: None,
                 mailbox: Mailbox::new(sender.clone()),
                 permit,
                 span: info_span!(parent: &span, "sequence", index),
@@ -269,6 +276,7 @@ impl Worker {
         if let Some(of) = live.blocks.take() {
             self.blocks.give_back(of);
         }
+        live.ahead = None;
         live.sequence.begin_at(0);
         let tokens = live.sequence.ids().len();
         live.span
@@ -302,27 +310,41 @@ impl Worker {
         let prompts = plan.iter().filter(|p| !self.scheduler.decodes(p.id));
         let (chunks, tokens) = prompts.fold((0, 0), |(n, t), p| (n + 1, t + p.tokens));
         self.step_pace.step_took(plan.len() - chunks, tokens, took);
+        let mut deliveries = Vec::with_capacity(plan.len());
         for (planned, outcome) in outcomes {
             match outcome {
-                Ok(computed) => self.computed(planned, computed),
+                Ok(computed) => deliveries.extend(self.computed(planned, computed)),
                 Err(error) => self.fail(planned.id, error),
             }
         }
+        // Rows of the new tokens come while the tokens are sent.
+        self.ask_for_chosen(&deliveries);
+        let now = Instant::now();
+        for Delivery { id, delta } in deliveries {
+            self.deliver(id, delta, now);
+        }
     }
 
-    /// A part of a sequence was computed: passes on the token it chose, if it did.
-    fn computed(&mut self, planned: Planned, computed: Computed) {
+    /// Asks for the rows of the tokens chosen, of sequences that go on.
+    fn ask_for_chosen(&mut self, deliveries: &[Delivery]) {
+        let goes_on = deliveries.iter().filter(|d| d.delta.finish.is_none());
+        let goes_on: BTreeSet<SequenceId> = goes_on.map(|d| d.id).collect();
+        let lives = self.live.iter_mut().filter(|(id, _)| goes_on.contains(id));
+        let mut lives: Vec<&mut Live> = lives.map(|(_, live)| live).collect();
+        self.compute.ask_for_chosen(&mut lives);
+    }
+
+    /// A part of a sequence was computed: takes in the token it chose, if it did. Returns what to
+    /// tell its client.
+    fn computed(&mut self, planned: Planned, computed: Computed) -> Option<Delivery> {
+        let id = planned.id;
         self.scheduler.computed(planned);
-        let Some(live) = self.live.get_mut(&planned.id) else {
-            return;
-        };
+        let live = self.live.get_mut(&id)?;
         if let Some(of) = &mut live.blocks {
             let (ids, done) = (live.sequence.ids(), live.sequence.computed());
             self.blocks.computed(of, ids, done, computed.sound);
         }
-        let Some(token) = computed.token else {
-            return;
-        };
+        let token = computed.token?;
         let now = Instant::now();
         self.metrics.generated_tokens.inc();
         if live.sequence.usage().completion_tokens == 0 {
@@ -332,21 +354,28 @@ impl Worker {
                 .observe(waited.as_secs_f64());
         }
         match live.sequence.accept(token, now) {
-            Ok(delta) => {
-                let outcome = delta.finish.as_ref().map(|finish| match finish.reason {
-                    FinishReason::StopString(_) | FinishReason::StopToken(_) => "stop",
-                    FinishReason::Length => "length",
-                });
-                live.mailbox.post(Ok(delta));
-                live.mailbox.flush(now);
-                if let Some(outcome) = outcome {
-                    self.end(planned.id, outcome);
-                }
-            }
+            Ok(delta) => Some(Delivery { id, delta }),
             Err(error) => {
                 error!(%error, "decoding of text failed");
-                self.fail(planned.id, error.into());
+                self.fail(id, error.into());
+                None
             }
+        }
+    }
+
+    /// Sends a token to its client.
+    fn deliver(&mut self, id: SequenceId, delta: Delta, now: Instant) {
+        let Some(live) = self.live.get_mut(&id) else {
+            return;
+        };
+        let outcome = delta.finish.as_ref().map(|finish| match finish.reason {
+            FinishReason::StopString(_) | FinishReason::StopToken(_) => "stop",
+            FinishReason::Length => "length",
+        });
+        live.mailbox.post(Ok(delta));
+        live.mailbox.flush(now);
+        if let Some(outcome) = outcome {
+            self.end(id, outcome);
         }
     }
 

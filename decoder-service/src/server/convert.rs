@@ -105,7 +105,9 @@ fn finish(finish: Finish) -> proto::Finish {
             queue_us: micros(timings.queue),
             prefill_us: micros(timings.prefill),
             decode_us: micros(timings.decode),
-            lookup_us: micros(timings.lookup),
+            lookup_us: micros(timings.steps.lookup),
+            forward_us: micros(timings.steps.forward),
+            sampling_us: micros(timings.steps.sampling),
         }),
     }
 }

@@ -217,6 +217,11 @@ pub(crate) fn check(part: &Part, rows: &LookupRows, facts: &TableFacts) -> Resul
             "rows has {got} bytes, not a multiple of {row_bytes}"
         ));
     }
+    let dim = facts.dim as usize;
+    let mut each = rows.rows.chunks_exact(row_bytes);
+    if let Some(row) = each.position(|row| !facts.dtype.is_finite(row, dim)) {
+        return Err(format!("row {row} has an element that is not finite"));
+    }
     if rows.row_index.is_empty() {
         if count != matched {
             return Err(format!(

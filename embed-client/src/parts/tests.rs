@@ -179,6 +179,15 @@ fn bad_answers_are_refused() {
         ("allowed is 2", length_of(0, 2)),
         ("another shard", length_of(other_shard, 2)),
     ];
+    let mut nan = good.rows.to_vec();
+    nan[8..12].copy_from_slice(&f32::NAN.to_le_bytes());
+    cases.push((
+        "row 1 has an element that is not finite",
+        LookupRows {
+            rows: nan.into(),
+            ..good.clone()
+        },
+    ));
     let matched = good.match_lengths.iter().filter(|&&l| l == 2).count();
     cases.push((
         "row_index has 99",

@@ -7,10 +7,12 @@ use super::names::FGRAM_MODEL_FILE;
 use super::safetensors;
 use crate::config::{ModelConfig, SconeConfig, TensorSpec};
 use crate::decoder::Decoder;
+use crate::device::host;
 use crate::error::Result;
 use crate::fgram_model::FgramModel;
 use crate::init::{Parameters, var_builder};
-use candle_core::Device;
+use crate::weight_type::WeightType;
+use candle_core::{Device, Tensor};
 use std::path::{Path, PathBuf};
 
 /// A model directory, loaded.
@@ -32,6 +34,15 @@ pub struct LoadedModel {
     pub model_hash: Option<String>,
 }
 
+/// What a table is made with.
+#[derive(Debug)]
+pub struct TableModel {
+    /// A.
+    pub fgram: FgramModel,
+    /// T, `(V, D)`.
+    pub token_embedding: Tensor,
+}
+
 /// Loads a model directory, or a GGUF file with its other files beside it, weights as f32. The
 /// headers of all files are checked against the config before the first number is read.
 ///
@@ -41,19 +52,61 @@ pub struct LoadedModel {
 /// that are not those `scone.json` names.
 pub fn load_model_dir(path: &Path, device: &Device) -> Result<LoadedModel> {
     let files = ModelFiles::open(path)?;
-    let dir = files.dir().to_owned();
-    let config = files.config().clone();
-    let scone = SconeConfig::load(&dir)?;
+    let scone = SconeConfig::load(files.dir())?;
     let decoder = files.decoder(device)?;
     let fgram = match &scone {
-        Some(scone) => load_fgram(&dir, scone, &config, &decoder, device)?,
+        Some(scone) => load_fgram(&files, scone, decoder.token_embedding(), device)?,
         None => None,
     };
+    loaded(&files, scone, decoder, fgram)
+}
+
+/// As [`load_model_dir`], for serving on the CPU: the main model's weights are
+/// [packed](Decoder::pack) as they are read, so that no more than one layer of them is in memory
+/// in f32 at a time. A is checked and not kept.
+///
+/// # Errors
+/// As [`load_model_dir`].
+pub fn load_packed_model_dir(path: &Path, kind: WeightType) -> Result<LoadedModel> {
+    let files = ModelFiles::open(path)?;
+    let scone = SconeConfig::load(files.dir())?;
+    if let Some(scone) = &scone {
+        let token_embedding = files.token_embedding(&host())?;
+        load_fgram(&files, scone, &token_embedding, &host())?;
+    }
+    let decoder = files.packed_decoder(kind)?;
+    loaded(&files, scone, decoder, None)
+}
+
+/// Loads of a model directory what a table is made with; `None` for a plain model, or when
+/// `fgram_model.safetensors` is not there.
+///
+/// # Errors
+/// As [`load_model_dir`].
+pub fn load_table_model(path: &Path, device: &Device) -> Result<Option<TableModel>> {
+    let files = ModelFiles::open(path)?;
+    let Some(scone) = SconeConfig::load(files.dir())? else {
+        return Ok(None);
+    };
+    let token_embedding = files.token_embedding(device)?;
+    let fgram = load_fgram(&files, &scone, &token_embedding, device)?;
+    Ok(fgram.map(|fgram| TableModel {
+        fgram,
+        token_embedding,
+    }))
+}
+
+fn loaded(
+    files: &ModelFiles,
+    scone: Option<SconeConfig>,
+    decoder: Decoder,
+    fgram: Option<FgramModel>,
+) -> Result<LoadedModel> {
     Ok(LoadedModel {
         model_hash: scone.as_ref().map(|s| s.model_hash.clone()),
-        tokenizer_hash: tokenizer_hash(&dir)?,
-        dir,
-        config,
+        tokenizer_hash: tokenizer_hash(files.dir())?,
+        dir: files.dir().to_owned(),
+        config: files.config().clone(),
         scone,
         decoder,
         fgram,
@@ -61,20 +114,20 @@ pub fn load_model_dir(path: &Path, device: &Device) -> Result<LoadedModel> {
 }
 
 fn load_fgram(
-    dir: &Path,
+    files: &ModelFiles,
     scone: &SconeConfig,
-    main: &ModelConfig,
-    decoder: &Decoder,
+    token_embedding: &Tensor,
     device: &Device,
 ) -> Result<Option<FgramModel>> {
-    let path = dir.join(FGRAM_MODEL_FILE);
+    let path = files.dir().join(FGRAM_MODEL_FILE);
     if !path.exists() {
         return Ok(None);
     }
+    let main = files.config();
     let tensors = scone.fgram_model.tensors(main)?;
     let parameters = read_fgram(&path, &tensors, device)?;
     let fgram = FgramModel::load(&scone.fgram_model, main, var_builder(&parameters, device))?;
-    let hash = model_hash(&parameters, decoder.token_embedding())?;
+    let hash = model_hash(&parameters, token_embedding)?;
     if hash != scone.model_hash {
         let reason = format!(
             "these weights and the token embedding hash to {hash}, scone.json says {}",

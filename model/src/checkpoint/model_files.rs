@@ -7,9 +7,11 @@ use super::names::{INDEX_FILE, MODEL_FILE};
 use super::safetensors;
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
+use crate::device::host;
 use crate::error::{Error, Result};
 use crate::init::Parameters;
 use crate::layers::{Source, Weights};
+use crate::weight_type::WeightType;
 use candle_core::{Device, Tensor};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -96,6 +98,27 @@ impl ModelFiles {
             device,
         };
         Decoder::from_weights(&self.config, &Weights::new(&source))
+    }
+
+    /// As [`decoder`](Self::decoder), with its weights [packed](Decoder::pack) for serving on the
+    /// CPU: no more than one layer's weights are there in f32 at a time.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn packed_decoder(&self, kind: WeightType) -> Result<Decoder> {
+        let source = Reading {
+            files: self,
+            device: &host(),
+        };
+        Decoder::from_weights_packed(&self.config, &Weights::new(&source), kind)
+    }
+
+    /// T, `(V, D)`, in f32.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn token_embedding(&self, device: &Device) -> Result<Tensor> {
+        self.read_one(self.config.token_embedding_name(), device)
     }
 }
 

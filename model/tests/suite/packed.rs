@@ -1,5 +1,8 @@
 //! Serving with packed weights of every type.
+use crate::checkpoint::save_scone;
 use crate::common::{assert_close, decoder, embeddings, families, llama, parameters, values};
+use candle_core::Device;
+use scone_model::checkpoint::{load_model_dir, load_packed_model_dir, load_table_model};
 use scone_model::config::LlamaConfig;
 use scone_model::{Decoder, KvDtype, ModelConfig, Segment, WeightType};
 use std::collections::BTreeMap;
@@ -140,11 +143,81 @@ fn a_packed_model_says_what_it_is_and_refuses_to_train() {
         assert!(packing.bytes < before, "{kind}");
         before = packing.bytes;
         let x = embeddings(&[1, 3, 64], 1.0);
-        assert!(model.forward(&x).is_err());
         assert!(model.loss(&x, &[1, 2, 3]).is_err());
-        assert!(model.token_losses(&x, &[1, 2, 3]).is_err());
         assert!(model.pack(kind).is_err());
     }
     let doubles = crate::common::variables(&parameters(&config), candle_core::DType::F64);
     assert!(decoder(&config, &doubles).pack(WeightType::Bf16).is_err());
+}
+
+#[test]
+fn a_model_packed_as_it_is_read_is_the_model_packed_after() {
+    for config in families() {
+        let dir = tempfile::tempdir().unwrap();
+        save_scone(dir.path(), &config);
+        let sequences = sequences(3);
+        for kind in WeightType::ALL {
+            let whole = load_model_dir(dir.path(), &Device::Cpu).unwrap();
+            let after = whole.decoder.pack(kind).unwrap();
+            let reading = load_packed_model_dir(dir.path(), kind).unwrap();
+            assert!(reading.fgram.is_none());
+            assert_eq!(reading.model_hash, whole.model_hash);
+            assert_eq!(reading.decoder.packing(), after.packing());
+            let logits = |model: &Decoder| run(model, &sequences, |_, _| 7);
+            assert_eq!(logits(&reading.decoder), logits(&after), "{kind}");
+        }
+    }
+}
+
+#[test]
+fn what_a_table_is_made_with_is_read_on_its_own_and_checked() {
+    let config = llama(false);
+    let dir = tempfile::tempdir().unwrap();
+    let (main, _) = save_scone(dir.path(), &config);
+    let fgrams: [&[u32]; 2] = [&[1, 2, 3], &[4, 5]];
+    let whole = load_model_dir(dir.path(), &Device::Cpu).unwrap();
+    let embedding = whole.decoder.token_embedding();
+    let expected = whole.fgram.unwrap().rows(embedding, &fgrams).unwrap();
+    let parts = load_table_model(dir.path(), &Device::Cpu).unwrap().unwrap();
+    let rows = parts.fgram.rows(&parts.token_embedding, &fgrams).unwrap();
+    assert_eq!(rows, expected);
+
+    // Another token embedding than the one A was trained with.
+    let mut other = main.clone();
+    let name = "model.embed_tokens.weight";
+    other.insert(name.into(), (&main[name] + 1.0).unwrap());
+    let path = dir.path().join(scone_model::checkpoint::MODEL_FILE);
+    scone_model::checkpoint::write_parameters(
+        &path,
+        &other,
+        scone_model::checkpoint::StoredDtype::F32,
+    )
+    .unwrap();
+    assert!(load_table_model(dir.path(), &Device::Cpu).is_err());
+    let error = load_packed_model_dir(dir.path(), WeightType::Int8).unwrap_err();
+    assert!(error.to_string().contains("scone.json says"), "{error}");
+}
+
+#[test]
+fn packed_models_are_evaluated_by_the_kernels_that_serve() {
+    for config in families() {
+        let original = decoder(&config, &parameters(&config));
+        // Two sequences of a length that is no multiple of a block; index 23 and 24 are rows.
+        let ids: Vec<u32> = (0..38).map(|i| (i * i) % 25).collect();
+        let rows = embeddings(&[2, 16], 0.7);
+        let targets: Vec<u32> = ids.iter().map(|id| (id + 3) % 23).collect();
+        let losses = |model: &Decoder| {
+            let x = model.input_embeddings(Some(&rows), &ids).unwrap();
+            let x = x.reshape((2, 19, 16)).unwrap();
+            let hidden = model.forward(&x).unwrap();
+            model.token_losses(&hidden, &targets).unwrap()
+        };
+        let expected = losses(&original);
+        for (kind, tolerance) in WeightType::ALL.into_iter().zip([1e-5, 0.02, 0.02, 0.2]) {
+            let model = original.clone().pack(kind).unwrap();
+            let error = relative_error(&losses(&model), &expected);
+            assert!(error <= tolerance, "{kind}: {error}");
+            assert!(model.input_embeddings(Some(&rows), &[25]).is_err());
+        }
+    }
 }

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
+use candle_core::Tensor;
 use clap::builder::BoolishValueParser;
 use scone_fgram::{RowDtype, Table, TableOptions};
-use scone_model::DeviceChoice;
 use scone_model::checkpoint::{LoadedModel, load_model_dir};
+use scone_model::{DeviceChoice, WeightType};
 use serde::Serialize;
 
 use super::corpus_args::{CacheArgs, InputArgs};
@@ -35,6 +36,11 @@ pub struct Args {
         help_heading = "Model"
     )]
     device: DeviceChoice,
+    /// Pack the main model's weights in this type and compute with the kernels that serve them, as
+    /// `decoder-service --weights` does: f32, bf16, int8 or int4; absent: as they are stored. On the
+    /// CPU only.
+    #[arg(long, env = "SCONE_WEIGHTS", help_heading = "Model")]
+    weights: Option<WeightType>,
     /// Take f-gram rows from this table; absent: from the f-gram model.
     #[arg(long, env = "SCONE_TABLE", help_heading = "Model")]
     table: Option<PathBuf>,
@@ -79,6 +85,9 @@ pub struct Args {
 #[derive(Debug, Serialize)]
 struct Report {
     input: Vec<PathBuf>,
+    /// Type the main model's weights were packed in; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weights: Option<String>,
     /// `plain`, `live`, `live-<dtype>` or `table-<dtype>`.
     rows: String,
     tokens: u64,
@@ -99,7 +108,7 @@ struct Report {
 /// # Errors
 /// When model, table and text cannot be read or do not fit each other.
 pub fn run(args: Args) -> Result<()> {
-    let model = load_model_dir(&args.model, &args.device.open()?)
+    let mut model = load_model_dir(&args.model, &args.device.open()?)
         .with_context(|| format!("cannot load the model in {}", args.model.display()))?;
     let tokenizer = read_tokenizer(&model.dir, &model)?;
     let eos = model.config.eos_token_ids().first().copied();
@@ -111,7 +120,12 @@ pub fn run(args: Args) -> Result<()> {
         eos: eos.context("config.json names no eos_token_id; the first token needs it")?,
     };
     let table = open_table(&args, &model)?;
-    let (rows, source) = row_source(&args, &model, table.as_ref())?;
+    // The f-gram model reads it, in whatever type the main model computes.
+    let embedding = model.decoder.token_embedding().clone();
+    if let Some(weights) = args.weights {
+        model.decoder = model.decoder.pack(weights).context("--weights")?;
+    }
+    let (rows, source) = row_source(&args, &model, &embedding, table.as_ref())?;
     let mut evaluator = Evaluator::new(&model.decoder, source, options.clone())?;
     let corpus_options = args.cache.options(&args.input.text_field);
     let inputs = &args.input.input;
@@ -171,6 +185,7 @@ fn open_table(args: &Args, model: &LoadedModel) -> Result<Option<Table>> {
 fn row_source<'a>(
     args: &Args,
     model: &'a LoadedModel,
+    token_embedding: &'a Tensor,
     table: Option<&'a Table>,
 ) -> Result<(String, Box<dyn RowSource + 'a>)> {
     if let Some(table) = table {
@@ -187,7 +202,7 @@ fn row_source<'a>(
     let fgram = model.fgram.as_ref();
     let fgram = fgram.context("the model has no fgram_model.safetensors: give a --table")?;
     let set = read_fgram_set(&model.dir, model)?;
-    let compute = |fgrams: &[&[u32]]| Ok(fgram.rows(model.decoder.token_embedding(), fgrams)?);
+    let compute = |fgrams: &[&[u32]]| Ok(fgram.rows(token_embedding, fgrams)?);
     let dim = model.config.hidden_size();
     let name = args
         .row_dtype
@@ -202,6 +217,7 @@ fn report(args: &Args, rows: String, totals: &Totals, options: &Options, seconds
     let share = |&count: &u64| count as f64 / totals.tokens.max(1) as f64;
     Report {
         input: args.input.input.clone(),
+        weights: args.weights.map(|weights| weights.to_string()),
         rows,
         tokens: totals.tokens,
         bytes: totals.bytes,
@@ -224,10 +240,13 @@ fn print(args: &Args, report: &Report) -> Result<()> {
     let lengths: Vec<String> = lengths
         .map(|(n, share)| format!("{n}: {:.1}%", 100.0 * share))
         .collect();
+    let weights = report.weights.as_ref().map(|of| format!("weights {of}, "));
+    let weights = weights.unwrap_or_default();
     output::line(format_args!(
-        "{} tokens, rows {}: {:.5} nats/token, perplexity {:.3}, {:.4} bits/byte\n\
+        "{} tokens, {}rows {}: {:.5} nats/token, perplexity {:.3}, {:.4} bits/byte\n\
          matched {:.1}% ({}); context {}, stride {}; {:.0} tokens/s",
         report.tokens,
+        weights,
         report.rows,
         report.nats_per_token,
         report.perplexity,

@@ -147,16 +147,23 @@ impl<'a> Evaluator<'a> {
         let hidden = self.decoder.forward(&embeds.detach())?.flatten_to(1)?;
         let count = picked.len();
         let hidden = hidden.index_select(&Tensor::from_vec(picked, count, hidden.device())?, 0)?;
-        let mean = f64::from(
-            self.decoder
-                .loss(&hidden.detach(), &targets)?
-                .to_scalar::<f32>()?,
-        );
+        let mean = self.mean_loss(&hidden.detach(), &targets)?;
         ensure!(
             mean.is_finite(),
             "the loss on held-out text is not finite ({mean})"
         );
         Ok(mean * count as f64)
+    }
+
+    /// Mean nats of some targets.
+    fn mean_loss(&self, hidden: &Tensor, targets: &[u32]) -> Result<f64> {
+        if self.decoder.packing().is_none() {
+            return Ok(f64::from(
+                self.decoder.loss(hidden, targets)?.to_scalar::<f32>()?,
+            ));
+        }
+        let losses = self.decoder.token_losses(hidden, targets)?;
+        Ok(losses.iter().map(|&x| f64::from(x)).sum::<f64>() / targets.len().max(1) as f64)
     }
 
     /// What embeds input position `at` of eos followed by the document.

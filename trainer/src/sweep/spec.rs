@@ -162,7 +162,7 @@ grid:
         assert_eq!(names.len(), 8);
         assert_eq!(
             names[0],
-            "m,optimizer.lr=1e-3,model.tie_word_embeddings=true"
+            "m,optimizer.lr=0.001,model.tie_word_embeddings=true"
         );
         let last = &runs[7].config;
         assert_eq!(last.optimizer.lr, 0.01);

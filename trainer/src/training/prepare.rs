@@ -40,6 +40,13 @@ pub(super) struct Prepared {
     pub(super) hashes: InputHashes,
 }
 
+impl Prepared {
+    /// Optimiser steps of the whole run.
+    pub(super) fn total_steps(&self, config: &TrainConfig) -> u64 {
+        config.training.total_steps(self.order.windows())
+    }
+}
+
 /// Reads tokenizer, base model, f-gram set and texts, and puts the weights on `device`.
 pub(super) fn prepare(
     config: &TrainConfig,
@@ -155,7 +162,8 @@ fn read_stream(
         matched = format_args!("{:.3}", stream.matched_share()),
         epochs = format_args!(
             "{:.2}",
-            (training.total_steps() * per_step as u64) as f64 / order.windows() as f64
+            (training.total_steps(order.windows()) * per_step as u64) as f64
+                / order.windows() as f64
         ),
         "training text"
     );

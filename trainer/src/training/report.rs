@@ -46,6 +46,7 @@ pub(super) struct Reporter {
     peak: f64,
     total: u64,
     batch_tokens: u64,
+    log_every: u64,
     /// On a terminal.
     bar: Option<Progress>,
 }
@@ -60,8 +61,9 @@ impl Reporter {
         let reporter = Self {
             flops: Flops::new(model, &main, fgram, config.trainable, sequence),
             peak: peak(device)?,
-            total: config.training.total_steps(),
+            total: prepared.total_steps(config),
             batch_tokens: config.training.batch_tokens as u64,
+            log_every: config.training.log_every,
             bar: None,
         };
         let count = |parameters: &Parameters| -> usize {
@@ -97,7 +99,9 @@ impl Reporter {
     pub(super) fn entry(&self, interval: &Interval, state: &State, lr: f64) -> Value {
         let steps = state.step - interval.first;
         let seconds = interval.times.total().as_secs_f64().max(1e-9);
-        let recent = &state.losses[interval.first as usize..];
+        // Of all steps since the line before, also those that a run before this one made.
+        let line_before = (state.step - 1) / self.log_every * self.log_every;
+        let recent = &state.losses[line_before as usize..];
         let loss = recent.iter().map(|&l| f64::from(l)).sum::<f64>() / recent.len().max(1) as f64;
         let flops = self.flops.of(interval.positions, interval.nodes);
         let left = (self.total - state.step) as f64 * seconds / steps.max(1) as f64;

@@ -67,7 +67,7 @@ fn train_here(config: &TrainConfig, out: &Path, options: &RunOptions) -> Result<
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     let _lock = lock(out)?;
     let mut run = Run::start(config, out, options, &device)?;
-    let total = config.training.total_steps();
+    let total = run.total;
     let last = options.stop_after.map_or(total, |stop| stop.min(total));
     run.steps(last)?;
     if last < total && !run.has_stopped() {
@@ -93,6 +93,8 @@ struct Run<'a> {
     config: &'a TrainConfig,
     out: &'a Path,
     prepared: Prepared,
+    /// Steps of the whole run.
+    total: u64,
     optimizer: Optimizer,
     schedule: Schedule,
     checkpoints: Checkpoints,
@@ -139,13 +141,15 @@ impl<'a> Run<'a> {
             check_resumable(&checkpoint.state.config, config)?;
         }
         let prepared = prepare(config, &options.corpus, device)?;
+        let total = prepared.total_steps(config);
         let mut optimizer = Optimizer::new(prepared.network.vars(), config.optimizer.clone())?;
         let state = start_state(config, newest, &prepared, &mut optimizer)?;
         scone_files::write_atomic(&out.join("train.yaml"), config.to_yaml()?.as_bytes())?;
         Ok(Self {
             config,
             out,
-            schedule: Schedule::new(&config.optimizer, config.training.total_steps()),
+            total,
+            schedule: Schedule::new(&config.optimizer, total),
             log: Log::open(out, state.step)?,
             reporter: Reporter::new(config, &prepared, device)?,
             prepared,
@@ -157,8 +161,7 @@ impl<'a> Run<'a> {
 
     /// Trains until `last` steps are done, or held-out text says that it is enough.
     fn steps(&mut self, last: u64) -> Result<()> {
-        let training = &self.config.training;
-        let total = training.total_steps();
+        let (training, total) = (&self.config.training, self.total);
         if self.state.step == 0 && self.prepared.base_dir.is_some() {
             // What the base model scores: training starts there.
             self.evaluate(false)?;

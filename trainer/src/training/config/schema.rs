@@ -192,10 +192,15 @@ pub struct TrainingConfig {
     /// memory, the same step. batch_tokens / sequence_length is a multiple of it.
     #[serde(default = "one")]
     pub accumulate: usize,
-    /// Optimiser steps. Give this or `tokens`.
+    /// Times the training text is read, also in parts, rounded up to whole steps. Give this, `steps`
+    /// or `tokens`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
+    /// Optimiser steps. Give this, `epochs` or `tokens`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
-    /// Training positions in all, rounded up to whole steps. Give this or `steps`.
+    /// Training positions in all, rounded up to whole steps. Give this, `epochs` or
+    /// `steps`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u64>,
     /// Seed of initial weights and data order.
@@ -242,12 +247,16 @@ impl TrainingConfig {
         self.keep_best || self.patience.is_some()
     }
 
-    /// Number of optimiser steps, from `steps` or `tokens`.
-    pub fn total_steps(&self) -> u64 {
-        match (self.steps, self.tokens) {
-            (Some(steps), _) => steps,
-            (None, Some(tokens)) => tokens.div_ceil(self.batch_tokens as u64),
-            (None, None) => 0,
+    /// Number of optimiser steps over a text of so many windows, from `steps`, `tokens` or `epochs`.
+    pub fn total_steps(&self, windows: usize) -> u64 {
+        match (self.steps, self.tokens, self.epochs) {
+            (Some(steps), _, _) => steps,
+            (None, Some(tokens), _) => tokens.div_ceil(self.batch_tokens as u64),
+            (None, None, Some(epochs)) => {
+                let per_step = self.batch_tokens / self.sequence_length;
+                (epochs * windows as f64 / per_step as f64).ceil() as u64
+            }
+            (None, None, None) => 0,
         }
     }
 }

@@ -21,6 +21,19 @@ fn error(overrides: &[&str]) -> String {
     format!("{:#}", parse(overrides).unwrap_err())
 }
 
+#[test]
+fn epochs_are_parts_of_the_text_too() {
+    let config = parse(&["training.tokens=null", "training.epochs=1.5"]).unwrap();
+    // 7 windows, 4 a step: 10.5 windows are 3 steps.
+    assert_eq!(config.training.total_steps(7), 3);
+    let text = error(&["training.epochs=2"]);
+    assert!(text.contains("exactly one"), "{text}");
+    for bad in ["0", "-1", ".nan"] {
+        let text = error(&["training.tokens=null", &format!("training.epochs={bad}")]);
+        assert!(text.contains("must be above 0"), "{text}");
+    }
+}
+
 fn model(config: &TrainConfig) -> &ModelShape {
     config.model.as_ref().unwrap()
 }
@@ -28,7 +41,7 @@ fn model(config: &TrainConfig) -> &ModelShape {
 #[test]
 fn defaults_are_filled_and_tokens_round_up_to_steps() {
     let config = parse(&[]).unwrap();
-    assert_eq!(config.training.total_steps(), 16);
+    assert_eq!(config.training.total_steps(9), 16);
     assert_eq!(model(&config).intermediate_size(), 128);
     assert_eq!(config.optimizer.beta2, 0.95);
     assert!(model(&config).tie_word_embeddings);

@@ -128,13 +128,19 @@ pub(super) fn training(training: &TrainingConfig, found: &mut Mistakes) {
     found.unless(training.spike.is_none_or(|nats| nats > 0.0), || {
         "training.spike must be above 0".to_owned()
     });
-    let one_length = training.steps.is_some() != training.tokens.is_some();
-    found.unless(one_length, || {
-        "give exactly one of training.steps and training.tokens".to_owned()
+    let lengths = [
+        training.steps.is_some(),
+        training.tokens.is_some(),
+        training.epochs.is_some(),
+    ];
+    let given = lengths.into_iter().filter(|&given| given).count();
+    found.unless(given == 1, || {
+        "give exactly one of training.steps, training.tokens and training.epochs".to_owned()
     });
-    let zero = training.steps == Some(0) || training.tokens == Some(0);
+    let epochs = training.epochs.is_none_or(|n| n.is_finite() && n > 0.0);
+    let zero = training.steps == Some(0) || training.tokens == Some(0) || !epochs;
     found.unless(!zero, || {
-        "training.steps or training.tokens must be above 0".to_owned()
+        "training.steps, training.tokens or training.epochs must be above 0".to_owned()
     });
     found.unless(training.log_every > 0, || {
         "training.log_every must be at least 1".to_owned()
