@@ -27,6 +27,7 @@ pub mod config;
 pub mod embed_tier;
 pub mod engine;
 pub mod error;
+mod freed_memory;
 pub mod generate;
 pub mod kv;
 pub mod metrics;

@@ -16,6 +16,7 @@ use crate::{
     embed_tier::{EmbedTier, Embedded, ModelFacts, Remote, TableFacts},
     engine::EngineParts,
     error::Error,
+    freed_memory,
     metrics::Metrics,
     model::ServedModel,
     table_cache,
@@ -150,6 +151,7 @@ fn load(config: &ModelConfig, stop: &CancellationToken) -> Result<Loaded, Error>
     if !config.device.is_cpu() && config.dtype != Dtype::F32 {
         model.decoder = model.decoder.cast(config.dtype)?;
     }
+    freed_memory::give_back();
     let pool = model.new_pool(config.kv_memory, config.kv_dtype)?;
     Ok(Loaded {
         model,

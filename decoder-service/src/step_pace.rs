@@ -1,12 +1,16 @@
 //! How long steps take, and how many tokens of prompts go into one so that running streams do not
 //! wait long.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
-/// Share of a decode step's time that prompts may add to it: streams wait less than two steps, with
-/// room for what single steps take more than the mean.
-const SHARE: f64 = 0.6;
-/// Weight of a new measurement.
+/// What a step may take, in ordinary steps: streams wait no longer than two.
+const MOST: f64 = 1.95;
+/// Share of an ordinary step's time that prompts may add to it: at most, where all steps take the
+/// time that is expected, and at least, where they do not, so that prompts go on.
+const SHARES: (f64, f64) = (0.3, 0.7);
+/// Steps that count as recent.
+const RECENT: usize = 64;
+/// Weight of a new measurement of what prompt tokens take.
 const NEW: f64 = 0.2;
 /// Fewest tokens of prompts in a step, so that they go on whatever was measured. Of a model whose
 /// weights are read fast, three or four prompt tokens already take as long as a step of eight streams.
@@ -16,20 +20,22 @@ const FIRST_TOKENS: usize = 8;
 /// How much longer a prompt token takes among few than among many.
 const FEW: f64 = 2.0;
 
-/// Measured times. Recent steps count most.
-#[derive(Clone, Copy, Debug)]
+/// Measured times of recent steps.
+#[derive(Clone, Debug)]
 pub struct StepPace {
     /// Upper limit of the time that prompts may add to a step.
     target: Duration,
     /// Streams of the last step that had some.
     streams: f64,
-    /// Of steps that only decode.
-    decode: Option<Decode>,
+    /// Steps that only decode.
+    decode: VecDeque<Decode>,
     /// Of one prompt token, in seconds.
     prompt_token: Option<f64>,
+    /// What steps took more than was expected, in seconds.
+    late: VecDeque<f64>,
 }
 
-/// Means of steps that only decode.
+/// A step that only decodes.
 #[derive(Clone, Copy, Debug)]
 struct Decode {
     streams: f64,
@@ -42,8 +48,9 @@ impl StepPace {
         Self {
             target,
             streams: 0.0,
-            decode: None,
+            decode: VecDeque::with_capacity(RECENT),
             prompt_token: None,
+            late: VecDeque::with_capacity(RECENT),
         }
     }
 
@@ -53,44 +60,69 @@ impl StepPace {
             return FIRST_TOKENS;
         };
         let target = self.target.as_secs_f64();
-        let share = self.decode.map_or(target, |decode| {
-            // A stream more costs about what a prompt token does; the weights are read for one as well.
-            let ordinary = decode.seconds + (self.streams - decode.streams) * per_token;
-            target.min(SHARE * ordinary.max(decode.seconds / 4.0))
+        let share = self.ordinary(self.streams).map_or(target, |ordinary| {
+            let late = self.late.iter().fold(0.0f64, |a, b| a.max(*b));
+            let left = (MOST - 1.0) * ordinary - late;
+            target.min(left.clamp(SHARES.0 * ordinary, SHARES.1 * ordinary))
         });
         ((share / per_token) as usize).max(LEAST_TOKENS)
     }
 
     /// A step of so many decoding streams and prompt tokens took so long.
     pub fn step_took(&mut self, streams: usize, prompt_tokens: usize, took: Duration) {
-        let took = took.as_secs_f64();
+        let (took, tokens) = (took.as_secs_f64(), prompt_tokens as f64);
         let streams = streams as f64;
-        if streams > 0.0 {
-            self.streams = streams;
-        }
-        if prompt_tokens == 0 {
-            self.decode = Some(Decode {
-                streams: mean(self.decode.map(|of| of.streams), streams),
-                seconds: mean(self.decode.map(|of| of.seconds), took),
-            });
-            return;
-        }
-        let tokens = prompt_tokens as f64;
         if streams == 0.0 {
-            self.prompt_token.get_or_insert(FEW * took / tokens);
+            if prompt_tokens > 0 {
+                self.prompt_token.get_or_insert(FEW * took / tokens);
+            }
             return;
         }
-        let (known, decode) = match self.decode {
-            Some(decode) => (decode.streams, decode.seconds),
-            None => (0.0, 0.0),
-        };
-        // Streams beyond those of the steps measured count as prompt tokens, missing ones as well.
-        let more = tokens + (streams - known).max(0.0);
-        let fewer = (known - streams).max(0.0) * self.prompt_token.unwrap_or(0.0);
+        self.streams = streams;
+        let ordinary = self.ordinary(streams);
+        if prompt_tokens == 0 {
+            if let Some(ordinary) = ordinary {
+                push(&mut self.late, took - ordinary);
+            }
+            let seconds = took;
+            push(&mut self.decode, Decode { streams, seconds });
+            return;
+        }
+        if let (Some(ordinary), Some(per_token)) = (ordinary, self.prompt_token) {
+            push(&mut self.late, took - ordinary - tokens * per_token);
+        }
         // Not less than a tenth of the step: the decoding part may have been short this time.
-        let of_prompts = (took - decode + fewer).max(took / 10.0);
-        self.prompt_token = Some(mean(self.prompt_token, of_prompts / more));
+        let of_prompts = (took - ordinary.unwrap_or(0.0)).max(took / 10.0);
+        let counted = match ordinary {
+            Some(_) => tokens,
+            // Streams count as prompt tokens while nothing is known of them.
+            None => tokens + streams,
+        };
+        self.prompt_token = Some(mean(self.prompt_token, of_prompts / counted));
     }
+
+    /// Seconds of a step in which so many streams decode, as most recent ones took.
+    fn ordinary(&self, streams: f64) -> Option<f64> {
+        // A stream more costs about what a prompt token does; the weights are read for one as well.
+        let per_stream = self.prompt_token.unwrap_or(0.0);
+        let seconds = |of: &Decode| {
+            let more = (streams - of.streams) * per_stream;
+            (of.seconds + more).max(of.seconds / 4.0)
+        };
+        let mut seconds: Vec<f64> = self.decode.iter().map(seconds).collect();
+        let middle = seconds.len() / 2;
+        let (_, median, _) = (!seconds.is_empty())
+            .then(|| seconds.select_nth_unstable_by(middle, f64::total_cmp))?;
+        Some(*median)
+    }
+}
+
+/// Adds a measurement in place of the oldest.
+fn push<T>(recent: &mut VecDeque<T>, new: T) {
+    if recent.len() == RECENT {
+        recent.pop_front();
+    }
+    recent.push_back(new);
 }
 
 fn mean(old: Option<f64>, new: f64) -> f64 {
@@ -107,35 +139,61 @@ mod tests {
     fn prompts_add_less_than_a_decode_step_and_never_more_than_the_target() {
         let mut pace = StepPace::new(50 * MS);
         assert!(pace.prompt_tokens() >= LEAST_TOKENS);
-        for _ in 0..50 {
+        for _ in 0..RECENT {
             pace.step_took(8, 0, 20 * MS);
             pace.step_took(8, 16, 36 * MS);
         }
         // One token takes 1 ms.
-        assert!((11..=12).contains(&pace.prompt_tokens()), "{pace:?}");
-        for _ in 0..50 {
+        assert!((13..=14).contains(&pace.prompt_tokens()), "{pace:?}");
+        for _ in 0..2 * RECENT {
             pace.step_took(8, 0, 100 * MS);
         }
         assert!((49..=51).contains(&pace.prompt_tokens()), "{pace:?}");
-        for _ in 0..50 {
+        for _ in 0..RECENT {
             pace.step_took(8, 0, MS / 100);
         }
         assert_eq!(pace.prompt_tokens(), LEAST_TOKENS);
     }
 
     #[test]
+    fn steps_that_come_late_leave_less_to_prompts() {
+        let mut pace = StepPace::new(50 * MS);
+        for i in 0..RECENT as u32 {
+            // Every tenth is 8 ms late.
+            let late = 8 * u32::from(i % 10 == 0);
+            pace.step_took(8, 0, (20 + late) * MS);
+            pace.step_took(8, 10, (30 + late) * MS);
+        }
+        let tokens = pace.prompt_tokens() as u32;
+        assert!((8..=11).contains(&tokens), "{tokens} {pace:?}");
+        assert!(
+            20 + tokens + 8 <= 40,
+            "late steps take no longer than two ordinary ones"
+        );
+        for _ in 0..RECENT {
+            pace.step_took(8, 0, 20 * MS);
+        }
+        assert!(pace.prompt_tokens() as u32 > tokens + 1, "{pace:?}");
+        // One that stands still for long does not keep prompts from going on.
+        pace.step_took(8, 0, 900 * MS);
+        assert!(pace.prompt_tokens() >= 5, "{pace:?}");
+    }
+
+    #[test]
     fn streams_that_join_make_ordinary_steps_longer() {
         let mut pace = StepPace::new(50 * MS);
-        for _ in 0..50 {
+        for _ in 0..RECENT {
             pace.step_took(1, 0, 5 * MS);
         }
         // Prompts of many others: a token takes 1 ms, a stream more as well.
         for streams in 1..=26u32 {
-            let tokens = pace.prompt_tokens();
-            let took = (5 + streams - 1 + tokens as u32) * MS;
-            pace.step_took(streams as usize, tokens, took);
+            for _ in 0..8 {
+                let tokens = pace.prompt_tokens();
+                let took = (5 + streams - 1 + tokens as u32) * MS;
+                pace.step_took(streams as usize, tokens, took);
+            }
         }
-        assert!((17..=18).contains(&pace.prompt_tokens()), "{pace:?}");
+        assert!((17..=21).contains(&pace.prompt_tokens()), "{pace:?}");
         pace.step_took(1, 3, 8 * MS);
         assert!((2..=3).contains(&pace.prompt_tokens()), "{pace:?}");
     }
@@ -145,7 +203,7 @@ mod tests {
         let mut pace = StepPace::new(50 * MS);
         pace.step_took(0, 256, 256 * MS);
         assert_eq!(pace.prompt_tokens(), 25);
-        for _ in 0..50 {
+        for _ in 0..RECENT {
             pace.step_took(8, 0, 20 * MS);
             pace.step_took(8, 4, 26 * MS);
         }

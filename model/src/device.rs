@@ -92,6 +92,12 @@ impl From<DeviceChoice> for String {
     }
 }
 
+/// Lets this process compute f32 products on GPUs from factors rounded to TF32, which has an f32's
+/// range and an f16's precision. Sums stay in f32. Several times as fast on a GPU that has it.
+pub fn allow_tf32() {
+    candle_core::cuda::set_gemm_reduced_precision_f32(true);
+}
+
 /// The type of the elements that a model computes in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dtype {

@@ -44,7 +44,7 @@ mod weight_type;
 
 pub use config::{FgramModelConfig, ModelConfig, SconeConfig};
 pub use decoder::Decoder;
-pub use device::{COMPILED_DEVICES, DeviceChoice, Dtype};
+pub use device::{COMPILED_DEVICES, DeviceChoice, Dtype, allow_tf32};
 pub use error::{Error, Result};
 pub use fgram_model::FgramModel;
 pub use init::{Parameters, init_fgram_parameters, init_parameters, var_builder};

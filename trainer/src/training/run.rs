@@ -64,6 +64,9 @@ pub fn train(config: &TrainConfig, out: &Path, options: &RunOptions) -> Result<O
 
 fn train_here(config: &TrainConfig, out: &Path, options: &RunOptions) -> Result<Outcome> {
     let device = config.device.open().context("key `device`")?;
+    if config.tf32 {
+        scone_model::allow_tf32();
+    }
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     let _lock = lock(out)?;
     let mut run = Run::start(config, out, options, &device)?;

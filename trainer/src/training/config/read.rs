@@ -15,7 +15,7 @@ use super::{overrides, presets};
 
 /// What [`Sections`] knows, for messages.
 const KNOWN: &str = "data, tokenizer, fgrams, max_fgrams, preset, base, trainable, model, \
-     fgram_model, training, optimizer, output, device, dtype";
+     fgram_model, training, optimizer, output, device, dtype, tf32";
 
 impl TrainConfig {
     /// Reads `path`, applies `overrides` (`optimizer.lr=3e-3`) and checks every field.
@@ -92,6 +92,7 @@ fn read(mut sections: Sections<'_>) -> Option<TrainConfig> {
     let output = sections.optional("output", |_, _| {});
     let device = sections.named("device");
     let dtype = sections.named("dtype");
+    let tf32 = sections.optional("tf32", |_, _| {});
     let mistakes = sections.refuse_others();
     if fresh && (tokenizer.is_none() || model.is_none()) {
         return None;
@@ -110,6 +111,7 @@ fn read(mut sections: Sections<'_>) -> Option<TrainConfig> {
         output: output.unwrap_or_default(),
         device: device.unwrap_or(DeviceChoice::Cpu),
         dtype: dtype.unwrap_or(Dtype::F32),
+        tf32: tf32.unwrap_or(false),
     };
     validate::together(&config, mistakes);
     Some(config)

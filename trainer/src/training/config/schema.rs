@@ -44,6 +44,9 @@ pub struct TrainConfig {
     /// Element type of weights and activations while training: f32.
     #[serde(default = "default_dtype", with = "as_text")]
     pub dtype: Dtype,
+    /// Whether a GPU may round the factors of f32 products to TF32.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tf32: bool,
 }
 
 /// A value in the words of its `Display` and `FromStr`.

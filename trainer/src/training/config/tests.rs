@@ -209,6 +209,8 @@ fn device_and_element_type_are_words_that_are_checked() {
     );
     assert_eq!(TrainConfig::parse(&yaml, &[]).unwrap(), config);
     assert!(error(&["dtype=bf16"]).contains("training computes in f32"));
+    assert!(!config.tf32 && parse(&["device=cuda:1", "tf32=true"]).unwrap().tf32);
+    assert!(error(&["tf32=true"]).contains("tf32 is for GPUs"));
     let text = error(&["device=abacus", "dtype=int3"]);
     assert!(
         text.contains("key `device`") && text.contains("abacus"),

@@ -1,7 +1,7 @@
 //! Checks of a training config. Each adds what it finds to a list, so that all mistakes are told at
 //! once; what only follows from another mistake is left out.
 
-use scone_model::Dtype;
+use scone_model::{DeviceChoice, Dtype};
 
 use super::schema::{
     DataConfig, Family, FgramModelShape, ModelShape, OptimizerConfig, TrainConfig, Trainable,
@@ -195,6 +195,9 @@ pub(super) fn optimizer(optimizer: &OptimizerConfig, found: &mut Mistakes) {
 pub(super) fn together(config: &TrainConfig, found: &mut Mistakes) {
     found.unless(config.dtype == Dtype::F32, || {
         format!("dtype is {}; training computes in f32", config.dtype)
+    });
+    found.unless(!config.tf32 || config.device != DeviceChoice::Cpu, || {
+        "tf32 is for GPUs; device is cpu".to_owned()
     });
     found.unless(
         config.max_fgrams.is_none() || config.fgrams.is_some(),
