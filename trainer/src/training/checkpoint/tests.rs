@@ -2,7 +2,7 @@
 use candle_core::Device;
 
 use super::*;
-use crate::training::config::OptimizerConfig;
+use crate::training::config::{OptimizerConfig, TrainConfig};
 
 fn optimizer(value: f32) -> Optimizer {
     let var = Var::from_slice(&[value, -value], 2, &Device::Cpu).unwrap();

@@ -1,17 +1,21 @@
 //! The configuration of a training run: a YAML file and `key.sub=value` overrides.
 
+mod optimizer;
 mod overrides;
 mod presets;
 mod read;
 mod resume;
 mod schema;
+mod training;
 mod validate;
 
+pub use optimizer::{GroupScales, OptimizerConfig, OptimizerKind, ParameterGroup};
 pub use resume::{Difference, check_resumable, differences};
 pub use schema::{
-    DataConfig, Family, FgramModelShape, GroupScales, ModelShape, OptimizerConfig, OptimizerKind,
-    OutputConfig, OutputDtype, ParameterGroup, TrainConfig, Trainable, TrainingConfig,
+    DataConfig, Family, FgramModelShape, ModelShape, OutputConfig, OutputDtype, TrainConfig,
+    Trainable,
 };
+pub use training::TrainingConfig;
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,9 @@ use scone_model::checkpoint::{StoredDtype, model_dir};
 use scone_model::{DeviceChoice, Dtype};
 use serde::{Deserialize, Serialize};
 
+use super::optimizer::OptimizerConfig;
+use super::training::TrainingConfig;
+
 /// Everything that defines a training run. Field names are the keys of the YAML file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig {
@@ -183,182 +186,6 @@ impl Default for FgramModelShape {
     }
 }
 
-/// `training`: batches, length, evaluation, checkpoints.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainingConfig {
-    /// Positions of one training window.
-    pub sequence_length: usize,
-    /// Positions of one step; a multiple of sequence_length.
-    pub batch_tokens: usize,
-    /// Parts of a step that are computed one after the other, their gradients added up: less
-    /// memory, the same step. batch_tokens / sequence_length is a multiple of it.
-    #[serde(default = "one")]
-    pub accumulate: usize,
-    /// Times the training text is read, also in parts, rounded up to whole steps. Give this, `steps`
-    /// or `tokens`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub epochs: Option<f64>,
-    /// Optimiser steps. Give this, `epochs` or `tokens`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub steps: Option<u64>,
-    /// Training positions in all, rounded up to whole steps. Give this, `epochs` or
-    /// `steps`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokens: Option<u64>,
-    /// Seed of initial weights and data order.
-    #[serde(default)]
-    pub seed: u64,
-    /// Steps between lines of the log; a line's loss is the mean of its steps.
-    #[serde(default = "default_log_every")]
-    pub log_every: u64,
-    /// Steps between evaluations on data.valid; 0: only at the end.
-    #[serde(default = "default_eval_every")]
-    pub eval_every: u64,
-    /// Most positions evaluated of each valid file while training.
-    #[serde(default = "default_eval_tokens")]
-    pub eval_tokens: u64,
-    /// Steps between checkpoints; 0: only at the end.
-    #[serde(default = "default_checkpoint_every")]
-    pub checkpoint_every: u64,
-    /// Gradient checkpointing: keep only what goes into each block and compute the rest again for
-    /// the backward pass. The same numbers with less memory and more time. On a CPU.
-    #[serde(default)]
-    pub recompute: bool,
-    /// Stop after this many evaluations in a row without a lower held-out loss, and keep the best;
-    /// absent: never.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub patience: Option<u64>,
-    /// Whether the model that is written is that of the evaluation with the lowest held-out loss.
-    #[serde(default)]
-    pub keep_best: bool,
-    /// Most batches that are left out because their loss or gradient is not finite, or a spike. Each
-    /// time the run goes back to its last checkpoint.
-    #[serde(default = "default_max_skips")]
-    pub max_skips: u64,
-    /// A loss this much above the mean of the last 16 steps is a spike, in nats; absent: none is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spike: Option<f64>,
-    /// Worker threads; absent: one per core.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub threads: Option<usize>,
-}
-
-impl TrainingConfig {
-    /// Whether the best evaluation is kept.
-    pub fn keeps_best(&self) -> bool {
-        self.keep_best || self.patience.is_some()
-    }
-
-    /// Number of optimiser steps over a text of so many windows, from `steps`, `tokens` or `epochs`.
-    pub fn total_steps(&self, windows: usize) -> u64 {
-        match (self.steps, self.tokens, self.epochs) {
-            (Some(steps), _, _) => steps,
-            (None, Some(tokens), _) => tokens.div_ceil(self.batch_tokens as u64),
-            (None, None, Some(epochs)) => {
-                let per_step = self.batch_tokens / self.sequence_length;
-                (epochs * windows as f64 / per_step as f64).ceil() as u64
-            }
-            (None, None, None) => 0,
-        }
-    }
-}
-
-/// How parameters are updated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OptimizerKind {
-    /// AdamW for all.
-    #[default]
-    Adamw,
-    /// Muon for the matrices of blocks, AdamW for the rest.
-    Muon,
-}
-
-/// Parameters that share a learning rate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ParameterGroup {
-    /// Token and position embeddings and the output layer of the main model.
-    Embeddings,
-    /// Matrices of the main model's blocks.
-    Matrices,
-    /// Norms and biases of the main model.
-    Vectors,
-    /// All of A.
-    FgramModel,
-}
-
-/// `optimizer.groups`: factors on the learning rate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct GroupScales {
-    /// Token and position embeddings and the output layer of the main model.
-    pub embeddings: f64,
-    /// Matrices of the main model's blocks.
-    pub matrices: f64,
-    /// Norms and biases of the main model.
-    pub vectors: f64,
-    /// All of A.
-    pub fgram_model: f64,
-}
-
-impl Default for GroupScales {
-    fn default() -> Self {
-        Self {
-            embeddings: 1.0,
-            matrices: 1.0,
-            vectors: 1.0,
-            fgram_model: 1.0,
-        }
-    }
-}
-
-/// `optimizer`: AdamW or Muon, warm-up and cosine decay. Defaults are the paper's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OptimizerConfig {
-    /// adamw or muon.
-    pub kind: OptimizerKind,
-    /// Peak learning rate.
-    pub lr: f64,
-    /// Factors on it by group of parameters.
-    pub groups: GroupScales,
-    /// Learning rate at the last step, as a share of the peak.
-    pub min_lr_ratio: f64,
-    /// Steps of linear warm-up.
-    pub warmup_steps: u64,
-    /// Decoupled weight decay, of matrices only (not of norms, biases and positions' vectors).
-    pub weight_decay: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Largest global gradient norm; 0: no clipping.
-    pub clip: f64,
-    /// Muon's decay of the gradient's running mean.
-    pub momentum: f64,
-}
-
-impl Default for OptimizerConfig {
-    fn default() -> Self {
-        Self {
-            kind: OptimizerKind::Adamw,
-            groups: GroupScales::default(),
-            momentum: 0.95,
-            lr: 1e-3,
-            min_lr_ratio: 0.1,
-            warmup_steps: 100,
-            weight_decay: 0.1,
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            clip: 1.0,
-        }
-    }
-}
-
 /// Element types of the written model files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -405,24 +232,6 @@ fn yes() -> bool {
 }
 fn default_rope_theta() -> f64 {
     10_000.0
-}
-fn one() -> usize {
-    1
-}
-fn default_max_skips() -> u64 {
-    3
-}
-fn default_log_every() -> u64 {
-    1
-}
-fn default_eval_every() -> u64 {
-    250
-}
-fn default_eval_tokens() -> u64 {
-    32_768
-}
-fn default_checkpoint_every() -> u64 {
-    250
 }
 
 impl TrainConfig {

@@ -3,10 +3,9 @@
 
 use scone_model::{DeviceChoice, Dtype};
 
-use super::schema::{
-    DataConfig, Family, FgramModelShape, ModelShape, OptimizerConfig, TrainConfig, Trainable,
-    TrainingConfig,
-};
+use super::optimizer::OptimizerConfig;
+use super::schema::{DataConfig, Family, FgramModelShape, ModelShape, TrainConfig, Trainable};
+use super::training::TrainingConfig;
 
 /// The mistakes found so far, one line each.
 #[derive(Debug, Default)]
