@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use candle_core::Device;
-use scone_model::checkpoint::{ModelFiles, StoredDtype, model_hash};
+use scone_model::checkpoint::{MODEL_FILE, ModelFiles, StoredDtype, model_hash};
 use scone_model::{ModelConfig, Parameters, init_parameters};
 
 use super::config::{ModelShape, TrainConfig};
@@ -19,8 +19,17 @@ pub(super) struct MainModel {
     pub(super) parameters: Parameters,
     /// Identifies the weights of a base model; empty without one.
     pub(super) hash: String,
-    /// Where the other files of a base model are.
-    pub(super) base_dir: Option<PathBuf>,
+    /// Where a base model is.
+    pub(super) base: Option<BaseFiles>,
+}
+
+/// The files of a base model.
+#[derive(Debug, Clone)]
+pub(super) struct BaseFiles {
+    /// The directory of the tokenizer and all others.
+    pub(super) dir: PathBuf,
+    /// Whether config and weights are two files there, as they are written.
+    pub(super) plain: bool,
 }
 
 impl MainModel {
@@ -37,7 +46,7 @@ impl MainModel {
             parameters: init_parameters(&model, config.training.seed)?,
             config: model,
             hash: String::new(),
-            base_dir: None,
+            base: None,
         })
     }
 
@@ -66,13 +75,16 @@ impl MainModel {
             hash: model_hash(&parameters, table)?,
             parameters,
             config: model,
-            base_dir: Some(files.dir().to_owned()),
+            base: Some(BaseFiles {
+                dir: files.dir().to_owned(),
+                plain: base.join(MODEL_FILE).is_file(),
+            }),
         })
     }
 
     /// The config of a base model.
     pub(super) fn base_config(&self) -> Option<&ModelConfig> {
-        self.base_dir.as_ref().map(|_| &self.config)
+        self.base.as_ref().map(|_| &self.config)
     }
 }
 

@@ -10,7 +10,7 @@ use scone_model::init_fgram_parameters;
 
 use super::checkpoint::InputHashes;
 use super::config::TrainConfig;
-use super::main_model::MainModel;
+use super::main_model::{BaseFiles, MainModel};
 use super::network::Network;
 use super::shape::{eos_id, fgram_model_config};
 use super::stream::{TokenStream, WindowOrder};
@@ -31,8 +31,8 @@ pub(super) struct Prepared {
     pub(super) eos: u32,
     pub(super) fgrams: Option<Fgrams>,
     pub(super) model_config: ModelConfig,
-    /// Where the other files of a base model are.
-    pub(super) base_dir: Option<PathBuf>,
+    /// Where a base model is.
+    pub(super) base: Option<BaseFiles>,
     pub(super) network: Network,
     pub(super) stream: TokenStream,
     pub(super) order: WindowOrder,
@@ -90,7 +90,7 @@ pub(super) fn prepare(
         eos,
         fgrams,
         model_config: main.config,
-        base_dir: main.base_dir,
+        base: main.base,
         network,
         stream,
         order,

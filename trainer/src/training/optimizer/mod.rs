@@ -145,6 +145,7 @@ impl Optimizer {
             return Ok(UpdateReport { grad_norm });
         }
         self.step += 1;
+        let mut matrices = Vec::new();
         let states = self.moments.values_mut();
         for (((name, var), state), grad) in self.vars.iter().zip(states).zip(grads) {
             let lr = lr * self.config.groups.of(groups::group(name, var.rank()));
@@ -153,9 +154,10 @@ impl Optimizer {
             match state {
                 State::Host(moments) => fused::update(var, grad, moments, step)?,
                 State::Device(moments) => composed::update(var, grad, moments, step)?,
-                State::Momentum(momentum) => muon::update(var, grad, momentum, step)?,
+                State::Momentum(momentum) => matrices.push((var, grad, momentum, step)),
             }
         }
+        muon::update_all(matrices)?;
         Ok(UpdateReport { grad_norm })
     }
 

@@ -7,6 +7,7 @@
 
 use anyhow::Result;
 use candle_core::{Tensor, Var};
+use rayon::prelude::*;
 
 use super::coefficients::Coefficients;
 
@@ -15,13 +16,20 @@ use super::coefficients::Coefficients;
 const QUINTIC: [f64; 3] = [3.4445, -4.7750, 2.0315];
 const ROUNDS: usize = 5;
 
+/// A matrix, its gradient and its momentum.
+pub(super) type Update<'a> = (&'a Var, &'a Tensor, &'a mut Tensor, Coefficients);
+
+/// Updates some matrices. On a CPU several at a time: the products of one are too small to share.
+pub(super) fn update_all(matrices: Vec<Update<'_>>) -> Result<()> {
+    let one = |(var, grad, momentum, step): Update<'_>| update(var, grad, momentum, step);
+    match matrices.iter().all(|(var, ..)| var.device().is_cpu()) {
+        true => matrices.into_par_iter().with_max_len(1).try_for_each(one),
+        false => matrices.into_iter().try_for_each(one),
+    }
+}
+
 /// Updates the matrix `var` and its momentum where they are.
-pub(super) fn update(
-    var: &Var,
-    grad: &Tensor,
-    momentum: &mut Tensor,
-    step: Coefficients,
-) -> Result<()> {
+fn update(var: &Var, grad: &Tensor, momentum: &mut Tensor, step: Coefficients) -> Result<()> {
     let beta = f64::from(step.momentum);
     let grad = (grad.detach() * f64::from(step.clip))?;
     let fresh = (&grad * (1.0 - beta))?;

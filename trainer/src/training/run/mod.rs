@@ -166,7 +166,7 @@ impl<'a> Run<'a> {
     /// Trains until `last` steps are done, or held-out text says that it is enough.
     fn steps(&mut self, last: u64) -> Result<()> {
         let (training, total) = (&self.config.training, self.total);
-        if self.state.step == 0 && self.prepared.base_dir.is_some() {
+        if self.state.step == 0 && self.prepared.base.is_some() {
             // What the base model scores: training starts there.
             self.evaluate(false)?;
         }
@@ -284,7 +284,7 @@ impl<'a> Run<'a> {
             self.checkpoints.restore_best(best.step, &self.optimizer)?;
         }
         output::round_weights(&self.prepared)?;
-        output::write_model(&self.prepared, self.out)?;
+        output::write_model(self.config, &self.prepared, self.out)?;
         let valid = self.evaluate(true)?;
         plot::of_run(self.out)?;
         tracing::info!(
