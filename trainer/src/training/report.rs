@@ -83,10 +83,12 @@ impl Reporter {
         Ok(reporter)
     }
 
-    /// Begins `steps` steps.
-    pub(super) fn begin(&mut self, steps: u64) {
+    /// Begins with the step after `first`, and ends with `last`.
+    pub(super) fn begin(&mut self, first: u64, last: u64) {
         if std::io::stderr().is_terminal() {
-            self.bar = Some(Progress::new("train", steps, Unit::Items));
+            let bar = Progress::new("train", last, Unit::Items);
+            bar.set(first);
+            self.bar = Some(bar);
         }
     }
 

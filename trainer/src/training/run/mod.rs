@@ -170,7 +170,7 @@ impl<'a> Run<'a> {
             // What the base model scores: training starts there.
             self.evaluate(false)?;
         }
-        self.reporter.begin(last.saturating_sub(self.state.step));
+        self.reporter.begin(self.state.step, last);
         let mut interval = Interval::since(self.state.step);
         while self.state.step < last && !self.has_stopped() {
             if let Some(reason) = self.step(&mut interval)? {
