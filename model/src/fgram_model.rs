@@ -39,7 +39,7 @@ impl FgramModel {
         let positions = [shape.max_positions, shape.hidden_size];
         let position_embedding = root.get(&positions, "position_embedding.weight")?;
         let path = Path::of(&position_embedding);
-        let blocks = Blocks::load(path, &shape, &root.below("layers"))?;
+        let blocks = Blocks::load(path, &shape, &root.below("layers"))?.without_rotary();
         let norm = match config.final_norm {
             true => Some(Norm::load(&shape, &root.below("norm"))?),
             false => None,
@@ -72,9 +72,14 @@ impl FgramModel {
     /// # Errors
     /// A token id out of vocabulary, or an f-gram longer than K.
     pub fn forward_tree(&self, token_embedding: &Tensor, tree: &Arc<PrefixTree>) -> Result<Tensor> {
-        let x = self.inputs(token_embedding, tree)?;
-        let x = self.blocks.forward(&x, &Positions::Tree(tree.clone()))?;
-        let last = self.path.select_rows(&x, None, tree.outputs())?;
+        let last = match self.path {
+            Path::Cpu => {
+                let x = self.inputs(token_embedding, tree)?;
+                let x = self.blocks.forward(&x, &Positions::Tree(tree.clone()))?;
+                self.path.select_rows(&x, None, tree.outputs())?
+            }
+            Path::Tensor => self.forward_by_length(token_embedding, tree)?,
+        };
         match &self.norm {
             Some(norm) => self.path.norm(norm, &last),
             None => Ok(last),
@@ -100,8 +105,50 @@ impl FgramModel {
         Ok(last.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
-    /// Token embedding plus position of every node, `(N, D)`.
-    fn inputs(&self, token_embedding: &Tensor, tree: &PrefixTree) -> Result<Tensor> {
+    /// Vectors before the norm, `(N, D)`, of the f-grams one by one, those of equal length together.
+    /// That is about twice as much to compute as their tree, but no layer has to gather rows of
+    /// others, and the gradient of that is what a GPU is slow at.
+    fn forward_by_length(&self, token_embedding: &Tensor, tree: &PrefixTree) -> Result<Tensor> {
+        self.check_lengths(tree)?;
+        let mut by_length = vec![Vec::new(); tree.max_len() + 1];
+        for (i, &node) in tree.outputs().iter().enumerate() {
+            let path = tree.path(node as usize);
+            by_length[path.len()].push((i, path));
+        }
+        let mut place = vec![0; tree.outputs().len()];
+        let (mut vectors, mut done) = (Vec::new(), 0);
+        for fgrams in by_length.iter().filter(|fgrams| !fgrams.is_empty()) {
+            for (at, (i, _)) in fgrams.iter().enumerate() {
+                place[*i] = (done + at) as u32;
+            }
+            done += fgrams.len();
+            let tokens = fgrams.iter().flat_map(|(_, path)| *path);
+            let tokens: Vec<u32> = tokens.map(|&node| tree.tokens()[node as usize]).collect();
+            vectors.push(self.last_of_each(token_embedding, &tokens, fgrams.len())?);
+        }
+        let vectors = Tensor::cat(&vectors, 0)?;
+        self.path.select_rows(&vectors, None, &place)
+    }
+
+    /// The output at the last of each of `batch` runs of tokens of equal length, `(batch, D)`.
+    fn last_of_each(&self, table: &Tensor, tokens: &[u32], batch: usize) -> Result<Tensor> {
+        let (len, width) = (tokens.len() / batch, self.shape.hidden_size);
+        let positions = self.position_embedding.narrow(0, 0, len)?;
+        let x = self
+            .path
+            .select_rows(table, None, tokens)?
+            .reshape((batch, len, width))?
+            .broadcast_add(&positions)?
+            .reshape((batch * len, width))?;
+        let sequences = Positions::Sequences { batch, len };
+        let x = self.blocks.forward(&x, &sequences)?;
+        let x = x.reshape((batch, len, width))?;
+        Ok(x.narrow(1, len - 1, 1)?
+            .contiguous()?
+            .reshape((batch, width))?)
+    }
+
+    fn check_lengths(&self, tree: &PrefixTree) -> Result<()> {
         if tree.max_len() > self.shape.max_positions {
             return Err(Error::Argument(format!(
                 "an f-gram of {} tokens, this model takes at most {}",
@@ -109,6 +156,12 @@ impl FgramModel {
                 self.shape.max_positions
             )));
         }
+        Ok(())
+    }
+
+    /// Token embedding plus position of every node, `(N, D)`.
+    fn inputs(&self, token_embedding: &Tensor, tree: &PrefixTree) -> Result<Tensor> {
+        self.check_lengths(tree)?;
         let select = |table, index| self.path.select_rows(table, None, index);
         let embeds = select(token_embedding, tree.tokens())?;
         Ok((embeds + select(&self.position_embedding, tree.depths())?)?)

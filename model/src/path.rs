@@ -201,6 +201,14 @@ impl Blocks {
         }
     }
 
+    /// The blocks of a model that has no rotary positions, whatever its shape says.
+    pub(crate) fn without_rotary(self) -> Self {
+        Self {
+            frequencies: None,
+            ..self
+        }
+    }
+
     pub(crate) fn set_path(&mut self, path: Path) {
         self.path = path;
     }

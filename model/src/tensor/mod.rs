@@ -9,6 +9,7 @@ mod block;
 mod group;
 mod ops;
 mod pool;
+mod select;
 mod step;
 
 pub(crate) use attention::Whole;

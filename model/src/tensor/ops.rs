@@ -1,5 +1,6 @@
 //! The operations around attention.
 
+use super::select::select;
 use crate::error::{Error, Result};
 use crate::layers::{Linear, Mlp, Norm};
 use crate::layout::WeightLayout;
@@ -80,7 +81,7 @@ pub(crate) fn select_rows(
         )));
     }
     let index = Tensor::from_slice(index, index.len(), first.device())?;
-    Ok(table.index_select(&index, 0)?)
+    Ok(select(&table, &index)?)
 }
 
 /// Mean cross-entropy of `hidden (N, D)` times `weight (V, D)` transposed.
