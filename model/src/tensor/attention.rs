@@ -1,6 +1,7 @@
 //! Softmax attention, with or without rotary positions.
 
 use super::block::Attend;
+use super::gradient::known;
 use crate::error::Result;
 use crate::layout::Heads;
 use crate::positions::Positions;
@@ -52,16 +53,17 @@ impl Rotary {
 
     /// Turns the heads of rows `(N, h·Dh)`.
     pub(crate) fn turn(&self, x: &Tensor, heads: &Heads) -> Result<Tensor> {
-        let (cos, sin) = (self.cos.to_dtype(x.dtype())?, self.sin.to_dtype(x.dtype())?);
-        let half = heads.head_dim / 2;
-        let split = x.reshape((x.dim(0)?, (), heads.head_dim))?;
-        let (a, b) = (
-            split.narrow(D::Minus1, 0, half)?,
-            split.narrow(D::Minus1, half, half)?,
-        );
-        let low = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-        let high = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-        Ok(Tensor::cat(&[low, high], D::Minus1)?.reshape(x.dims())?)
+        let forth = self.in_type(x.dtype())?;
+        let value = forth.turn_to_serve(&x.detach(), heads)?;
+        let back = Self {
+            sin: forth.sin.neg()?,
+            cos: forth.cos,
+        };
+        let heads = *heads;
+        Ok(known(x, value, move |grad| {
+            let turned = back.turn_to_serve(grad, &heads);
+            turned.map_err(candle_core::Error::wrap)
+        })?)
     }
 }
 
@@ -130,19 +132,34 @@ fn causal(
 /// `q (B, H, Tq, Dh)` are the last positions of `k`, `v (B, Hkv, Tk, Dh)`.
 fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
     let (k, v) = (repeat_heads(k, heads)?, repeat_heads(v, heads)?);
-    let mut scores = (q.matmul(&k.t()?)? * f64::from(heads.scale()))?;
+    let scores = (q.matmul(&k.t()?)? * f64::from(heads.scale()))?;
     let (rows, columns) = (q.dim(2)?, k.dim(2)?);
     // A single position is the last one and sees everything.
-    if rows > 1 {
-        let hidden = |i: usize| i % columns > i / columns + (columns - rows);
-        let mask: Vec<f32> = (0..rows * columns)
-            .map(|i| if hidden(i) { f32::NEG_INFINITY } else { 0.0 })
-            .collect();
-        let mask = Tensor::from_vec(mask, (rows, columns), q.device())?.to_dtype(q.dtype())?;
-        scores = scores.broadcast_add(&mask)?;
-    }
-    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
-    Ok(weights.matmul(&v)?)
+    let mask = match rows > 1 {
+        true => {
+            let hidden = |i: usize| i % columns > i / columns + (columns - rows);
+            let mask: Vec<f32> = (0..rows * columns)
+                .map(|i| if hidden(i) { f32::NEG_INFINITY } else { 0.0 })
+                .collect();
+            Some(Tensor::from_vec(mask, (rows, columns), q.device())?.to_dtype(q.dtype())?)
+        }
+        false => None,
+    };
+    Ok(softmax(&scores, mask.as_ref())?.matmul(&v)?)
+}
+
+/// Softmax over the last axis, of scores plus a mask of their last axes.
+fn softmax(scores: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+    let seen = match mask {
+        Some(mask) => scores.detach().broadcast_add(mask)?,
+        None => scores.detach(),
+    };
+    let value = candle_nn::ops::softmax_last_dim(&seen.contiguous()?)?;
+    let weights = value.clone();
+    Ok(known(scores, value, move |grad| {
+        let along = (grad * &weights)?.sum_keepdim(D::Minus1)?;
+        grad.broadcast_sub(&along)? * &weights
+    })?)
 }
 
 /// `(B, Hkv, T, Dh)` to `(B, H, T, Dh)`, each key head for its group of query heads.
@@ -193,6 +210,6 @@ fn along_paths(
     let (k, v) = (gather(k)?, gather(v)?);
     let q = q.reshape((n, heads.num_heads, 1, heads.head_dim))?;
     let scores = (q.matmul(&k.t()?)? * f64::from(heads.scale()))?;
-    let weights = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
+    let weights = softmax(&scores, Some(&mask))?;
     Ok(weights.matmul(&v)?.reshape((n, heads.q_width()))?)
 }

@@ -1,11 +1,12 @@
 //! The tensor path: the forward pass in candle's operations. Right on every device and in every
 //! float type, with gradients; whole sequences, f-gram trees, or on top of a KV cache.
 //!
-//! candle's fused norms, softmax and rotary operations drop gradients silently: none is used but in
-//! serving.
+//! candle's fused norms, softmax and rotary operations drop gradients silently: outside of serving
+//! they are used with gradients of our own (`gradient`).
 
 mod attention;
 mod block;
+mod gradient;
 mod group;
 mod ops;
 mod pool;

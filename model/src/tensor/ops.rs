@@ -1,5 +1,6 @@
 //! The operations around attention.
 
+use super::gradient::{known, known_of_two};
 use super::select::select;
 use crate::error::{Error, Result};
 use crate::layers::{Linear, Mlp, Norm};
@@ -37,9 +38,30 @@ pub(crate) fn serve_norm(norm: &Norm, x: &Tensor) -> Result<Tensor> {
 
 /// `x / sqrt(mean(x²) + eps) · weight` over the last axis.
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    let (input, scale) = (x.detach().contiguous()?, weight.detach());
+    // candle's fused norm knows no f64, which gradients are checked in.
+    let value = match x.dtype() {
+        DType::F64 => input
+            .broadcast_mul(&inverse_root(&input, eps)?)?
+            .broadcast_mul(&scale)?,
+        _ => candle_nn::ops::rms_norm(&input, &scale, eps)?,
+    };
+    let width = scale.elem_count();
+    let backward = move |grad: &Tensor| {
+        let inverse = inverse_root(&input, eps)?;
+        let normed = input.broadcast_mul(&inverse)?;
+        let of_weight = (grad * &normed)?.reshape(((), width))?.sum(0)?;
+        let grad = grad.broadcast_mul(&scale)?;
+        let along = (&grad * &normed)?.mean_keepdim(D::Minus1)?;
+        let of_x = (grad - normed.broadcast_mul(&along)?)?.broadcast_mul(&inverse)?;
+        Ok((of_x, of_weight))
+    };
+    Ok(known_of_two(x, weight, value, backward)?)
+}
+
+fn inverse_root(x: &Tensor, eps: f32) -> candle_core::Result<Tensor> {
     let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
-    let x = x.broadcast_div(&(mean_square + f64::from(eps))?.sqrt()?)?;
-    Ok(x.broadcast_mul(weight)?)
+    (mean_square + f64::from(eps))?.sqrt()?.recip()
 }
 
 /// `(x - mean) / sqrt(variance + eps) · weight + bias` over the last axis.
@@ -90,9 +112,22 @@ pub(crate) fn linear_cross_entropy(
     weight: &Tensor,
     targets: &[u32],
 ) -> Result<Tensor> {
-    let targets = Tensor::from_slice(targets, targets.len(), hidden.device())?;
+    let count = targets.len();
+    let targets = Tensor::from_slice(targets, (count, 1), hidden.device())?;
     let logits = at_least_f32(hidden.matmul(&weight.t()?)?)?;
-    Ok(candle_nn::loss::cross_entropy(&logits, &targets)?)
+    let plain = logits.detach();
+    let chances = candle_nn::ops::softmax_last_dim(&plain)?;
+    // The largest chance is 1 over the sum of all exponentials of differences to the largest logit:
+    // so no logarithm is taken of a chance that is too small for its type.
+    let largest = plain.max_keepdim(1)?.sub(&chances.max_keepdim(1)?.log()?)?;
+    let value = (largest - plain.gather(&targets, 1)?)?.mean_all()?;
+    let backward = move |grad: &Tensor| {
+        let ids = Tensor::arange(0, chances.dim(1)? as u32, chances.device())?;
+        let right = targets.broadcast_eq(&ids.unsqueeze(0)?)?;
+        let of_logits = ((&chances - right.to_dtype(chances.dtype())?)? * (1.0 / count as f64))?;
+        of_logits.broadcast_mul(grad)
+    };
+    Ok(known(&logits, value, backward)?)
 }
 
 /// Cross-entropy of each row of `hidden (N, D)` times `weight (V, D)` transposed, without
