@@ -1,7 +1,8 @@
 //! Training speed on random tokens: `cargo run --release -p scone-model --example train_speed`.
 //!
 //! Prints one JSON object a case: plain and SCONE training steps (forward and backward, without an
-//! optimiser) of 16 sequences of 128 tokens; tokens a second of wall time, and of processor time
+//! optimiser) of 16 sequences of 128 tokens; SCONE's also with a main model that is not trained
+//! (`frozen`) and with blocks that are computed twice to save memory (`recompute`); tokens a second of wall time, and of processor time
 //! (which a busy machine does not spoil). Arguments: a part of the case's name to run only that,
 //! and the number of steps.
 
@@ -23,14 +24,38 @@ fn main() -> Result<()> {
     let only = arguments.next().unwrap_or_default();
     let steps = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(20);
     for (width, layers, heads) in [(128, 2, 4), (160, 4, 5), (192, 4, 6)] {
-        for distinct in [0, 1500] {
-            let name = format!("d={width} layers={layers} distinct_fgrams={distinct}");
+        for (distinct, how) in [
+            (0, How::Whole),
+            (1500, How::Whole),
+            (1500, How::Frozen),
+            (1500, How::Recompute),
+        ] {
+            let name = format!("d={width} layers={layers} distinct_fgrams={distinct}{how}");
             if name.contains(&only) {
-                case(&name, [width, layers, heads, distinct], steps)?;
+                case(&name, [width, layers, heads, distinct], how, steps)?;
             }
         }
     }
     Ok(())
+}
+
+/// How a step is made.
+#[derive(Clone, Copy, PartialEq)]
+enum How {
+    Whole,
+    /// Only the f-gram model is trained.
+    Frozen,
+    Recompute,
+}
+
+impl std::fmt::Display for How {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Whole => "",
+            Self::Frozen => " frozen",
+            Self::Recompute => " recompute",
+        })
+    }
 }
 
 /// Seconds of processor time of all threads, where /proc has it.
@@ -51,11 +76,19 @@ fn variables(parameters: Parameters) -> Result<Parameters> {
         .collect()
 }
 
-fn case(name: &str, [width, layers, heads, distinct]: [usize; 4], steps: usize) -> Result<()> {
+fn case(
+    name: &str,
+    [width, layers, heads, distinct]: [usize; 4],
+    how: How,
+    steps: usize,
+) -> Result<()> {
     let config = LlamaConfig::new(VOCAB, width, layers, heads, width * 8 / 3, 512);
     let config = ModelConfig::Llama(config);
-    let parameters = variables(init_parameters(&config, 1)?)?;
-    let decoder = Decoder::load(&config, var_builder(&parameters, &Device::Cpu))?;
+    let parameters = match how {
+        How::Frozen => init_parameters(&config, 1)?,
+        How::Whole | How::Recompute => variables(init_parameters(&config, 1)?)?,
+    };
+    let mut decoder = Decoder::load(&config, var_builder(&parameters, &Device::Cpu))?;
     let fgram_config = FgramModelConfig {
         num_hidden_layers: 2,
         num_attention_heads: heads,
@@ -65,11 +98,15 @@ fn case(name: &str, [width, layers, heads, distinct]: [usize; 4], steps: usize) 
         max_n: 5,
     };
     let parameters = variables(init_fgram_parameters(&fgram_config, &config, 1)?)?;
-    let model = FgramModel::load(
+    let mut model = FgramModel::load(
         &fgram_config,
         &config,
         var_builder(&parameters, &Device::Cpu),
     )?;
+    if how == How::Recompute {
+        decoder.recompute_blocks()?;
+        model.recompute_blocks()?;
+    }
     let fgrams = fgrams(distinct);
     let slices: Vec<&[u32]> = fgrams.iter().map(Vec::as_slice).collect();
     let index: Vec<u32> = (0..(BATCH * LEN) as u32)

@@ -69,6 +69,15 @@ impl Decoder {
         })
     }
 
+    /// Trains with less memory for a third more time: the forward pass keeps only what goes into
+    /// each block, and the backward pass computes the rest again, to the same numbers.
+    ///
+    /// # Errors
+    /// A model that is not on the CPU in f32, or one with norms of heads.
+    pub fn recompute_blocks(&mut self) -> Result<()> {
+        self.blocks.recompute()
+    }
+
     /// As [`from_weights`](Self::from_weights), [packed](Self::pack) layer by layer: no more than
     /// one layer's weights are there in f32 at a time.
     pub(crate) fn from_weights_packed(

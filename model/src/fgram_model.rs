@@ -53,6 +53,14 @@ impl FgramModel {
         })
     }
 
+    /// As [`Decoder::recompute_blocks`](crate::Decoder::recompute_blocks).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn recompute_blocks(&mut self) -> Result<()> {
+        self.blocks.recompute()
+    }
+
     /// The sizes of A; `max_positions` is K.
     pub fn shape(&self) -> &Shape {
         &self.shape

@@ -224,6 +224,7 @@ impl Blocks {
             .map(pack)
             .collect::<Result<_>>()?;
         self.blocks = Held::Packed(blocks);
+        self.workspace = self.workspace.for_other_weights();
         Ok(self.packed_bytes())
     }
 
@@ -239,6 +240,18 @@ impl Blocks {
     pub(crate) fn cast(&mut self, dtype: DType) -> Result<()> {
         let blocks = self.tensors()?.iter().map(|block| block.cast(dtype));
         self.blocks = Held::Tensors(blocks.collect::<Result<_>>()?);
+        self.workspace = self.workspace.for_other_weights();
+        Ok(())
+    }
+
+    /// Trains with less memory: what is in a block is computed again for the backward pass.
+    pub(crate) fn recompute(&mut self) -> Result<()> {
+        if self.path == Path::Tensor || self.head_norms {
+            return Err(Error::Argument(
+                "blocks are computed twice on the CPU path only, and without norms of heads".into(),
+            ));
+        }
+        self.workspace.set_recompute();
         Ok(())
     }
 

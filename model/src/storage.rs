@@ -57,7 +57,11 @@ pub(crate) fn result(values: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuSt
     Ok((CpuStorage::F32(values), shape.into()))
 }
 
-/// What a backward pass returns: numbers in the shape of a tensor.
+/// What a backward pass returns: numbers in the shape of a tensor; nothing for a tensor that is not
+/// trained, which would only be kept and added up.
 pub(crate) fn gradient(values: Vec<f32>, like: &Tensor) -> Result<Option<Tensor>> {
+    if !like.track_op() {
+        return Ok(None);
+    }
     Tensor::from_vec(values, like.shape(), like.device()).map(Some)
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use scone_fgram::NGram;
 use scone_fgram::set::FgramSet;
 use scone_files::hex;
 
@@ -32,4 +33,20 @@ pub fn load_set(path: &Path, tokenizer: &TextTokenizer) -> Result<FgramSet> {
         tokenizer.vocab_size()
     );
     Ok(set)
+}
+
+/// The first `max` f-grams of a set in the order of its ranking: what mining would have kept with
+/// that limit. Match counts are unknown.
+///
+/// # Errors
+/// When there are fewer.
+pub fn first_fgrams(set: &FgramSet, max: usize) -> Result<FgramSet> {
+    ensure!(
+        set.len() >= max,
+        "max_fgrams = {max}, but the f-gram set holds only {}: mine more",
+        set.len()
+    );
+    let first = set.iter().take(max);
+    let first = first.filter_map(|f| Some((NGram::from_slice(f.ids)?, f.count)));
+    Ok(FgramSet::new(set.header().clone(), first.collect())?)
 }

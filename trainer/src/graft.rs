@@ -8,11 +8,13 @@ use anyhow::{Context as _, Result, ensure};
 use candle_core::Device;
 use scone_files::write_atomic;
 use scone_model::checkpoint::{FgramParts, ModelFiles, save_model_dir};
-use scone_model::{FgramModelConfig, ModelConfig, init_fgram_parameters};
+use scone_model::init_fgram_parameters;
 
 use crate::fgram_set::load_set;
-use crate::model_dir::copy_beside;
+use crate::model_dir::{check_ids, copy_beside};
 use crate::tokenizer::TextTokenizer;
+use crate::training::config::FgramModelShape;
+use crate::training::shape::fgram_model_config;
 
 /// What a graft adds to the base model.
 #[derive(Debug, Clone, Copy)]
@@ -50,17 +52,15 @@ pub fn graft(base: &Path, fgrams: &Path, out: &Path, options: Options) -> Result
     let mut config = files.config().clone();
     config.set_torch_dtype(files.stored_dtype().torch());
     let dir = files.dir().to_owned();
-    let tokenizer = TextTokenizer::load(&dir.join("tokenizer.json"))?;
-    ensure!(
-        tokenizer.vocab_size() as usize == config.vocab_size(),
-        "{} has {} ids, the model's vocab_size is {}: tables are for models whose ids are those of \
-         the tokenizer",
-        dir.join("tokenizer.json").display(),
-        tokenizer.vocab_size(),
-        config.vocab_size()
-    );
+    let path = dir.join("tokenizer.json");
+    let tokenizer = TextTokenizer::load(&path)?;
+    check_ids(&path, &tokenizer, &config)?;
     let set = load_set(fgrams, &tokenizer)?;
-    let fgram = fgram_config(&config, options.layers, set.header().max_n);
+    let shape = FgramModelShape {
+        num_hidden_layers: options.layers,
+        ..FgramModelShape::default()
+    };
+    let fgram = fgram_model_config(&shape, &config, set.header().max_n);
     let own = init_fgram_parameters(&fgram, &config, options.seed)?;
     let main = files.read(&Device::Cpu).with_context(cannot_read)?;
     let cannot_write = || format!("cannot write the model to {}", out.display());
@@ -75,21 +75,4 @@ pub fn graft(base: &Path, fgrams: &Path, out: &Path, options: Options) -> Result
     };
     let hash = save_model_dir(out, &config, &main, Some(parts)).with_context(cannot_write)?;
     hash.context("the saved model has no hash")
-}
-
-/// An f-gram model with the main model's blocks, without a norm at its end: that would scale rows.
-fn fgram_config(main: &ModelConfig, layers: usize, max_n: u8) -> FgramModelConfig {
-    let shape = main.shape();
-    let divides = |heads: &usize| shape.hidden_size.is_multiple_of(*heads);
-    let heads = (1..=shape.num_heads).rev().find(divides).unwrap_or(1);
-    // Grouped heads only where A has the main model's heads.
-    let grouped = heads == shape.num_heads && shape.num_kv_heads != heads;
-    FgramModelConfig {
-        num_hidden_layers: layers,
-        num_attention_heads: heads,
-        num_key_value_heads: grouped.then_some(shape.num_kv_heads),
-        intermediate_size: shape.intermediate_size,
-        final_norm: false,
-        max_n: usize::from(max_n),
-    }
 }

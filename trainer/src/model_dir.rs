@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use scone_fgram::set::FgramSet;
 use scone_files::write_atomic;
+use scone_model::ModelConfig;
 use scone_model::checkpoint::LoadedModel;
 
 use crate::fgram_set::load_set;
@@ -44,6 +45,22 @@ pub fn read_fgram_set(dir: &Path, model: &LoadedModel) -> Result<FgramSet> {
         scone.fgram_set_hash
     );
     Ok(set)
+}
+
+/// Refuses a tokenizer that has other ids than the model: a table is for both.
+///
+/// # Errors
+/// Names the file and both numbers of ids.
+pub fn check_ids(path: &Path, tokenizer: &TextTokenizer, config: &ModelConfig) -> Result<()> {
+    ensure!(
+        tokenizer.vocab_size() as usize == config.vocab_size(),
+        "{} has {} ids, the model's vocab_size is {}: tables are for models whose ids are those of \
+         the tokenizer",
+        path.display(),
+        tokenizer.vocab_size(),
+        config.vocab_size()
+    );
+    Ok(())
 }
 
 /// Files that go with any weights, where there are any.

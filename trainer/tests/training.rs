@@ -12,6 +12,7 @@ use scone_model::{init_fgram_parameters, init_parameters};
 use support::{Fixture, bytes};
 use trainer::embedding::{Inputs, Source};
 use trainer::training::batch::Batch;
+use trainer::training::config::Trainable;
 use trainer::training::network::Network;
 use trainer::training::train;
 
@@ -133,7 +134,7 @@ fn a_run_does_not_go_on_with_another_config_or_text() {
     let fewer: Vec<&str> = text.lines().skip(1).collect();
     fs::write(fixture.path("train.jsonl"), fewer.join("\n")).unwrap();
     let error = fixture.train("run", &[]).unwrap_err().to_string();
-    assert!(error.contains("training text changed"), "{error}");
+    assert!(error.contains("or training text changed"), "{error}");
 }
 
 #[test]
@@ -228,7 +229,8 @@ fn small_network() -> Network {
         let noise = Tensor::from_vec(noise, tensor.dims(), &Device::Cpu).unwrap();
         *tensor = (&*tensor + noise).unwrap();
     }
-    Network::new(&main, &weights, Some((&fgram, &own)), &Device::Cpu).unwrap()
+    let own = Some((&fgram, &own));
+    Network::new(&main, &weights, own, Trainable::All, &Device::Cpu).unwrap()
 }
 
 /// Two windows; one f-gram comes twice, so that its gradient is a sum.

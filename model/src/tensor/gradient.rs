@@ -103,12 +103,13 @@ impl<F: Fn(&Tensor) -> Result<(Tensor, Tensor)>> CustomOp2 for Known<F> {
 
     fn bwd(
         &self,
-        _: &Tensor,
-        _: &Tensor,
+        x: &Tensor,
+        y: &Tensor,
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (x, y) = (self.backward)(grad)?;
-        Ok((Some(x), Some(y)))
+        let (dx, dy) = (self.backward)(grad)?;
+        // What is not trained has no gradient to keep.
+        Ok((x.track_op().then_some(dx), y.track_op().then_some(dy)))
     }
 }

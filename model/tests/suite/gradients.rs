@@ -3,7 +3,7 @@
 use crate::common::{decoder, fgram_config, fgram_model, fgram_parameters, parameters, variables};
 use candle_core::{DType, Device, Tensor};
 use scone_model::config::{Gpt2Config, LlamaConfig};
-use scone_model::{FgramModelConfig, ModelConfig, Parameters, PrefixTree};
+use scone_model::{Decoder, FgramModel, FgramModelConfig, ModelConfig, Parameters, PrefixTree};
 use std::sync::Arc;
 
 const FGRAMS: [&[u32]; 6] = [
@@ -22,8 +22,10 @@ fn loss(
     main: &Parameters,
     a: &Parameters,
 ) -> Tensor {
-    let decoder = decoder(config, main);
-    let model = fgram_model(fgram, config, a);
+    loss_of(&decoder(config, main), &fgram_model(fgram, config, a))
+}
+
+fn loss_of(decoder: &Decoder, model: &FgramModel) -> Tensor {
     let tree = Arc::new(PrefixTree::new(&FGRAMS).unwrap());
     let rows = model
         .forward_tree(decoder.token_embedding(), &tree)
@@ -202,6 +204,96 @@ fn finite_differences(config: &ModelConfig, fgram: &FgramModelConfig, gradients:
             );
         }
     }
+}
+
+/// What is no variable is not trained: it gets no gradient, and the others get the same.
+#[test]
+fn a_frozen_main_model_passes_gradients_on_and_gets_none() {
+    for config in crate::common::families() {
+        let fgram = fgram_config(false);
+        let (main, a) = (parameters(&config), fgram_parameters(&fgram, &config));
+        let (all, a_all) = (variables(&main, DType::F32), variables(&a, DType::F32));
+        let whole = loss(&config, &fgram, &all, &a_all).backward().unwrap();
+        let a_only = variables(&a, DType::F32);
+        let grads = loss(&config, &fgram, &main, &a_only).backward().unwrap();
+        for (name, tensor) in &main {
+            assert!(grads.get(tensor).is_none(), "{name}");
+        }
+        for ((name, tensor), same) in a_only.iter().zip(a_all.values()) {
+            let got = crate::common::values(grads.get(tensor).unwrap());
+            let expected = crate::common::values(whole.get(same).unwrap());
+            let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+            for (got, expected) in got.iter().zip(&expected) {
+                let error = (got - expected).abs();
+                assert!(
+                    error <= 1e-5 * largest.max(1e-3),
+                    "{name}: {got} {expected}"
+                );
+            }
+        }
+        // The embedding alone: its gradient is that of the whole.
+        let name = config.token_embedding_name();
+        let mut embeddings = main.clone();
+        let table = variables(&main, DType::F32).remove(name).unwrap();
+        embeddings.insert(name.to_owned(), table.clone());
+        let grads = loss(&config, &fgram, &embeddings, &a).backward().unwrap();
+        let got = crate::common::values(grads.get(&table).unwrap());
+        let expected = crate::common::values(whole.get(&all[name]).unwrap());
+        crate::common::assert_close(name, &got, &expected, 1e-6);
+    }
+}
+
+/// Frozen weights are put end to end once; other weights of the same model are not those.
+#[test]
+fn a_frozen_model_gives_the_same_each_time_and_after_a_cast() {
+    let config = crate::common::llama(true);
+    let decoder = decoder(&config, &parameters(&config));
+    let x = crate::common::embeddings(&[2, 5, decoder.shape().hidden_size], 1.0);
+    let forward =
+        |decoder: &scone_model::Decoder| crate::common::values(&decoder.forward(&x).unwrap());
+    let first = forward(&decoder);
+    assert_eq!(first, forward(&decoder));
+    let rounded = decoder.clone().cast(scone_model::Dtype::Bf16).unwrap();
+    let rounded = rounded.cast(scone_model::Dtype::F32).unwrap();
+    assert_ne!(first, forward(&rounded));
+    assert_eq!(first, forward(&decoder));
+}
+
+/// Computing blocks twice changes no bit, of trained and of frozen models.
+#[test]
+fn blocks_that_are_computed_again_give_the_same_gradients() {
+    for config in [crate::common::llama(true), crate::common::gpt2()] {
+        let fgram = fgram_config(false);
+        let (main, a) = (parameters(&config), fgram_parameters(&fgram, &config));
+        let run = |again: bool, frozen: bool| -> Vec<Vec<f32>> {
+            let vars = variables(&a, DType::F32);
+            let body = match frozen {
+                true => main.clone(),
+                false => variables(&main, DType::F32),
+            };
+            let (mut decoder, mut model) =
+                (decoder(&config, &body), fgram_model(&fgram, &config, &vars));
+            if again {
+                decoder.recompute_blocks().unwrap();
+                model.recompute_blocks().unwrap();
+            }
+            let loss = loss_of(&decoder, &model);
+            let grads = loss.backward().unwrap();
+            let all = body.values().chain(vars.values());
+            let found = all.filter_map(|x| grads.get(x)).map(crate::common::values);
+            found.chain([vec![loss.to_scalar().unwrap()]]).collect()
+        };
+        for frozen in [false, true] {
+            let (kept, again) = (run(false, frozen), run(true, frozen));
+            assert!(kept.len() > 10);
+            assert_eq!(kept, again);
+        }
+    }
+    let mut decoder = decoder(
+        &crate::common::qwen3(),
+        &parameters(&crate::common::qwen3()),
+    );
+    assert!(decoder.recompute_blocks().is_err());
 }
 
 #[test]

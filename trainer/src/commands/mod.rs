@@ -7,7 +7,9 @@ pub mod fgrams;
 pub mod graft;
 pub mod mine;
 pub mod output;
+pub mod plot;
 pub mod precompute;
+pub mod sweep;
 pub mod tokenize;
 pub mod tokenizer;
 pub mod train;
@@ -25,6 +27,10 @@ pub enum Command {
     Fgrams(fgrams::Args),
     /// Train a model and its f-gram model together on a corpus.
     Train(train::Args),
+    /// Train every combination of some values of a training config.
+    Sweep(sweep::Args),
+    /// Draw the losses and the speed of training runs.
+    Plot(plot::Args),
     /// Give any model f-grams whose rows change nothing: where training starts from a base model.
     Graft(graft::Args),
     /// Write any model that can be read, GGUF files among them, in Hugging Face layout.
@@ -47,6 +53,8 @@ impl Command {
             Command::Mine(args) => mine::run(args),
             Command::Fgrams(args) => fgrams::run(args),
             Command::Train(args) => train::run(args),
+            Command::Sweep(args) => sweep::run(args),
+            Command::Plot(args) => plot::run(args),
             Command::Graft(args) => graft::run(args),
             Command::Convert(args) => convert::run(args),
             Command::Precompute(args) => precompute::run(args),

@@ -147,23 +147,14 @@ impl<'a> Evaluator<'a> {
         let hidden = self.decoder.forward(&embeds.detach())?.flatten_to(1)?;
         let count = picked.len();
         let hidden = hidden.index_select(&Tensor::from_vec(picked, count, hidden.device())?, 0)?;
-        let mean = self.mean_loss(&hidden.detach(), &targets)?;
+        // Not the training loss, which computes gradients of weights that are trained.
+        let losses = self.decoder.token_losses(&hidden.detach(), &targets)?;
+        let nats: f64 = losses.iter().map(|&loss| f64::from(loss)).sum();
         ensure!(
-            mean.is_finite(),
-            "the loss on held-out text is not finite ({mean})"
+            nats.is_finite(),
+            "the loss on held-out text is not finite ({nats})"
         );
-        Ok(mean * count as f64)
-    }
-
-    /// Mean nats of some targets.
-    fn mean_loss(&self, hidden: &Tensor, targets: &[u32]) -> Result<f64> {
-        if self.decoder.packing().is_none() {
-            return Ok(f64::from(
-                self.decoder.loss(hidden, targets)?.to_scalar::<f32>()?,
-            ));
-        }
-        let losses = self.decoder.token_losses(hidden, targets)?;
-        Ok(losses.iter().map(|&x| f64::from(x)).sum::<f64>() / targets.len().max(1) as f64)
+        Ok(nats)
     }
 
     /// What embeds input position `at` of eos followed by the document.

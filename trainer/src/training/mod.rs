@@ -12,14 +12,21 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
+mod flops;
+pub mod gradients;
 mod log;
+mod main_model;
+mod memory;
 pub mod network;
 pub mod optimizer;
 mod output;
 mod prepare;
+mod report;
 mod run;
 pub mod schedule;
+mod scores;
 pub mod shape;
+mod step;
 pub mod stream;
 mod times;
 

@@ -11,15 +11,24 @@ use scone_model::{
 };
 
 use super::batch::Batch;
+use super::config::Trainable;
 use crate::embedding::Inputs;
 
-/// Decoder and A over variables.
+/// Decoder and A over variables, or over plain tensors where they are not trained: those get no
+/// gradient and no optimiser state, and gradients still pass through them.
 #[derive(Debug)]
 pub struct Network {
     decoder: Decoder,
     fgram_model: Option<FgramModel>,
-    main: BTreeMap<String, Var>,
-    fgram: BTreeMap<String, Var>,
+    main: Weights,
+    fgram: Weights,
+}
+
+/// The weights of one model by name.
+#[derive(Debug, Default)]
+struct Weights {
+    trained: BTreeMap<String, Var>,
+    frozen: Parameters,
 }
 
 impl Network {
@@ -31,17 +40,23 @@ impl Network {
         config: &ModelConfig,
         main: &Parameters,
         fgram: Option<(&FgramModelConfig, &Parameters)>,
+        trainable: Trainable,
         device: &Device,
     ) -> Result<Self> {
-        let main = variables(main, device)?;
-        let decoder = Decoder::load(config, builder(&main, device)).context("main model")?;
+        let embedding = config.token_embedding_name();
+        let trained = |name: &str| match name == embedding {
+            true => trainable.embeddings(),
+            false => trainable.rest(),
+        };
+        let main = Weights::new(main, trained, device)?;
+        let decoder = Decoder::load(config, main.builder(device)).context("main model")?;
         let (fgram_model, fgram) = match fgram {
-            None => (None, BTreeMap::new()),
+            None => (None, Weights::default()),
             Some((shape, parameters)) => {
-                let vars = variables(parameters, device)?;
-                let model = FgramModel::load(shape, config, builder(&vars, device))
-                    .context("f-gram model")?;
-                (Some(model), vars)
+                let own = Weights::new(parameters, |_| trainable.fgram_model(), device)?;
+                let model =
+                    FgramModel::load(shape, config, own.builder(device)).context("f-gram model")?;
+                (Some(model), own)
             }
         };
         Ok(Self {
@@ -52,32 +67,39 @@ impl Network {
         })
     }
 
+    /// Computes blocks again for the backward pass rather than keep what is in them.
+    ///
+    /// # Errors
+    /// On a path that cannot.
+    pub fn recompute_blocks(&mut self) -> Result<()> {
+        self.decoder.recompute_blocks()?;
+        if let Some(model) = &mut self.fgram_model {
+            model.recompute_blocks()?;
+        }
+        Ok(())
+    }
+
     /// The main model.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder
     }
 
-    /// All parameters; names of the main model start with `model/`, of A with `fgram_model/`.
+    /// The parameters that are trained; names of the main model start with `model/`, of A with
+    /// `fgram_model/`.
     pub fn vars(&self) -> BTreeMap<String, Var> {
-        let main = self
-            .main
-            .iter()
-            .map(|(name, var)| (format!("model/{name}"), var.clone()));
-        let fgram = self
-            .fgram
-            .iter()
-            .map(|(name, var)| (format!("fgram_model/{name}"), var.clone()));
-        main.chain(fgram).collect()
+        let prefixed = [("model", &self.main), ("fgram_model", &self.fgram)];
+        prefixed
+            .into_iter()
+            .flat_map(|(prefix, own)| {
+                let named = own.trained.iter();
+                named.map(move |(name, var)| (format!("{prefix}/{name}"), var.clone()))
+            })
+            .collect()
     }
 
     /// The weights of the main model and of A as they are now.
     pub fn parameters(&self) -> (Parameters, Parameters) {
-        let detached = |vars: &BTreeMap<String, Var>| {
-            vars.iter()
-                .map(|(name, var)| (name.clone(), var.as_detached_tensor()))
-                .collect()
-        };
-        (detached(&self.main), detached(&self.fgram))
+        (self.main.parameters(), self.fgram.parameters())
     }
 
     /// Input embeddings `(N, D)`; gradients reach T, also through A, and A.
@@ -85,7 +107,7 @@ impl Network {
     /// # Errors
     /// When there are f-grams but no A, or a tensor operation fails.
     pub fn embed(&self, inputs: &Inputs<'_>) -> Result<Tensor> {
-        let rows = self.fgram_rows(&inputs.fgrams)?;
+        let (rows, _) = self.rows_and_nodes(&inputs.fgrams)?;
         Ok(self
             .decoder
             .input_embeddings(rows.as_ref(), &inputs.index)?)
@@ -96,17 +118,21 @@ impl Network {
     /// # Errors
     /// As [`Network::embed`].
     pub fn fgram_rows(&self, fgrams: &[&[u32]]) -> Result<Option<Tensor>> {
+        Ok(self.rows_and_nodes(fgrams)?.0)
+    }
+
+    /// Rows of f-grams, and the number of prefixes that A computed for them.
+    fn rows_and_nodes(&self, fgrams: &[&[u32]]) -> Result<(Option<Tensor>, usize)> {
         if fgrams.is_empty() {
-            return Ok(None);
+            return Ok((None, 0));
         }
         let model = self
             .fgram_model
             .as_ref()
             .context("f-grams in the batch but no f-gram model")?;
         let tree = Arc::new(PrefixTree::new(fgrams)?);
-        Ok(Some(
-            model.forward_tree(self.decoder.token_embedding(), &tree)?,
-        ))
+        let rows = model.forward_tree(self.decoder.token_embedding(), &tree)?;
+        Ok((Some(rows), tree.len()))
     }
 
     /// Mean next-token loss of a batch, in nats.
@@ -114,26 +140,59 @@ impl Network {
     /// # Errors
     /// As [`Network::embed`].
     pub fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
-        let embeds = self.embed(&batch.inputs)?;
+        Ok(self.loss_and_nodes(batch)?.0)
+    }
+
+    /// [`loss`](Self::loss), and the number of f-gram prefixes that A computed for it.
+    ///
+    /// # Errors
+    /// As [`Network::embed`].
+    pub fn loss_and_nodes(&self, batch: &Batch<'_>) -> Result<(Tensor, usize)> {
+        let (rows, nodes) = self.rows_and_nodes(&batch.inputs.fgrams)?;
+        let index = &batch.inputs.index;
+        let embeds = self.decoder.input_embeddings(rows.as_ref(), index)?;
         let width = embeds.dim(1)?;
         let embeds = embeds.reshape((batch.sequences, batch.length, width))?;
         let hidden = self.decoder.forward(&embeds)?;
-        Ok(self.decoder.loss(&hidden, &batch.targets)?)
+        Ok((self.decoder.loss(&hidden, &batch.targets)?, nodes))
     }
 }
 
-fn variables(parameters: &Parameters, device: &Device) -> Result<BTreeMap<String, Var>> {
-    let one = |(name, tensor): (&String, &Tensor)| {
-        Ok((name.clone(), Var::from_tensor(&tensor.to_device(device)?)?))
-    };
-    parameters.iter().map(one).collect()
-}
+impl Weights {
+    fn new(
+        parameters: &Parameters,
+        trained: impl Fn(&str) -> bool,
+        device: &Device,
+    ) -> Result<Self> {
+        let mut own = Self::default();
+        for (name, tensor) in parameters {
+            let tensor = tensor.to_device(device)?;
+            match trained(name) {
+                true => {
+                    let var = Var::from_tensor(&tensor)?;
+                    own.trained.insert(name.clone(), var);
+                }
+                false => {
+                    own.frozen.insert(name.clone(), tensor);
+                }
+            }
+        }
+        Ok(own)
+    }
 
-/// A builder over the variables themselves, so that the model follows them.
-fn builder(vars: &BTreeMap<String, Var>, device: &Device) -> VarBuilder<'static> {
-    let tensors = vars
-        .iter()
-        .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
-        .collect();
-    var_builder(&tensors, device)
+    /// A builder over the variables themselves, so that the model follows them.
+    fn builder(&self, device: &Device) -> VarBuilder<'static> {
+        var_builder(&self.all(|var| var.as_tensor().clone()), device)
+    }
+
+    fn parameters(&self) -> Parameters {
+        self.all(Var::as_detached_tensor)
+    }
+
+    fn all(&self, tensor: impl Fn(&Var) -> Tensor) -> Parameters {
+        let mut all = self.frozen.clone();
+        let trained = self.trained.iter();
+        all.extend(trained.map(|(name, var)| (name.clone(), tensor(var))));
+        all
+    }
 }

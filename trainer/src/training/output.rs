@@ -1,13 +1,16 @@
 //! The model directory a finished run leaves behind.
 
+use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use scone_files::write_atomic;
-use scone_model::checkpoint::{FgramParts, StoredDtype, save_model_dir};
+use scone_files::{write_atomic, write_atomic_with};
+use scone_model::checkpoint::{FgramParts, MODEL_FILE, StoredDtype, save_model_dir};
 use serde_json::json;
 
+use super::config::{TrainConfig, Trainable};
 use super::prepare::Prepared;
+use crate::model_dir::copy_beside;
 
 /// Rounds the weights in memory to the stored type, so that what is evaluated at the end is what
 /// is in the files.
@@ -24,8 +27,9 @@ pub(super) fn round_weights(prepared: &Prepared) -> Result<()> {
 }
 
 /// Writes `config.json`, `generation_config.json`, `model.safetensors`, `tokenizer.json` and, with
-/// f-grams, `scone.json`, `fgram_model.safetensors`, `fgrams.bin` into `out`.
-pub(super) fn write_model(prepared: &Prepared, out: &Path) -> Result<()> {
+/// f-grams, `scone.json`, `fgram_model.safetensors`, `fgrams.bin` into `out`. Config and weights of a
+/// base model that was not trained are its files, byte for byte, where it has them as two files.
+pub(super) fn write_model(config: &TrainConfig, prepared: &Prepared, out: &Path) -> Result<()> {
     let (main, fgram) = prepared.network.parameters();
     let set_hash = &prepared.hashes.fgram_set;
     let parts = prepared.fgrams.as_ref().map(|fgrams| FgramParts {
@@ -34,15 +38,33 @@ pub(super) fn write_model(prepared: &Prepared, out: &Path) -> Result<()> {
         fgram_set_hash: set_hash,
     });
     write_atomic(&out.join("tokenizer.json"), prepared.tokenizer.json())?;
-    write_atomic(
-        &out.join("generation_config.json"),
-        generation_config(prepared).as_bytes(),
-    )?;
+    match &prepared.base {
+        Some(base) => copy_beside(&base.dir, out)?,
+        None => write_atomic(
+            &out.join("generation_config.json"),
+            generation_config(prepared).as_bytes(),
+        )?,
+    }
     if let Some(fgrams) = &prepared.fgrams {
         fgrams.set.write(out.join("fgrams.bin"))?;
     }
     save_model_dir(out, &prepared.model_config, &main, parts)
         .with_context(|| format!("cannot write the model to {}", out.display()))?;
+    match &prepared.base {
+        Some(base) if base.plain && config.trainable == Trainable::FgramModel => {
+            // The same numbers are there already, under our header and our choice of keys.
+            copy(&base.dir, out, MODEL_FILE)?;
+            copy(&base.dir, out, "config.json")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Copies a file that may be larger than memory.
+fn copy(from: &Path, to: &Path, name: &str) -> Result<()> {
+    let from = from.join(name);
+    let mut file = File::open(&from).with_context(|| format!("cannot read {}", from.display()))?;
+    write_atomic_with(&to.join(name), |out| std::io::copy(&mut file, out))?;
     Ok(())
 }
 

@@ -2,20 +2,21 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use candle_core::Device;
 use scone_fgram::set::FgramSet;
 use scone_model::config::{FgramModelConfig, ModelConfig};
-use scone_model::{init_fgram_parameters, init_parameters};
+use scone_model::init_fgram_parameters;
 
 use super::checkpoint::InputHashes;
 use super::config::TrainConfig;
+use super::main_model::{BaseFiles, MainModel};
 use super::network::Network;
-use super::shape::{eos_id, fgram_model_config, model_config};
+use super::shape::{eos_id, fgram_model_config};
 use super::stream::{TokenStream, WindowOrder};
 use crate::corpus::{self, Mixture};
 use crate::evaluation::HeldOut;
-use crate::fgram_set::load_set;
+use crate::fgram_set::{first_fgrams, load_set};
 use crate::tokenizer::TextTokenizer;
 
 /// The f-gram side of a run.
@@ -30,6 +31,8 @@ pub(super) struct Prepared {
     pub(super) eos: u32,
     pub(super) fgrams: Option<Fgrams>,
     pub(super) model_config: ModelConfig,
+    /// Where a base model is.
+    pub(super) base: Option<BaseFiles>,
     pub(super) network: Network,
     pub(super) stream: TokenStream,
     pub(super) order: WindowOrder,
@@ -37,36 +40,57 @@ pub(super) struct Prepared {
     pub(super) hashes: InputHashes,
 }
 
-/// Reads tokenizer, f-gram set and texts, and makes fresh weights on `device`.
+impl Prepared {
+    /// Optimiser steps of the whole run.
+    pub(super) fn total_steps(&self, config: &TrainConfig) -> u64 {
+        config.training.total_steps(self.order.windows())
+    }
+}
+
+/// Reads tokenizer, base model, f-gram set and texts, and puts the weights on `device`.
 pub(super) fn prepare(
     config: &TrainConfig,
     options: &corpus::Options,
     device: &Device,
 ) -> Result<Prepared> {
-    let tokenizer = TextTokenizer::load(&config.tokenizer)?;
-    let eos = eos_id(&tokenizer)?;
-    let fgrams = match &config.fgrams {
+    let tokenizer = TextTokenizer::load(&config.tokenizer_path())?;
+    let main = main_model(config, &tokenizer)?;
+    let eos = eos_id(&tokenizer, main.base_config())?;
+    let mut fgrams = match &config.fgrams {
         None => None,
         Some(path) => {
-            let set = load_set(path, &tokenizer)?;
-            let config = fgram_model_config(config, set.header().max_n);
+            let mut set = load_set(path, &tokenizer)?;
+            if let Some(max) = config.max_fgrams {
+                set = first_fgrams(&set, max).with_context(|| path.display().to_string())?;
+            }
+            let max_n = set.header().max_n;
+            let config = fgram_model_config(&config.fgram_model, &main.config, max_n);
             Some(Fgrams { set, config })
         }
     };
-    let model_config = model_config(config, tokenizer.vocab_size(), eos)?;
-    let network = fresh_network(&model_config, fgrams.as_ref(), config.training.seed, device)?;
+    let mut network = network(config, &main, fgrams.as_ref(), device)?;
+    if config.training.recompute {
+        network.recompute_blocks().context("training.recompute")?;
+    }
     let (stream, order) = read_stream(config, &tokenizer, eos, fgrams.as_ref(), options)?;
+    if let (Some(fgrams), Some(_)) = (&mut fgrams, config.max_fgrams) {
+        // Those of the whole set are not those of a part: without longer f-grams shorter ones match.
+        let counts = match_counts(&fgrams.set, &stream);
+        fgrams.set.set_match_counts(counts)?;
+    }
     let held_out = read_held_out(config, &tokenizer, options)?;
     let hashes = InputHashes {
         tokenizer: scone_files::hex(&tokenizer.sha256()),
         fgram_set: fgrams.as_ref().map_or_else(String::new, |f| f.set.hash()),
         token_stream: stream.hash(),
+        base: main.hash,
     };
     Ok(Prepared {
         tokenizer,
         eos,
         fgrams,
-        model_config,
+        model_config: main.config,
+        base: main.base,
         network,
         stream,
         order,
@@ -75,20 +99,44 @@ pub(super) fn prepare(
     })
 }
 
-fn fresh_network(
-    model_config: &ModelConfig,
-    fgrams: Option<&Fgrams>,
-    seed: u64,
-    device: &Device,
-) -> Result<Network> {
-    let main = init_parameters(model_config, seed)?;
-    match fgrams {
-        None => Network::new(model_config, &main, None, device),
-        Some(fgrams) => {
-            let own = init_fgram_parameters(&fgrams.config, model_config, seed)?;
-            Network::new(model_config, &main, Some((&fgrams.config, &own)), device)
+/// How often each f-gram, by rank, is the longest match in the training text.
+fn match_counts(set: &FgramSet, stream: &TokenStream) -> Vec<u64> {
+    let matcher = set.matcher();
+    let mut counts = vec![0; set.len()];
+    for at in 0..stream.len() {
+        let row = stream.fgram(at).and_then(|ids| matcher.row(ids));
+        if let Some(count) = row.and_then(|row| counts.get_mut(row as usize)) {
+            *count += 1;
         }
     }
+    counts
+}
+
+fn main_model(config: &TrainConfig, tokenizer: &TextTokenizer) -> Result<MainModel> {
+    match (&config.base, &config.model) {
+        (Some(base), _) => MainModel::read(config, base, tokenizer),
+        (None, Some(shape)) => MainModel::fresh(config, shape, tokenizer),
+        (None, None) => bail!("missing key `model`"),
+    }
+}
+
+fn network(
+    config: &TrainConfig,
+    main: &MainModel,
+    fgrams: Option<&Fgrams>,
+    device: &Device,
+) -> Result<Network> {
+    let seed = config.training.seed;
+    let own = match fgrams {
+        None => None,
+        Some(fgrams) => {
+            let parameters = init_fgram_parameters(&fgrams.config, &main.config, seed)?;
+            Some((&fgrams.config, parameters))
+        }
+    };
+    let fgram = own.as_ref().map(|(config, own)| (*config, own));
+    let trainable = config.trainable;
+    Network::new(&main.config, &main.parameters, fgram, trainable, device)
 }
 
 fn read_stream(
@@ -118,7 +166,8 @@ fn read_stream(
         matched = format_args!("{:.3}", stream.matched_share()),
         epochs = format_args!(
             "{:.2}",
-            (training.total_steps() * per_step as u64) as f64 / order.windows() as f64
+            (training.total_steps(order.windows()) * per_step as u64) as f64
+                / order.windows() as f64
         ),
         "training text"
     );

@@ -43,13 +43,99 @@ fn logits_gradient(row: &mut [f32], target: u32, scale: f32) -> f32 {
     loss
 }
 
+/// Which gradients somebody will ask for.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) hidden: bool,
+    pub(super) weight: bool,
+}
+
+/// Gradients of hidden states and weight; empty where none was wanted.
+type Gradients = (Vec<f32>, Vec<f32>);
+
 /// Mean over the rows of `hidden (N, D)` times `weight (V, D)` transposed.
 ///
-/// The forward pass computes both gradients while the logits are in the cache, and keeps them
-/// until the backward pass asks.
+/// The forward pass computes the gradients that are wanted while the logits are in the cache, and
+/// keeps them until the backward pass asks.
 pub(super) struct LinearCrossEntropy {
     pub(super) targets: Vec<u32>,
-    pub(super) kept: Mutex<Option<(Vec<f32>, Vec<f32>)>>,
+    pub(super) wanted: Wanted,
+    pub(super) kept: Mutex<Option<Gradients>>,
+}
+
+impl LinearCrossEntropy {
+    /// Losses of all rows and both gradients. Those of the logits exist all at once, because the
+    /// weight's gradient sums over all rows.
+    fn with_weight(&self, hidden: &[f32], weight: Matrix<'_>) -> (Vec<f32>, Gradients) {
+        let (vocab, width) = (weight.rows, weight.columns);
+        let rows = self.targets.len();
+        let scale = 1.0 / rows as f32;
+        let mut dlogits = vec![0.0f32; rows * vocab];
+        let mut losses = vec![0.0f32; rows];
+        dlogits
+            .par_chunks_mut(GROUP * vocab)
+            .zip(losses.par_chunks_mut(GROUP))
+            .zip(hidden.par_chunks(GROUP * width))
+            .zip(self.targets.par_chunks(GROUP))
+            .for_each(|(((logits, losses), hidden), targets)| {
+                group(hidden, weight, targets, scale, logits, losses);
+            });
+        let mut dhidden = vec![0.0f32; rows * width];
+        let mut dweight = vec![0.0f32; vocab * width];
+        let dlogits = Matrix::new(&dlogits, rows, vocab);
+        gemm(dlogits, weight, &mut dhidden, Threads::Pool);
+        let hidden = Matrix::new(hidden, rows, width);
+        gemm(dlogits.transposed(), hidden, &mut dweight, Threads::Pool);
+        (losses, (dhidden, dweight))
+    }
+
+    /// The same without the weight's gradient: logits of a few rows at a time.
+    fn without_weight(&self, hidden: &[f32], weight: Matrix<'_>) -> (Vec<f32>, Gradients) {
+        let (vocab, width) = (weight.rows, weight.columns);
+        let rows = self.targets.len();
+        let scale = 1.0 / rows as f32;
+        let mut losses = vec![0.0f32; rows];
+        let mut dhidden = vec![0.0f32; rows * width];
+        losses
+            .par_chunks_mut(GROUP)
+            .zip(dhidden.par_chunks_mut(GROUP * width))
+            .zip(hidden.par_chunks(GROUP * width))
+            .zip(self.targets.par_chunks(GROUP))
+            .for_each_init(
+                Vec::new,
+                |logits, (((losses, dhidden), hidden), targets)| {
+                    logits.resize(losses.len() * vocab, 0.0);
+                    group(hidden, weight, targets, scale, logits, losses);
+                    if self.wanted.hidden {
+                        let dlogits = Matrix::new(logits, losses.len(), vocab);
+                        gemm(dlogits, weight, dhidden, Threads::One);
+                    }
+                },
+            );
+        (losses, (dhidden, Vec::new()))
+    }
+}
+
+/// Losses of some rows, and in `logits` the gradients of `scale` times their sum.
+fn group(
+    hidden: &[f32],
+    weight: Matrix<'_>,
+    targets: &[u32],
+    scale: f32,
+    logits: &mut [f32],
+    losses: &mut [f32],
+) {
+    let hidden = Matrix::new(hidden, losses.len(), weight.columns);
+    gemm(hidden, weight.transposed(), logits, Threads::One);
+    simd(
+        #[inline(always)]
+        || {
+            let rows = logits.chunks_mut(weight.rows).zip(targets);
+            for ((row, &target), loss) in rows.zip(losses) {
+                *loss = logits_gradient(row, target, scale);
+            }
+        },
+    );
 }
 
 impl CustomOp2 for LinearCrossEntropy {
@@ -64,39 +150,16 @@ impl CustomOp2 for LinearCrossEntropy {
         weight: &CpuStorage,
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (rows, width) = hidden_layout.shape().dims2()?;
+        let width = hidden_layout.shape().dims2()?.1;
         let vocab = weight_layout.shape().dims2()?.0;
         let hidden = slice(hidden, hidden_layout)?;
         let weight = Matrix::new(slice(weight, weight_layout)?, vocab, width);
-        let scale = 1.0 / rows as f32;
-        let mut dlogits = vec![0.0f32; rows * vocab];
-        let mut losses = vec![0.0f32; rows];
-        dlogits
-            .par_chunks_mut(GROUP * vocab)
-            .zip(losses.par_chunks_mut(GROUP))
-            .zip(hidden.par_chunks(GROUP * width))
-            .zip(self.targets.par_chunks(GROUP))
-            .for_each(|(((logits, losses), hidden), targets)| {
-                let hidden = Matrix::new(hidden, losses.len(), width);
-                gemm(hidden, weight.transposed(), logits, Threads::One);
-                simd(
-                    #[inline(always)]
-                    || {
-                        let rows = logits.chunks_mut(vocab).zip(targets);
-                        for ((row, &target), loss) in rows.zip(losses) {
-                            *loss = logits_gradient(row, target, scale);
-                        }
-                    },
-                );
-            });
-        let mut dhidden = vec![0.0f32; rows * width];
-        let mut dweight = vec![0.0f32; vocab * width];
-        let dlogits = Matrix::new(&dlogits, rows, vocab);
-        gemm(dlogits, weight, &mut dhidden, Threads::Pool);
-        let hidden = Matrix::new(hidden, rows, width);
-        gemm(dlogits.transposed(), hidden, &mut dweight, Threads::Pool);
+        let (losses, gradients) = match self.wanted.weight {
+            true => self.with_weight(hidden, weight),
+            false => self.without_weight(hidden, weight),
+        };
         if let Ok(mut kept) = self.kept.lock() {
-            *kept = Some((dhidden, dweight));
+            *kept = Some(gradients);
         }
         result(vec![mean(&losses)], ())
     }
@@ -118,7 +181,11 @@ impl CustomOp2 for LinearCrossEntropy {
                 *x *= scale;
             }
         }
-        Ok((gradient(dhidden, hidden)?, gradient(dweight, weight)?))
+        let dweight = match self.wanted.weight {
+            true => gradient(dweight, weight)?,
+            false => None,
+        };
+        Ok((gradient(dhidden, hidden)?, dweight))
     }
 }
 

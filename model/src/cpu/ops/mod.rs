@@ -11,6 +11,7 @@ mod tests;
 use crate::error::{Error, Result};
 use crate::layers::Norm;
 use candle_core::Tensor;
+use cross_entropy::Wanted;
 use std::sync::Mutex;
 
 /// The norm over the last axis.
@@ -70,6 +71,10 @@ pub(crate) fn linear_cross_entropy(
     check_shape(hidden, &[targets.len(), weight.dim(1)?])?;
     let op = cross_entropy::LinearCrossEntropy {
         targets: targets.to_vec(),
+        wanted: Wanted {
+            hidden: hidden.track_op(),
+            weight: weight.track_op(),
+        },
         kept: Mutex::new(None),
     };
     Ok(hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)?)

@@ -22,22 +22,27 @@ impl SelectRows {
         result(out, (self.index.len(), width))
     }
 
-    /// Adds each row of the gradient where it came from, in order.
-    fn backward(&self, grad: &Tensor, first: &mut [f32], second: &mut [f32]) -> Result<()> {
-        let width = grad.dim(1)?;
+    /// The gradient of the rows from `first` on of a table: each row of `grad` is added where it
+    /// came from, in order. None for a table that is not trained.
+    fn backward(&self, grad: &Tensor, table: &Tensor, first: usize) -> Result<Option<Tensor>> {
+        if !table.track_op() {
+            return Ok(None);
+        }
+        let (rows, width) = table.dims2()?;
+        let mut values = vec![0.0f32; rows * width];
         with_slice(grad, |grad| {
             for (&i, grad) in self.index.iter().zip(grad.chunks(width)) {
-                let start = i as usize * width;
-                let to = match start.checked_sub(first.len()) {
-                    None => &mut first[start..start + width],
-                    Some(start) => &mut second[start..start + width],
+                let Some(row) = (i as usize).checked_sub(first).filter(|&row| row < rows) else {
+                    continue;
                 };
+                let to = &mut values[row * width..(row + 1) * width];
                 for (to, g) in to.iter_mut().zip(grad) {
                     *to += g;
                 }
             }
             Ok(())
-        })
+        })?;
+        gradient(values, table)
     }
 }
 
@@ -52,9 +57,7 @@ impl CustomOp1 for SelectRows {
     }
 
     fn bwd(&self, table: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let mut values = vec![0.0f32; table.elem_count()];
-        self.backward(grad, &mut values, &mut [])?;
-        gradient(values, table)
+        self.backward(grad, table, 0)
     }
 }
 
@@ -82,9 +85,9 @@ impl CustomOp2 for SelectRows {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let mut dfirst = vec![0.0f32; first.elem_count()];
-        let mut dsecond = vec![0.0f32; second.elem_count()];
-        self.backward(grad, &mut dfirst, &mut dsecond)?;
-        Ok((gradient(dfirst, first)?, gradient(dsecond, second)?))
+        Ok((
+            self.backward(grad, first, 0)?,
+            self.backward(grad, second, first.dim(0)?)?,
+        ))
     }
 }

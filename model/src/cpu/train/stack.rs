@@ -14,7 +14,7 @@ use crate::storage::{gradient, result, slice, with_slice};
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Nodes of a group of f-gram trees, about.
 const TREE_GROUP: usize = 256;
@@ -25,6 +25,11 @@ pub(crate) struct Workspace {
     flat: FlatBlock,
     frequencies: Option<Arc<[f32]>>,
     buffers: Buffers,
+    /// The weights of all blocks end to end, if they are not trained: then they stay as they are.
+    frozen: Arc<OnceLock<Tensor>>,
+    /// Whether the forward pass keeps only what goes into each block, and the backward pass computes
+    /// the rest again.
+    recompute: bool,
 }
 
 impl Workspace {
@@ -33,6 +38,33 @@ impl Workspace {
             flat: FlatBlock::new(shape),
             frequencies: shape.rotary_frequencies(),
             buffers: Buffers::default(),
+            frozen: Arc::default(),
+            recompute: false,
+        }
+    }
+
+    /// Computes blocks twice rather than keep what is in them.
+    pub(crate) fn set_recompute(&mut self) {
+        self.recompute = true;
+    }
+
+    /// The weights of `blocks` end to end.
+    fn weights(&self, blocks: &[Block]) -> Result<Tensor> {
+        if let Some(weights) = self.frozen.get() {
+            return Ok(weights.clone());
+        }
+        let weights = flatten(blocks)?;
+        match weights.track_op() {
+            true => Ok(weights),
+            false => Ok(self.frozen.get_or_init(|| weights).clone()),
+        }
+    }
+
+    /// The same for blocks whose weights are replaced.
+    pub(crate) fn for_other_weights(&self) -> Self {
+        Self {
+            frozen: Arc::default(),
+            ..self.clone()
         }
     }
 }
@@ -46,6 +78,10 @@ pub(crate) struct Stack {
     buffers: Buffers,
     /// Whether a backward pass may come.
     tracked: bool,
+    /// Whether it asks for the weights' gradients.
+    trained: bool,
+    /// Whether only the inputs of layers are kept.
+    recompute: bool,
     /// One buffer for each layer of each group, layer by layer.
     saved: Mutex<Vec<Vec<Vec<f32>>>>,
 }
@@ -58,7 +94,7 @@ impl Stack {
         x: &Tensor,
         positions: &Positions,
     ) -> Result<Tensor> {
-        let weights = flatten(blocks)?;
+        let weights = workspace.weights(blocks)?;
         let stack = Self {
             flat: workspace.flat.clone(),
             layers: blocks.len(),
@@ -66,6 +102,8 @@ impl Stack {
             positions: positions.clone(),
             buffers: workspace.buffers.clone(),
             tracked: x.track_op() || weights.track_op(),
+            trained: weights.track_op(),
+            recompute: workspace.recompute,
             saved: Mutex::default(),
         };
         Ok(x.contiguous()?.apply_op2(&weights, stack)?)
@@ -125,9 +163,15 @@ impl Stack {
         let n = x.len() / sizes.width;
         let mut kept: Vec<Vec<f32>> = Vec::with_capacity(self.layers);
         out.copy_from_slice(x);
+        let mut inputs: Vec<Vec<f32>> = Vec::new();
         for layer in 0..self.layers {
+            if self.tracked && self.recompute {
+                let mut input = self.buffers.take(n * sizes.width);
+                input.copy_from_slice(out);
+                inputs.push(input);
+            }
             let mut buffer = match kept.pop() {
-                Some(last) if !self.tracked => last,
+                Some(last) if !self.tracked || self.recompute => last,
                 last => {
                     kept.extend(last);
                     self.buffers.take(sizes.activations_len(n))
@@ -144,10 +188,49 @@ impl Stack {
             forward(sizes, &mut pass, activations, out);
             kept.push(buffer);
         }
-        kept
+        if inputs.is_empty() {
+            return kept;
+        }
+        kept.into_iter()
+            .for_each(|buffer| self.buffers.give(buffer));
+        inputs
     }
 
-    /// Gradients of input and weights.
+    /// All that is in one layer, of every group, from what went into it.
+    fn again(
+        &self,
+        weights: &[f32],
+        (groups, angles): (&[Range<usize>], &Option<Vec<f32>>),
+        inputs: &[&[f32]],
+        whole: &mut [Vec<f32>],
+    ) {
+        let sizes = &self.flat.sizes;
+        let all = groups.par_iter().zip(inputs).zip(whole);
+        all.for_each_init(Scratch::default, |scratch, ((group, input), whole)| {
+            let activations = Activations::cut_mut(sizes, group.len(), whole);
+            activations.x.copy_from_slice(input);
+            let mut pass = Training {
+                flat: &self.flat,
+                weights,
+                attend: self.attend(group, angles),
+                scratch,
+            };
+            let mut out = self.buffers.take(input.len());
+            forward(sizes, &mut pass, activations, &mut out);
+            self.buffers.give(out);
+        });
+    }
+
+    /// Buffers of one layer's activations for every group, if they have to be computed again.
+    fn whole_layer(&self, groups: &[Range<usize>]) -> Vec<Vec<f32>> {
+        if !self.recompute {
+            return Vec::new();
+        }
+        let len = |group: &Range<usize>| self.flat.sizes.activations_len(group.len());
+        groups.iter().map(|g| self.buffers.take(len(g))).collect()
+    }
+
+    /// Gradients of input and weights; none of weights that are not trained.
     fn backward(
         &self,
         weights: &[f32],
@@ -156,23 +239,32 @@ impl Stack {
     ) -> (Vec<f32>, Vec<f32>) {
         let (flat, groups, angles) = (&self.flat, self.groups(), self.angles());
         let mut dx = grad.to_vec();
-        let mut dweights = vec![0.0f32; weights.len()];
+        let mut dweights = match self.trained {
+            true => vec![0.0f32; weights.len()],
+            false => Vec::new(),
+        };
         let mut grads: Vec<Vec<f32>> = groups
             .iter()
             .map(|g| self.buffers.take(flat.grads_len(g.len())))
             .collect();
+        let mut whole = self.whole_layer(&groups);
         for layer in (0..self.layers).rev() {
             let weights = self.layer_weights(weights, layer);
+            let mut saved: Vec<&[f32]> = saved.iter().map(|s| s[layer].as_slice()).collect();
+            if self.recompute {
+                self.again(weights, (&groups, &angles), &saved, &mut whole);
+                saved = whole.iter().map(Vec::as_slice).collect();
+            }
             groups
                 .par_iter()
                 .zip(cut(&mut dx, &groups, flat.sizes.width))
                 .zip(&mut grads)
-                .zip(saved)
+                .zip(&saved)
                 .for_each_init(
                     Scratch::default,
                     |scratch, (((group, dx), grads), saved)| {
                         let n = group.len();
-                        let saved = Activations::cut(&flat.sizes, n, &saved[layer]);
+                        let saved = Activations::cut(&flat.sizes, n, saved);
                         let grads = flat.grads_mut(grads, n);
                         grads.out.copy_from_slice(dx);
                         let mut spare = self.buffers.take(flat.spare_len(n));
@@ -181,20 +273,23 @@ impl Stack {
                         self.buffers.give(spare);
                     },
                 );
+            if !self.trained {
+                continue;
+            }
             let parts: Vec<Part<'_>> = groups
                 .iter()
                 .zip(&grads)
-                .zip(saved)
+                .zip(&saved)
                 .map(|((group, grads), saved)| Part {
                     rows: group.len(),
-                    saved: Activations::cut(&flat.sizes, group.len(), &saved[layer]),
+                    saved: Activations::cut(&flat.sizes, group.len(), saved),
                     grads: flat.grads(grads, group.len()),
                 })
                 .collect();
             let start = layer * flat.len;
             weight_gradients(flat, &parts, &mut dweights[start..start + flat.len]);
         }
-        for buffer in grads {
+        for buffer in grads.into_iter().chain(whole) {
             self.buffers.give(buffer);
         }
         (dx, dweights)
@@ -269,7 +364,11 @@ impl CustomOp2 for Stack {
         for buffer in saved.into_iter().flatten() {
             self.buffers.give(buffer);
         }
-        Ok((gradient(dx, x)?, gradient(dweights, weights)?))
+        let dweights = match self.trained {
+            true => gradient(dweights, weights)?,
+            false => None,
+        };
+        Ok((gradient(dx, x)?, dweights))
     }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! `DIR/checkpoints/step-N/` holds `parameters.safetensors`, `optimizer.safetensors` (both moments
 //! of every parameter) and `state.json`. It is written under another name, synced and renamed, so a
-//! directory of that name is whole. The last `KEEP` are kept.
+//! directory of that name is whole. The last `KEEP` are kept. `best-N/` beside them holds the parameters
+//! of the step that scored best on held-out text, where a run keeps them.
+
+mod state;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -10,60 +13,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::{Device, Tensor, Var};
-use serde::{Deserialize, Serialize};
 
-use crate::training::config::TrainConfig;
-use crate::training::optimizer::{AdamW, Moments};
+use crate::training::optimizer::{Moments, Optimizer};
+use state::FORMAT_VERSION;
+pub use state::{Best, InputHashes, State};
 
 /// Checkpoints kept; the one before the newest is for the day the newest turns out to be bad.
 const KEEP: usize = 2;
-const FORMAT_VERSION: u32 = 1;
 const PARAMETERS: &str = "parameters.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
-
-/// Hashes of what a run reads; a continuation must read the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InputHashes {
-    /// SHA-256 of tokenizer.json.
-    pub tokenizer: String,
-    /// SHA-256 of the f-gram set; empty without one.
-    pub fgram_set: String,
-    /// SHA-256 over the token stream in training order.
-    pub token_stream: String,
-}
-
-/// `state.json`: all of a checkpoint that is not a tensor. How far the data is read needs no entry:
-/// it is a function of seed and step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct State {
-    /// Layout of the checkpoint.
-    pub format_version: u32,
-    /// Steps done.
-    pub step: u64,
-    /// Seconds of training so far, over all runs.
-    pub seconds: f64,
-    /// Training loss of every step so far, in nats a token.
-    pub losses: Vec<f32>,
-    /// The effective config.
-    pub config: TrainConfig,
-    /// What was read.
-    pub inputs: InputHashes,
-}
-
-impl State {
-    /// The state before the first step.
-    pub fn new(config: TrainConfig, inputs: InputHashes) -> Self {
-        Self {
-            format_version: FORMAT_VERSION,
-            step: 0,
-            seconds: 0.0,
-            losses: Vec::new(),
-            config,
-            inputs,
-        }
-    }
-}
 
 /// A checkpoint read back.
 #[derive(Debug)]
@@ -126,7 +85,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// Names the file that could not be written.
-    pub fn write(&self, state: &State, optimizer: &AdamW) -> Result<PathBuf> {
+    pub fn write(&self, state: &State, optimizer: &Optimizer) -> Result<PathBuf> {
         let target = self.path(state.step);
         let partial = self.dir.join(format!(".step-{}.partial", state.step));
         write_files(&partial, state, optimizer)
@@ -139,12 +98,65 @@ impl Checkpoints {
         Ok(target)
     }
 
+    /// Keeps the parameters of `step`, the best so far. Those of an earlier step stay until
+    /// [`keep_best`](Self::keep_best): a run that goes on from a checkpoint may need them.
+    ///
+    /// # Errors
+    /// Names the file that could not be written.
+    pub fn write_best(&self, step: u64, optimizer: &Optimizer) -> Result<()> {
+        let target = self.best_path(step);
+        if target.exists() {
+            fs::remove_dir_all(&target)?;
+        }
+        let partial = self.dir.join(format!(".best-{step}.partial"));
+        let write = || -> Result<()> {
+            if partial.exists() {
+                fs::remove_dir_all(&partial)?;
+            }
+            fs::create_dir_all(&partial)?;
+            write_tensors(&partial.join(PARAMETERS), &parameters(optimizer))?;
+            Ok(scone_files::publish(&partial, &target)?)
+        };
+        write().with_context(|| format!("cannot write the checkpoint {}", target.display()))
+    }
+
+    /// Drops the parameters of all best steps but this one.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub fn keep_best(&self, best: Option<u64>) -> Result<()> {
+        for step in self.numbered("best-")? {
+            if Some(step) != best {
+                fs::remove_dir_all(self.best_path(step))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the parameters of the best `step` back; moments stay as they are.
+    ///
+    /// # Errors
+    /// When they cannot be read or do not fit.
+    pub fn restore_best(&self, step: u64, optimizer: &Optimizer) -> Result<()> {
+        let path = self.best_path(step).join(PARAMETERS);
+        restore_parameters(&path, read_tensors(&path, &self.device)?, optimizer)
+    }
+
+    fn best_path(&self, step: u64) -> PathBuf {
+        self.dir.join(format!("best-{step}"))
+    }
+
     fn path(&self, step: u64) -> PathBuf {
         self.dir.join(format!("step-{step}"))
     }
 
     /// Steps with a checkpoint, ascending.
     fn steps(&self) -> Result<Vec<u64>> {
+        self.numbered("step-")
+    }
+
+    /// The numbers behind `prefix` in names of the directory, ascending.
+    fn numbered(&self, prefix: &str) -> Result<Vec<u64>> {
         let mut steps = Vec::new();
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
@@ -157,7 +169,7 @@ impl Checkpoints {
             let name = entry?.file_name();
             let step = name
                 .to_str()
-                .and_then(|n| n.strip_prefix("step-")?.parse::<u64>().ok());
+                .and_then(|n| n.strip_prefix(prefix)?.parse::<u64>().ok());
             steps.extend(step);
         }
         steps.sort_unstable();
@@ -206,20 +218,28 @@ impl Checkpoint {
     ///
     /// # Errors
     /// When a parameter is missing or has another shape.
-    pub fn restore(mut self, optimizer: &mut AdamW) -> Result<State> {
-        for (name, var) in optimizer.vars() {
-            let saved = self
-                .parameters
-                .remove(name)
-                .with_context(|| format!("{} lacks the parameter {name}", self.path.display()))?;
-            restore_one(name, var, &saved)?;
-        }
-        if let Some(name) = self.parameters.keys().min() {
-            bail!("{} has an unknown parameter {name}", self.path.display());
-        }
+    pub fn restore(self, optimizer: &mut Optimizer) -> Result<State> {
+        restore_parameters(&self.path, self.parameters, optimizer)?;
         optimizer.restore(self.state.step, self.moments)?;
         Ok(self.state)
     }
+}
+
+fn restore_parameters(
+    path: &Path,
+    mut saved: HashMap<String, Tensor>,
+    optimizer: &Optimizer,
+) -> Result<()> {
+    for (name, var) in optimizer.vars() {
+        let tensor = saved
+            .remove(name)
+            .with_context(|| format!("{} lacks the parameter {name}", path.display()))?;
+        restore_one(name, var, &tensor)?;
+    }
+    if let Some(name) = saved.keys().min() {
+        bail!("{} has an unknown parameter {name}", path.display());
+    }
+    Ok(())
 }
 
 fn restore_one(name: &str, var: &Var, saved: &Tensor) -> Result<()> {
@@ -232,20 +252,18 @@ fn restore_one(name: &str, var: &Var, saved: &Tensor) -> Result<()> {
     Ok(var.set(saved)?)
 }
 
-fn write_files(dir: &Path, state: &State, optimizer: &AdamW) -> Result<()> {
+fn write_files(dir: &Path, state: &State, optimizer: &Optimizer) -> Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir)?;
     }
     fs::create_dir_all(dir)?;
-    let parameters = optimizer.vars().iter();
-    let parameters: HashMap<String, Tensor> = parameters
-        .map(|(name, var)| (name.clone(), var.as_detached_tensor()))
-        .collect();
-    write_tensors(&dir.join(PARAMETERS), &parameters)?;
+    write_tensors(&dir.join(PARAMETERS), &parameters(optimizer))?;
     let mut moments = HashMap::new();
     for (name, own) in optimizer.moments()? {
         moments.insert(format!("first.{name}"), own.first);
-        moments.insert(format!("second.{name}"), own.second);
+        if let Some(second) = own.second {
+            moments.insert(format!("second.{name}"), second);
+        }
     }
     write_tensors(&dir.join(OPTIMIZER), &moments)?;
     // Syncs the directory as well, with all three names in it.
@@ -253,6 +271,12 @@ fn write_files(dir: &Path, state: &State, optimizer: &AdamW) -> Result<()> {
         &dir.join(STATE),
         &serde_json::to_vec(state)?,
     )?)
+}
+
+fn parameters(optimizer: &Optimizer) -> HashMap<String, Tensor> {
+    let vars = optimizer.vars().iter();
+    vars.map(|(name, var)| (name.clone(), var.as_detached_tensor()))
+        .collect()
 }
 
 fn write_tensors(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<()> {
@@ -278,14 +302,11 @@ fn read_moments(path: &Path, device: &Device) -> Result<BTreeMap<String, Moments
         .collect();
     let mut moments = BTreeMap::new();
     for name in names {
-        let mut take = |kind: &str| {
-            tensors
-                .remove(&format!("{kind}.{name}"))
-                .with_context(|| format!("{} lacks {kind}.{name}", path.display()))
-        };
+        let mut take = |kind: &str| tensors.remove(&format!("{kind}.{name}"));
+        let first = take("first");
         let own = Moments {
-            first: take("first")?,
-            second: take("second")?,
+            first: first.with_context(|| format!("{} lacks first.{name}", path.display()))?,
+            second: take("second"),
         };
         moments.insert(name, own);
     }

@@ -2,11 +2,11 @@
 use candle_core::Device;
 
 use super::*;
-use crate::training::config::OptimizerConfig;
+use crate::training::config::{OptimizerConfig, TrainConfig};
 
-fn optimizer(value: f32) -> AdamW {
+fn optimizer(value: f32) -> Optimizer {
     let var = Var::from_slice(&[value, -value], 2, &Device::Cpu).unwrap();
-    AdamW::new(
+    Optimizer::new(
         BTreeMap::from([("w".to_owned(), var)]),
         OptimizerConfig::default(),
     )
@@ -18,6 +18,7 @@ fn state(step: u64) -> State {
         model: {family: llama, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 8}, \
         training: {sequence_length: 8, batch_tokens: 8, steps: 9}}";
     let hashes = InputHashes {
+        base: String::new(),
         tokenizer: "a".to_owned(),
         fgram_set: String::new(),
         token_stream: "b".to_owned(),
@@ -28,7 +29,7 @@ fn state(step: u64) -> State {
     state
 }
 
-fn weights(optimizer: &AdamW) -> Vec<f32> {
+fn weights(optimizer: &Optimizer) -> Vec<f32> {
     optimizer.vars()["w"].to_vec1().unwrap()
 }
 
@@ -79,4 +80,40 @@ fn a_partial_checkpoint_is_not_seen() {
     let checkpoints = Checkpoints::new(dir.path(), &Device::Cpu);
     fs::create_dir_all(checkpoints.dir.join(".step-7.partial")).unwrap();
     assert!(checkpoints.newest().unwrap().is_none());
+}
+
+#[test]
+fn batches_that_were_left_out_shift_those_behind() {
+    let mut state = state(4);
+    assert_eq!(state.batch(), 4);
+    state.skipped = vec![4];
+    assert_eq!(state.batch(), 5);
+    state.skipped = vec![2, 4, 6, 9];
+    let batches: Vec<u64> = (0..8)
+        .map(|step| {
+            State {
+                step,
+                ..state.clone()
+            }
+            .batch()
+        })
+        .collect();
+    assert_eq!(batches, [0, 1, 3, 5, 7, 8, 10, 11]);
+}
+
+#[test]
+fn the_best_parameters_are_kept_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoints = Checkpoints::new(dir.path(), &Device::Cpu);
+    checkpoints.write_best(3, &optimizer(3.0)).unwrap();
+    checkpoints.write_best(7, &optimizer(7.0)).unwrap();
+    checkpoints.write(&state(8), &optimizer(8.0)).unwrap();
+    let fresh = optimizer(0.0);
+    checkpoints.restore_best(3, &fresh).unwrap();
+    assert_eq!(weights(&fresh), [3.0, -3.0]);
+    checkpoints.keep_best(Some(7)).unwrap();
+    checkpoints.restore_best(7, &fresh).unwrap();
+    assert_eq!(weights(&fresh), [7.0, -7.0]);
+    assert!(checkpoints.restore_best(3, &fresh).is_err());
+    assert_eq!(checkpoints.steps().unwrap(), [8]);
 }

@@ -1,7 +1,7 @@
 //! From a YAML file and overrides to a checked config.
 
 use std::fmt::Display;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
@@ -9,13 +9,13 @@ use scone_model::{DeviceChoice, Dtype};
 use serde::de::DeserializeOwned;
 use serde_yaml_ng::{Mapping, Value};
 
-use super::overrides;
 use super::schema::TrainConfig;
 use super::validate::{self, Mistakes};
+use super::{overrides, presets};
 
 /// What [`Sections`] knows, for messages.
-const KNOWN: &str = "data, tokenizer, fgrams, model, fgram_model, training, optimizer, output, \
-     device, dtype, tf32";
+const KNOWN: &str = "data, tokenizer, fgrams, max_fgrams, preset, base, trainable, model, \
+     fgram_model, training, optimizer, output, device, dtype, tf32";
 
 impl TrainConfig {
     /// Reads `path`, applies `overrides` (`optimizer.lr=3e-3`) and checks every field.
@@ -38,11 +38,16 @@ impl TrainConfig {
             bail!("the training config must be a mapping of keys")
         };
         let mut mistakes = Mistakes::default();
+        if let Err(error) = presets::apply(&mut root, overrides) {
+            mistakes.0.push(format!("{error:#}"));
+        }
         for spec in overrides {
             if let Err(error) = overrides::apply(&mut root, spec) {
                 mistakes.0.push(format!("{error:#}"));
             }
         }
+        // It stands in the values now.
+        root.remove("preset");
         let config = read(Sections {
             root,
             mistakes: &mut mistakes,
@@ -67,9 +72,20 @@ impl TrainConfig {
 /// missing, whatever else is wrong.
 fn read(mut sections: Sections<'_>) -> Option<TrainConfig> {
     let data = sections.required("data", validate::data);
-    let tokenizer = sections.required("tokenizer", |_, _| {});
+    let base: Option<PathBuf> = sections.optional("base", |_, _| {});
+    let fresh = base.is_none();
+    // A base brings its own.
+    let tokenizer = match fresh {
+        true => sections.required("tokenizer", |_, _| {}),
+        false => sections.optional("tokenizer", |_, _| {}),
+    };
     let fgrams = sections.optional("fgrams", |_, _| {});
-    let model = sections.required("model", validate::model);
+    let max_fgrams = sections.optional("max_fgrams", validate::max_fgrams);
+    let trainable = sections.optional("trainable", |_, _| {});
+    let model = match fresh {
+        true => sections.required("model", validate::model),
+        false => sections.optional("model", validate::model),
+    };
     let fgram_model = sections.optional("fgram_model", validate::fgram_model);
     let training = sections.required("training", validate::training);
     let optimizer = sections.optional("optimizer", validate::optimizer);
@@ -78,11 +94,17 @@ fn read(mut sections: Sections<'_>) -> Option<TrainConfig> {
     let dtype = sections.named("dtype");
     let tf32 = sections.optional("tf32", |_, _| {});
     let mistakes = sections.refuse_others();
+    if fresh && (tokenizer.is_none() || model.is_none()) {
+        return None;
+    }
     let config = TrainConfig {
         data: data?,
-        tokenizer: tokenizer?,
+        tokenizer,
         fgrams,
-        model: model?,
+        max_fgrams,
+        base,
+        trainable: trainable.unwrap_or_default(),
+        model,
         fgram_model: fgram_model.unwrap_or_default(),
         training: training?,
         optimizer: optimizer.unwrap_or_default(),

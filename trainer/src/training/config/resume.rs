@@ -53,8 +53,12 @@ fn compare(path: &str, old: &Value, new: &Value, found: &mut Vec<Difference>) {
 }
 
 /// Keys that may change between a checkpoint and its continuation: they do not enter the weights.
-const FREE_KEYS: [&str; 7] = [
+const FREE_KEYS: [&str; 11] = [
+    "training.recompute",
     "data.valid",
+    "training.patience",
+    "training.keep_best",
+    "training.max_skips",
     "training.log_every",
     "training.eval_every",
     "training.eval_tokens",

@@ -2,23 +2,38 @@
 
 use std::path::PathBuf;
 
+use scone_model::checkpoint::{StoredDtype, model_dir};
 use scone_model::{DeviceChoice, Dtype};
 use serde::{Deserialize, Serialize};
 
+use super::optimizer::OptimizerConfig;
 use super::source::Source;
+use super::training::TrainingConfig;
 
 /// Everything that defines a training run. Field names are the keys of the YAML file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig {
     /// What to train on and what to evaluate on.
     pub data: DataConfig,
-    /// Path of `tokenizer.json`.
-    pub tokenizer: PathBuf,
+    /// Path of `tokenizer.json`; default: that of `base`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
     /// Path of the f-gram set. Absent: a plain model without f-grams, by the same code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fgrams: Option<PathBuf>,
-    /// Shape of the main model.
-    pub model: ModelShape,
+    /// Take only so many f-grams of the set, the first of its ranking; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_fgrams: Option<usize>,
+    /// Model to start from: a directory in Hugging Face layout, or a GGUF file. Give this or
+    /// `model`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<PathBuf>,
+    /// What is trained of a `base` and its f-gram model.
+    #[serde(default)]
+    pub trainable: Trainable,
+    /// Shape of a main model that starts from random weights. Give this or `base`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelShape>,
     /// Shape of the f-gram model A. Ignored without `fgrams`.
     pub fgram_model: FgramModelShape,
     /// Batches, length and evaluation.
@@ -71,6 +86,41 @@ pub struct DataConfig {
     /// Field of a .jsonl line that holds the text.
     #[serde(default = "default_text_field")]
     pub text_field: String,
+}
+
+/// Which weights change; the others stay as `base` has them, bit for bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Trainable {
+    /// Main model and f-gram model.
+    #[default]
+    #[serde(rename = "all")]
+    All,
+    /// The f-gram model alone: the result is a table for an untouched base model.
+    #[serde(rename = "fgram_model")]
+    FgramModel,
+    /// The f-gram model and the token embedding T, with it a tied output layer.
+    #[serde(rename = "fgram_model+embeddings")]
+    FgramModelAndEmbeddings,
+    /// The token embedding alone, without f-grams.
+    #[serde(rename = "embeddings")]
+    Embeddings,
+}
+
+impl Trainable {
+    /// Whether the f-gram model is trained, if there is one.
+    pub fn fgram_model(self) -> bool {
+        self != Self::Embeddings
+    }
+
+    /// Whether the token embedding is trained.
+    pub fn embeddings(self) -> bool {
+        self != Self::FgramModel
+    }
+
+    /// Whether all other weights of the main model are trained.
+    pub fn rest(self) -> bool {
+        self == Self::All
+    }
 }
 
 /// The families of main models that can be trained.
@@ -138,88 +188,6 @@ impl Default for FgramModelShape {
     }
 }
 
-/// `training`: batches, length, evaluation, checkpoints.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainingConfig {
-    /// Positions of one training window.
-    pub sequence_length: usize,
-    /// Positions of one step; a multiple of sequence_length.
-    pub batch_tokens: usize,
-    /// Optimiser steps. Give this or `tokens`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub steps: Option<u64>,
-    /// Training positions in all, rounded up to whole steps. Give this or `steps`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokens: Option<u64>,
-    /// Seed of initial weights and data order.
-    #[serde(default)]
-    pub seed: u64,
-    /// Steps between lines in log.jsonl.
-    #[serde(default = "default_log_every")]
-    pub log_every: u64,
-    /// Steps between evaluations on data.valid; 0: only at the end.
-    #[serde(default = "default_eval_every")]
-    pub eval_every: u64,
-    /// Most positions evaluated of each valid file while training.
-    #[serde(default = "default_eval_tokens")]
-    pub eval_tokens: u64,
-    /// Steps between checkpoints; 0: only at the end.
-    #[serde(default = "default_checkpoint_every")]
-    pub checkpoint_every: u64,
-    /// Worker threads; absent: one per core.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub threads: Option<usize>,
-}
-
-impl TrainingConfig {
-    /// Number of optimiser steps, from `steps` or `tokens`.
-    pub fn total_steps(&self) -> u64 {
-        match (self.steps, self.tokens) {
-            (Some(steps), _) => steps,
-            (None, Some(tokens)) => tokens.div_ceil(self.batch_tokens as u64),
-            (None, None) => 0,
-        }
-    }
-}
-
-/// `optimizer`: AdamW, warm-up and cosine decay. Defaults are the paper's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OptimizerConfig {
-    /// Peak learning rate.
-    pub lr: f64,
-    /// Learning rate at the last step, as a share of the peak.
-    pub min_lr_ratio: f64,
-    /// Steps of linear warm-up.
-    pub warmup_steps: u64,
-    /// Decoupled weight decay, of matrices only (not of norms, biases and positions' vectors).
-    pub weight_decay: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Largest global gradient norm; 0: no clipping.
-    pub clip: f64,
-}
-
-impl Default for OptimizerConfig {
-    fn default() -> Self {
-        Self {
-            lr: 1e-3,
-            min_lr_ratio: 0.1,
-            warmup_steps: 100,
-            weight_decay: 0.1,
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            clip: 1.0,
-        }
-    }
-}
-
 /// Element types of the written model files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -233,12 +201,23 @@ pub enum OutputDtype {
     F16,
 }
 
+impl From<OutputDtype> for StoredDtype {
+    fn from(dtype: OutputDtype) -> Self {
+        match dtype {
+            OutputDtype::F32 => Self::F32,
+            OutputDtype::Bf16 => Self::Bf16,
+            OutputDtype::F16 => Self::F16,
+        }
+    }
+}
+
 /// `output`: the model directory written at the end.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OutputConfig {
-    /// f32, bf16 or f16.
-    pub dtype: OutputDtype,
+    /// f32, bf16 or f16; default: that of `base`, otherwise f32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<OutputDtype>,
 }
 
 fn default_device() -> DeviceChoice {
@@ -256,32 +235,14 @@ fn yes() -> bool {
 fn default_rope_theta() -> f64 {
     10_000.0
 }
-fn default_log_every() -> u64 {
-    20
-}
-fn default_eval_every() -> u64 {
-    250
-}
-fn default_eval_tokens() -> u64 {
-    32_768
-}
-fn default_checkpoint_every() -> u64 {
-    250
-}
 
 impl TrainConfig {
-    /// Attention heads of A.
-    pub fn fgram_heads(&self) -> usize {
-        self.fgram_model
-            .num_attention_heads
-            .unwrap_or(self.model.num_attention_heads)
-    }
-
-    /// Width of A's feed-forward layer.
-    pub fn fgram_intermediate_size(&self) -> usize {
-        self.fgram_model
-            .intermediate_size
-            .unwrap_or_else(|| self.model.intermediate_size())
+    /// Path of `tokenizer.json`: `tokenizer`, or the file beside the weights of `base`.
+    pub fn tokenizer_path(&self) -> PathBuf {
+        match (&self.tokenizer, &self.base) {
+            (None, Some(base)) => model_dir(base).join("tokenizer.json"),
+            (path, _) => path.clone().unwrap_or_default(),
+        }
     }
 }
 

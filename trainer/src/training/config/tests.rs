@@ -22,12 +22,29 @@ fn error(overrides: &[&str]) -> String {
 }
 
 #[test]
+fn epochs_are_parts_of_the_text_too() {
+    let config = parse(&["training.tokens=null", "training.epochs=1.5"]).unwrap();
+    // 7 windows, 4 a step: 10.5 windows are 3 steps.
+    assert_eq!(config.training.total_steps(7), 3);
+    let text = error(&["training.epochs=2"]);
+    assert!(text.contains("exactly one"), "{text}");
+    for bad in ["0", "-1", ".nan"] {
+        let text = error(&["training.tokens=null", &format!("training.epochs={bad}")]);
+        assert!(text.contains("must be above 0"), "{text}");
+    }
+}
+
+fn model(config: &TrainConfig) -> &ModelShape {
+    config.model.as_ref().unwrap()
+}
+
+#[test]
 fn defaults_are_filled_and_tokens_round_up_to_steps() {
     let config = parse(&[]).unwrap();
-    assert_eq!(config.training.total_steps(), 16);
-    assert_eq!(config.model.intermediate_size(), 128);
+    assert_eq!(config.training.total_steps(9), 16);
+    assert_eq!(model(&config).intermediate_size(), 128);
     assert_eq!(config.optimizer.beta2, 0.95);
-    assert!(config.model.tie_word_embeddings);
+    assert!(model(&config).tie_word_embeddings);
 }
 
 #[test]
@@ -46,7 +63,7 @@ fn overrides_reach_nested_and_absent_sections() {
     assert_eq!(config.data.valid.len(), 2);
     assert_eq!(config.fgrams, None);
     assert_eq!(config.training.seed, 7);
-    assert_eq!(config.output.dtype, OutputDtype::Bf16);
+    assert_eq!(config.output.dtype, Some(OutputDtype::Bf16));
 }
 
 #[test]
@@ -248,4 +265,98 @@ fn a_source_may_have_a_weight() {
     let written = serde_json::to_value(&config.data.train).unwrap();
     let expected = serde_json::json!(["a.txt", {"path": "b", "weight": 2.5}, "c"]);
     assert_eq!(written, expected);
+}
+
+#[test]
+fn a_base_brings_shape_and_tokenizer() {
+    let base = ["base=my/base", "model=null", "tokenizer=null"];
+    let with = |more: &[&'static str]| [&base[..], more].concat();
+    let config = parse(&with(&["trainable=fgram_model+embeddings"])).unwrap();
+    assert_eq!(config.trainable, Trainable::FgramModelAndEmbeddings);
+    assert_eq!(
+        config.tokenizer_path(),
+        std::path::Path::new("my/base/tokenizer.json")
+    );
+    let yaml = config.to_yaml().unwrap();
+    assert_eq!(TrainConfig::parse(&yaml, &[]).unwrap(), config);
+    let own = parse(&with(&["tokenizer=other.json"])).unwrap();
+    assert_eq!(own.tokenizer_path(), std::path::Path::new("other.json"));
+
+    for (changes, mistake) in [
+        (vec!["base=my/base"], "give one of `base` and `model`"),
+        (vec!["model=null"], "missing key `model`"),
+        (vec!["trainable=fgram_model"], "which is for a `base`"),
+        (vec!["trainable=some"], "key `trainable`"),
+        (with(&["trainable=embeddings"]), "set fgrams=null"),
+        (
+            with(&["trainable=fgram_model", "fgrams=null"]),
+            "there are no fgrams",
+        ),
+        (
+            with(&["fgram_model.final_norm=true"]),
+            "fgram_model.final_norm with a `base`",
+        ),
+    ] {
+        let text = error(&changes);
+        assert!(text.contains(mistake), "{changes:?}: {text}");
+    }
+}
+
+#[test]
+fn presets_go_before_the_file_and_overrides_before_presets() {
+    let config = parse(&["preset=medium-500k"]).unwrap();
+    assert_eq!(config.fgram_model.num_hidden_layers, 4);
+    assert_eq!(config.max_fgrams, Some(500_000));
+    let config = parse(&["max_fgrams=7", "preset=large-1m"]).unwrap();
+    assert_eq!(config.fgram_model.num_hidden_layers, 8);
+    assert_eq!(config.max_fgrams, Some(7));
+    // What is written down reads back as it is.
+    let again = TrainConfig::parse(&config.to_yaml().unwrap(), &[]).unwrap();
+    assert_eq!(config, again);
+
+    let file = format!("{TEXT}\nfgram_model: {{num_hidden_layers: 3}}\npreset: small-10k\n");
+    let config = TrainConfig::parse(&file, &[]).unwrap();
+    assert_eq!(config.fgram_model.num_hidden_layers, 2);
+    assert_eq!(config.max_fgrams, Some(10_000));
+    let none = TrainConfig::parse(&file, &["preset=null".to_owned()]).unwrap();
+    assert_eq!(none.fgram_model.num_hidden_layers, 3);
+
+    for name in ["tiny-10k", "small-11k", "small", "3"] {
+        let text = error(&[&format!("preset={name}")]);
+        assert!(text.contains("{small,medium,large}"), "{text}");
+    }
+    let text = error(&["preset=small-10k", "fgrams=null"]);
+    assert!(text.contains("without fgrams"), "{text}");
+}
+
+#[test]
+fn what_keeps_a_run_safe_is_checked() {
+    for (changes, mistake) in [
+        (
+            &["training.accumulate=3"][..],
+            "does not divide the 4 windows",
+        ),
+        (&["training.accumulate=0"], "training.accumulate"),
+        (&["training.patience=0"], "training.patience"),
+        (&["training.patience=2", "data.valid=[]"], "need data.valid"),
+        (
+            &["training.keep_best=true", "training.eval_every=0"],
+            "need training.eval_every",
+        ),
+        (&["training.spike=0"], "training.spike"),
+        (&["optimizer.kind=sgd"], "optimizer"),
+        (
+            &["optimizer.groups.fgram_model=-1"],
+            "groups.fgram_model = -1",
+        ),
+        (&["optimizer.groups.all=1"], "unknown field `all`"),
+        (&["optimizer.momentum=1"], "optimizer.momentum"),
+        (&["max_fgrams=0"], "max_fgrams"),
+    ] {
+        let text = error(changes);
+        assert!(text.contains(mistake), "{changes:?}: {text}");
+    }
+    let config = parse(&["training.accumulate=4", "optimizer.groups.embeddings=0.5"]).unwrap();
+    assert_eq!(config.optimizer.groups.embeddings, 0.5);
+    assert_eq!(config.optimizer.groups.matrices, 1.0);
 }

@@ -3,9 +3,9 @@
 
 use scone_model::{DeviceChoice, Dtype};
 
-use super::schema::{
-    DataConfig, Family, FgramModelShape, ModelShape, OptimizerConfig, TrainConfig, TrainingConfig,
-};
+use super::optimizer::OptimizerConfig;
+use super::schema::{DataConfig, Family, FgramModelShape, ModelShape, TrainConfig, Trainable};
+use super::training::TrainingConfig;
 
 /// The mistakes found so far, one line each.
 #[derive(Debug, Default)]
@@ -33,6 +33,11 @@ pub(super) fn data(data: &DataConfig, found: &mut Mistakes) {
             format!("data.train: the weight of {path} is {weight}, must be 0.000001 to 1000000")
         });
     }
+}
+
+/// `max_fgrams` by itself.
+pub(super) fn max_fgrams(max_fgrams: &usize, found: &mut Mistakes) {
+    found.positive("max_fgrams", *max_fgrams);
 }
 
 /// Section `model` by itself.
@@ -110,13 +115,37 @@ pub(super) fn training(training: &TrainingConfig, found: &mut Mistakes) {
             )
         },
     );
-    let one_length = training.steps.is_some() != training.tokens.is_some();
-    found.unless(one_length, || {
-        "give exactly one of training.steps and training.tokens".to_owned()
+    let parts = training.accumulate;
+    found.positive("training.accumulate", parts);
+    let windows = batch.checked_div(sequence).unwrap_or(0);
+    found.unless(parts == 0 || windows.is_multiple_of(parts), || {
+        format!(
+            "training.accumulate = {parts} does not divide the {windows} windows of a step \
+             (training.batch_tokens / training.sequence_length)"
+        )
     });
-    let zero = training.steps == Some(0) || training.tokens == Some(0);
+    found.unless(training.patience != Some(0), || {
+        "training.patience must be at least 1".to_owned()
+    });
+    found.unless(!training.keeps_best() || training.eval_every > 0, || {
+        "training.keep_best and training.patience need training.eval_every".to_owned()
+    });
+    found.unless(training.spike.is_none_or(|nats| nats > 0.0), || {
+        "training.spike must be above 0".to_owned()
+    });
+    let lengths = [
+        training.steps.is_some(),
+        training.tokens.is_some(),
+        training.epochs.is_some(),
+    ];
+    let given = lengths.into_iter().filter(|&given| given).count();
+    found.unless(given == 1, || {
+        "give exactly one of training.steps, training.tokens and training.epochs".to_owned()
+    });
+    let epochs = training.epochs.is_none_or(|n| n.is_finite() && n > 0.0);
+    let zero = training.steps == Some(0) || training.tokens == Some(0) || !epochs;
     found.unless(!zero, || {
-        "training.steps or training.tokens must be above 0".to_owned()
+        "training.steps, training.tokens or training.epochs must be above 0".to_owned()
     });
     found.unless(training.log_every > 0, || {
         "training.log_every must be at least 1".to_owned()
@@ -136,9 +165,24 @@ pub(super) fn optimizer(optimizer: &OptimizerConfig, found: &mut Mistakes) {
     found.unless((0.0..=1.0).contains(&floor), || {
         format!("optimizer.min_lr_ratio = {floor} is not in [0, 1]")
     });
-    for (name, value) in [("beta1", optimizer.beta1), ("beta2", optimizer.beta2)] {
+    for (name, value) in [
+        ("beta1", optimizer.beta1),
+        ("beta2", optimizer.beta2),
+        ("momentum", optimizer.momentum),
+    ] {
         found.unless((0.0..1.0).contains(&value), || {
             format!("optimizer.{name} = {value} is not in [0, 1)")
+        });
+    }
+    let groups = &optimizer.groups;
+    for (name, value) in [
+        ("embeddings", groups.embeddings),
+        ("matrices", groups.matrices),
+        ("vectors", groups.vectors),
+        ("fgram_model", groups.fgram_model),
+    ] {
+        found.unless(value.is_finite() && value >= 0.0, || {
+            format!("optimizer.groups.{name} = {value} is not 0 or more")
         });
     }
     found.unless(optimizer.eps > 0.0, || {
@@ -160,21 +204,64 @@ pub(super) fn together(config: &TrainConfig, found: &mut Mistakes) {
     found.unless(!config.tf32 || config.device != DeviceChoice::Cpu, || {
         "tf32 is for GPUs; device is cpu".to_owned()
     });
-    let (heads, width) = (config.fgram_heads(), config.model.hidden_size);
-    // Without a number of its own A has the main model's heads, which are checked there.
-    let own = config.fgram_model.num_attention_heads.is_some();
-    found.unless(!own || (heads > 0 && width.is_multiple_of(heads)), || {
-        format!(
-            "fgram_model.num_attention_heads = {heads} does not divide model.hidden_size = {width}"
-        )
+    found.unless(
+        config.max_fgrams.is_none() || config.fgrams.is_some(),
+        || "max_fgrams (or a preset) without fgrams".to_owned(),
+    );
+    found.unless(
+        !config.training.keeps_best() || !config.data.valid.is_empty(),
+        || "training.keep_best and training.patience need data.valid".to_owned(),
+    );
+    match (&config.model, &config.base) {
+        (Some(model), None) => fresh(config, model, found),
+        (model, _) => based(config, model.is_some(), found),
+    }
+    found.unless(
+        config.trainable != Trainable::FgramModel || config.fgrams.is_some(),
+        || "trainable is fgram_model, but there are no fgrams".to_owned(),
+    );
+    found.unless(
+        config.trainable != Trainable::Embeddings || config.fgrams.is_none(),
+        || "trainable is embeddings, which has no f-gram model: set fgrams=null".to_owned(),
+    );
+}
+
+/// A main model from random weights.
+fn fresh(config: &TrainConfig, model: &ModelShape, found: &mut Mistakes) {
+    found.unless(config.trainable == Trainable::All, || {
+        "trainable leaves out weights of the main model, which is for a `base`: give one, or \
+         trainable=all"
+            .to_owned()
     });
+    // Without a number of its own A has the main model's heads, which are checked there.
+    if let Some(heads) = config.fgram_model.num_attention_heads {
+        let width = model.hidden_size;
+        found.unless(heads > 0 && width.is_multiple_of(heads), || {
+            format!(
+                "fgram_model.num_attention_heads = {heads} does not divide model.hidden_size = \
+                 {width}"
+            )
+        });
+    }
     let (sequence, limit) = (
         config.training.sequence_length,
-        config.model.max_position_embeddings,
+        model.max_position_embeddings,
     );
     found.unless(sequence <= limit, || {
         format!(
             "training.sequence_length = {sequence} is above model.max_position_embeddings = {limit}"
         )
+    });
+}
+
+/// A main model that there is already; what depends on its sizes is checked when it is read.
+fn based(config: &TrainConfig, has_model: bool, found: &mut Mistakes) {
+    found.unless(!has_model, || {
+        "give one of `base` and `model`: a base has its own shape".to_owned()
+    });
+    found.unless(!config.fgram_model.final_norm, || {
+        "fgram_model.final_norm with a `base`: a norm would scale rows, and the first step would \
+         not be the base model"
+            .to_owned()
     });
 }

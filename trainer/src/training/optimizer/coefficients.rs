@@ -16,6 +16,10 @@ pub(super) struct Coefficients {
     pub(super) rate: f32,
     /// Bias correction of the second moment.
     pub(super) second_scale: f32,
+    /// Learning rate.
+    pub(super) lr: f32,
+    /// Muon's decay of the momentum.
+    pub(super) momentum: f32,
 }
 
 impl Coefficients {
@@ -36,6 +40,8 @@ impl Coefficients {
             decay: (1.0 - lr * config.weight_decay) as f32,
             rate: (lr / (1.0 - config.beta1.powi(power))) as f32,
             second_scale: (1.0 / (1.0 - config.beta2.powi(power))) as f32,
+            lr: lr as f32,
+            momentum: config.momentum as f32,
         }
     }
 

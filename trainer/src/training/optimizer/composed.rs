@@ -4,13 +4,13 @@ use anyhow::Result;
 use candle_core::{Tensor, Var};
 
 use super::coefficients::Coefficients;
-use super::moments::Moments;
+use super::moments::DeviceMoments;
 
 /// Updates `var` and its moments; all stay where they are.
 pub(super) fn update(
     var: &Var,
     grad: &Tensor,
-    moments: &mut Moments,
+    moments: &mut DeviceMoments,
     step: Coefficients,
 ) -> Result<()> {
     let factor = |x: f32| f64::from(x);
@@ -22,7 +22,7 @@ pub(super) fn update(
     let root = ((&second * factor(step.second_scale))?.sqrt()? + factor(step.eps))?;
     let decayed = (var.as_detached_tensor() * factor(step.decay))?;
     var.set(&(decayed - ((&first * factor(step.rate))? / root)?)?)?;
-    *moments = Moments { first, second };
+    *moments = DeviceMoments { first, second };
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! AdamW with its own moments: they can be saved and restored, and the update is one pass.
+//! AdamW, or Muon for the matrices of blocks, with state of our own: it can be saved and restored,
+//! and AdamW's update is one pass.
 //!
 //! Decoupled weight decay (Loshchilov & Hutter, "Decoupled Weight Decay Regularization"), applied
 //! to matrices only. Parameters in this process's memory are updated by one fused pass, others by
@@ -8,7 +9,9 @@
 mod coefficients;
 mod composed;
 mod fused;
+mod groups;
 mod moments;
+mod muon;
 
 use std::collections::BTreeMap;
 
@@ -18,13 +21,14 @@ use candle_core::{Tensor, Var};
 
 pub use moments::Moments;
 
-use crate::training::config::OptimizerConfig;
+use crate::training::config::{OptimizerConfig, OptimizerKind};
+use crate::training::gradients::Gradients;
 use coefficients::Coefficients;
 use moments::State;
 
-/// AdamW over named parameters.
+/// The optimiser over named parameters.
 #[derive(Debug)]
-pub struct AdamW {
+pub struct Optimizer {
     config: OptimizerConfig,
     vars: BTreeMap<String, Var>,
     moments: BTreeMap<String, State>,
@@ -39,19 +43,25 @@ pub struct UpdateReport {
     pub grad_norm: f64,
 }
 
-impl AdamW {
+impl Optimizer {
     /// Fresh state for `vars`: f32 and contiguous, on any device.
     ///
     /// # Errors
     /// When a parameter is of another kind.
     pub fn new(vars: BTreeMap<String, Var>, config: OptimizerConfig) -> Result<Self> {
-        Self::with_state(vars, config, State::zeros)
+        let muon = config.kind == OptimizerKind::Muon;
+        Self::with_state(vars, config, |name, var| {
+            match muon && groups::is_block_matrix(name, var.rank()) {
+                true => State::momentum(var),
+                false => State::zeros(var),
+            }
+        })
     }
 
     fn with_state(
         vars: BTreeMap<String, Var>,
         config: OptimizerConfig,
-        zeros: impl Fn(&Var) -> Result<State>,
+        state: impl Fn(&str, &Var) -> Result<State>,
     ) -> Result<Self> {
         let mut moments = BTreeMap::new();
         for (name, var) in &vars {
@@ -59,7 +69,7 @@ impl AdamW {
                 var.dtype() == candle_core::DType::F32 && var.is_contiguous(),
                 "parameter {name} is not a contiguous f32 tensor"
             );
-            moments.insert(name.clone(), zeros(var)?);
+            moments.insert(name.clone(), state(name, var)?);
         }
         Ok(Self {
             config,
@@ -98,13 +108,9 @@ impl AdamW {
             let saved = moments
                 .remove(name)
                 .with_context(|| format!("optimiser state lacks the moments of {name}"))?;
-            let elements = var.elem_count();
-            ensure!(
-                [&saved.first, &saved.second].map(Tensor::elem_count) == [elements; 2],
-                "optimiser state of {name} has {} elements, the parameter has {elements}",
-                saved.first.elem_count(),
-            );
-            state.restore(var, &saved)?;
+            state
+                .restore(var, &saved)
+                .with_context(|| format!("optimiser state of {name}"))?;
         }
         if let Some(name) = moments.keys().next() {
             anyhow::bail!("optimiser state has moments of an unknown parameter {name}");
@@ -113,40 +119,46 @@ impl AdamW {
         Ok(())
     }
 
-    /// One update with learning rate `lr`, after clipping to the configured global norm.
+    /// One update with the gradients of a backward pass, see [`apply`](Self::apply).
     ///
     /// # Errors
     /// When a gradient is missing or not finite; nothing is changed then.
     pub fn update(&mut self, grads: &GradStore, lr: f64) -> Result<UpdateReport> {
-        let grads = self.collect(grads)?;
-        let sum = self.sum_of_squares(&grads)?;
-        let grad_norm = sum.sqrt();
+        let report = self.apply(&Gradients::of(&self.vars, grads)?, lr)?;
         ensure!(
-            grad_norm.is_finite(),
-            "the gradient is not finite (norm {grad_norm})"
+            report.grad_norm.is_finite(),
+            "the gradient is not finite (norm {})",
+            report.grad_norm
         );
+        Ok(report)
+    }
+
+    /// One update with learning rate `lr`, after clipping to the configured global norm. With a
+    /// norm that is not finite nothing is changed.
+    ///
+    /// # Errors
+    /// When gradients and parameters do not fit, or a device has no memory left.
+    pub fn apply(&mut self, grads: &Gradients, lr: f64) -> Result<UpdateReport> {
+        let grads = grads.tensors();
+        let grad_norm = self.sum_of_squares(grads)?.sqrt();
+        if !grad_norm.is_finite() {
+            return Ok(UpdateReport { grad_norm });
+        }
         self.step += 1;
-        let step = Coefficients::new(&self.config, self.step, grad_norm, lr);
+        let mut matrices = Vec::new();
         let states = self.moments.values_mut();
-        for ((var, state), grad) in self.vars.values().zip(states).zip(&grads) {
+        for (((name, var), state), grad) in self.vars.iter().zip(states).zip(grads) {
+            let lr = lr * self.config.groups.of(groups::group(name, var.rank()));
+            let step = Coefficients::new(&self.config, self.step, grad_norm, lr);
             let step = step.for_rank(var.rank());
             match state {
                 State::Host(moments) => fused::update(var, grad, moments, step)?,
                 State::Device(moments) => composed::update(var, grad, moments, step)?,
+                State::Momentum(momentum) => matrices.push((var, grad, momentum, step)),
             }
         }
+        muon::update_all(matrices)?;
         Ok(UpdateReport { grad_norm })
-    }
-
-    /// The gradients in the order of the parameters, contiguous.
-    fn collect(&self, grads: &GradStore) -> Result<Vec<Tensor>> {
-        let one = |(name, var): (&String, &Var)| {
-            let grad = grads
-                .get(var.as_tensor())
-                .with_context(|| format!("no gradient reaches the parameter {name}"))?;
-            Ok(grad.contiguous()?)
-        };
-        self.vars.iter().map(one).collect()
     }
 
     /// The square of the global norm, summed where the parameters are.
@@ -154,8 +166,9 @@ impl AdamW {
         let (mut sum, mut elsewhere) = (0.0, Vec::new());
         for (state, grad) in self.moments.values().zip(grads) {
             match state {
-                State::Host(_) => sum += fused::sum_of_squares(grad)?,
                 State::Device(_) => elsewhere.push(grad),
+                State::Momentum(_) if !grad.device().is_cpu() => elsewhere.push(grad),
+                State::Host(_) | State::Momentum(_) => sum += fused::sum_of_squares(grad)?,
             }
         }
         Ok(sum + composed::sum_of_squares(&elsewhere)?)

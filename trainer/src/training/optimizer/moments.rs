@@ -1,24 +1,33 @@
 //! The moments of one parameter.
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
 use candle_core::{Tensor, Var};
 
-/// Both moments as they are saved and restored: one dimension, on the parameter's device.
+/// The state of one parameter as it is saved and restored: one dimension, on the parameter's device.
 #[derive(Debug, Clone)]
 pub struct Moments {
     /// Running mean of the gradient.
     pub first: Tensor,
-    /// Running mean of its square.
-    pub second: Tensor,
+    /// Running mean of its square; Muon has none.
+    pub second: Option<Tensor>,
 }
 
-/// Both moments as they are updated.
+/// The state of one parameter as it is updated.
 #[derive(Debug)]
 pub(super) enum State {
-    /// Of a parameter in this process's memory.
+    /// AdamW's, of a parameter in this process's memory.
     Host(HostMoments),
-    /// Of a parameter elsewhere; tensors of its shape, beside it.
-    Device(Moments),
+    /// AdamW's, of a parameter elsewhere; tensors of its shape, beside it.
+    Device(DeviceMoments),
+    /// Muon's: the running mean of the gradient, of the parameter's shape and beside it.
+    Momentum(Tensor),
+}
+
+/// Moments as tensors.
+#[derive(Debug)]
+pub(super) struct DeviceMoments {
+    pub(super) first: Tensor,
+    pub(super) second: Tensor,
 }
 
 /// Moments as plain numbers.
@@ -44,10 +53,16 @@ impl State {
     /// Zeros as tensors, wherever `var` is.
     pub(super) fn zeros_on_device(var: &Var) -> Result<Self> {
         let zeros = || Tensor::zeros(var.shape(), var.dtype(), var.device());
-        Ok(Self::Device(Moments {
+        Ok(Self::Device(DeviceMoments {
             first: zeros()?,
             second: zeros()?,
         }))
+    }
+
+    /// Muon's zeros, where `var` is.
+    pub(super) fn momentum(var: &Var) -> Result<Self> {
+        let zeros = Tensor::zeros(var.shape(), var.dtype(), var.device())?;
+        Ok(Self::Momentum(zeros))
     }
 
     /// The moments of `var` in the form in which they are saved.
@@ -56,27 +71,45 @@ impl State {
         Ok(match self {
             Self::Host(own) => Moments {
                 first: tensor(&own.first)?,
-                second: tensor(&own.second)?,
+                second: Some(tensor(&own.second)?),
             },
             Self::Device(own) => Moments {
                 first: own.first.flatten_all()?,
-                second: own.second.flatten_all()?,
+                second: Some(own.second.flatten_all()?),
+            },
+            Self::Momentum(own) => Moments {
+                first: own.flatten_all()?,
+                second: None,
             },
         })
     }
 
-    /// Replaces the moments of `var`; `saved` must have as many elements.
+    /// Replaces the moments of `var`.
+    ///
+    /// # Errors
+    /// When they are of another size or optimiser.
     pub(super) fn restore(&mut self, var: &Var, saved: &Moments) -> Result<()> {
-        match self {
-            Self::Host(own) => {
-                own.first = saved.first.flatten_all()?.to_vec1()?;
-                own.second = saved.second.flatten_all()?.to_vec1()?;
+        let numbers = |saved: &Tensor| -> Result<Tensor> {
+            ensure!(
+                saved.elem_count() == var.elem_count(),
+                "{} elements, the parameter has {}",
+                saved.elem_count(),
+                var.elem_count()
+            );
+            Ok(saved.reshape(var.shape())?.to_device(var.device())?)
+        };
+        let first = numbers(&saved.first)?;
+        match (self, &saved.second) {
+            (Self::Host(own), Some(second)) => {
+                own.first = first.flatten_all()?.to_vec1()?;
+                own.second = numbers(second)?.flatten_all()?.to_vec1()?;
             }
-            Self::Device(own) => {
-                let here = |saved: &Tensor| saved.reshape(var.shape())?.to_device(var.device());
-                own.first = here(&saved.first)?;
-                own.second = here(&saved.second)?;
+            (Self::Device(own), Some(second)) => {
+                own.first = first;
+                own.second = numbers(second)?;
             }
+            (Self::Momentum(own), None) => *own = first,
+            (_, _) => bail!("it is that of another optimizer.kind"),
         }
         Ok(())
     }

@@ -3,6 +3,7 @@ use candle_core::Device;
 
 use super::fused::CHUNK;
 use super::*;
+use crate::training::config::GroupScales;
 
 fn var(values: &[f32], shape: &[usize]) -> Var {
     Var::from_slice(values, shape, &Device::Cpu).unwrap()
@@ -41,7 +42,7 @@ fn two_updates_equal_the_hand_computed_ones() {
         ("m".to_owned(), matrix.clone()),
         ("v".to_owned(), vector.clone()),
     ]);
-    let mut optimizer = AdamW::new(vars, config()).unwrap();
+    let mut optimizer = Optimizer::new(vars, config()).unwrap();
 
     // Step 1, g = 2: m = 0.2, v = 0.04; corrected 2 and 4; step = lr * 2 / 2 = lr.
     let report = optimizer
@@ -72,7 +73,7 @@ fn clipping_scales_all_gradients_by_the_global_norm() {
     let a = var(&[0.0; 2], &[2]);
     let b = var(&[0.0; 1], &[1]);
     let vars = BTreeMap::from([("a".to_owned(), a.clone()), ("b".to_owned(), b.clone())]);
-    let mut optimizer = AdamW::new(
+    let mut optimizer = Optimizer::new(
         vars,
         OptimizerConfig {
             clip: 1.0,
@@ -92,7 +93,7 @@ fn clipping_scales_all_gradients_by_the_global_norm() {
 fn a_gradient_that_is_not_finite_changes_nothing() {
     let a = var(&[1.0; 2], &[2]);
     let mut optimizer =
-        AdamW::new(BTreeMap::from([("a".to_owned(), a.clone())]), config()).unwrap();
+        Optimizer::new(BTreeMap::from([("a".to_owned(), a.clone())]), config()).unwrap();
     let text = optimizer
         .update(&gradients(&[(&a, vec![f32::NAN, 0.0])]), 0.1)
         .unwrap_err()
@@ -107,7 +108,7 @@ fn a_parameter_without_gradient_is_named() {
     let a = var(&[1.0], &[1]);
     let b = var(&[1.0], &[1]);
     let vars = BTreeMap::from([("a".to_owned(), a.clone()), ("b".to_owned(), b)]);
-    let mut optimizer = AdamW::new(vars, config()).unwrap();
+    let mut optimizer = Optimizer::new(vars, config()).unwrap();
     let text = optimizer
         .update(&gradients(&[(&a, vec![1.0])]), 0.1)
         .unwrap_err()
@@ -118,10 +119,10 @@ fn a_parameter_without_gradient_is_named() {
 #[test]
 fn state_of_another_shape_is_refused() {
     let a = var(&[1.0], &[1]);
-    let mut optimizer = AdamW::new(BTreeMap::from([("a".to_owned(), a)]), config()).unwrap();
+    let mut optimizer = Optimizer::new(BTreeMap::from([("a".to_owned(), a)]), config()).unwrap();
     let moments = |n: usize| Moments {
         first: var(&vec![0.0; n], &[n]).as_detached_tensor(),
-        second: var(&vec![0.0; n], &[n]).as_detached_tensor(),
+        second: Some(var(&vec![0.0; n], &[n]).as_detached_tensor()),
     };
     assert!(optimizer.restore(3, BTreeMap::new()).is_err());
     assert!(
@@ -143,7 +144,7 @@ fn large_parameters_are_updated_as_small_ones() {
     let weights: Vec<f32> = (0..n).map(|i| (i % 89) as f32 / 89.0 - 0.4).collect();
     let large = var(&start, &[1, n]);
     let vars = BTreeMap::from([("a".to_owned(), large.clone())]);
-    let mut optimizer = AdamW::new(vars, config()).unwrap();
+    let mut optimizer = Optimizer::new(vars, config()).unwrap();
     let report = optimizer
         .update(&gradients(&[(&large, weights.clone())]), 0.1)
         .unwrap();
@@ -171,7 +172,7 @@ fn tensor_operations_update_as_the_fused_pass_does() {
             clip: 1.0,
             ..config()
         };
-        let optimizer = AdamW::with_state(vars, clipped, zeros).unwrap();
+        let optimizer = Optimizer::with_state(vars, clipped, |_, var| zeros(var)).unwrap();
         (matrix, vector, optimizer)
     };
     let (matrix, vector, mut fused) = make(State::zeros);
@@ -201,5 +202,84 @@ fn tensor_operations_update_as_the_fused_pass_does() {
             assert!((a - b).abs() < 1e-5, "{a} {b}");
         }
         assert_ne!(values(fused)[1], start[1]);
+    }
+}
+
+/// Muon for matrices of blocks, AdamW for all else; saved and restored to the digit.
+#[test]
+fn muon_goes_on_from_what_it_saved() {
+    let start: Vec<f32> = (0..12).map(|i| (i as f32 * 0.7).sin()).collect();
+    let config = OptimizerConfig {
+        kind: OptimizerKind::Muon,
+        ..config()
+    };
+    let make = || {
+        let (block, table) = (var(&start, &[3, 4]), var(&start, &[3, 4]));
+        let vars = BTreeMap::from([
+            ("model/layers.0.up.weight".to_owned(), block.clone()),
+            ("model/embed.weight".to_owned(), table.clone()),
+        ]);
+        let optimizer = Optimizer::new(vars, config.clone()).unwrap();
+        (block, table, optimizer)
+    };
+    let update = |(block, table, optimizer): &mut (Var, Var, Optimizer), step: usize| {
+        let weights: Vec<f32> = (0..12).map(|i| ((i + 5 * step) as f32).cos()).collect();
+        let grads = gradients(&[(&*block, weights.clone()), (&*table, weights)]);
+        optimizer.update(&grads, 0.1).unwrap();
+    };
+    let mut whole = make();
+    update(&mut whole, 0);
+    let (block, table, mut optimizer) = make();
+    let moments = whole.2.moments().unwrap();
+    assert!(moments["model/layers.0.up.weight"].second.is_none());
+    assert!(moments["model/embed.weight"].second.is_some());
+    block.set(&whole.0.as_detached_tensor()).unwrap();
+    table.set(&whole.1.as_detached_tensor()).unwrap();
+    optimizer.restore(1, moments.clone()).unwrap();
+    let mut again = (block, table, optimizer);
+    update(&mut whole, 1);
+    update(&mut again, 1);
+    assert_eq!(values(&whole.0), values(&again.0));
+    assert_eq!(values(&whole.1), values(&again.1));
+    assert_ne!(values(&whole.0), values(&whole.1));
+
+    let vars = whole.2.vars().clone();
+    let mut adamw = Optimizer::new(vars, self::config()).unwrap();
+    let text = format!("{:#}", adamw.restore(1, moments).unwrap_err());
+    assert!(text.contains("another optimizer.kind"), "{text}");
+}
+
+#[test]
+fn groups_have_learning_rates_of_their_own() {
+    let config = OptimizerConfig {
+        weight_decay: 0.0,
+        groups: GroupScales {
+            embeddings: 0.0,
+            matrices: 2.0,
+            vectors: 1.0,
+            fgram_model: 3.0,
+        },
+        ..config()
+    };
+    let names = [
+        ("model/embed.weight", 0.0),
+        ("model/layers.0.up.weight", 0.2),
+        ("model/layers.0.norm.weight", 0.1),
+        ("fgram_model/layers.0.up.weight", 0.3),
+    ];
+    let vars: BTreeMap<String, Var> = names
+        .iter()
+        .map(|(name, _)| {
+            let shape: &[usize] = if name.contains("norm") { &[1] } else { &[1, 1] };
+            ((*name).to_owned(), var(&[1.0], shape))
+        })
+        .collect();
+    let pairs: Vec<(&Var, Vec<f32>)> = vars.values().map(|var| (var, vec![2.0])).collect();
+    let grads = gradients(&pairs);
+    let mut optimizer = Optimizer::new(vars.clone(), config).unwrap();
+    optimizer.update(&grads, 0.1).unwrap();
+    for (name, moved) in names {
+        let value = values(&vars[name])[0];
+        assert!((value - (1.0 - moved)).abs() < 1e-6, "{name}: {value}");
     }
 }
