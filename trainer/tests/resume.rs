@@ -147,3 +147,81 @@ fn precomputing_survives_kills() {
     assert!(files(&fixture.path("out")) == expected);
     assert!(kills > 0, "no run was caught before its end");
 }
+
+const CONFIG: &str = "
+data: {train: [a.jsonl], valid: [b.jsonl]}
+tokenizer: t.json
+model: {family: llama, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64, max_position_embeddings: 32}
+fgram_model: {num_hidden_layers: 1}
+training: {sequence_length: 16, batch_tokens: 256, steps: 120, seed: 5, log_every: 10, eval_every: 40, checkpoint_every: 15, eval_tokens: 600, keep_best: true}
+optimizer: {lr: 0.01, warmup_steps: 5}
+";
+
+/// A log without what a clock or the machine decides.
+fn timeless(path: &Path) -> Vec<serde_json::Value> {
+    let log = fs::read_to_string(path).unwrap();
+    let entry = |line: &str| {
+        let mut entry: serde_json::Value = serde_json::from_str(line).unwrap();
+        for key in [
+            "tokens_per_s",
+            "peak_share",
+            "memory_bytes",
+            "seconds",
+            "seconds_left",
+            "ms",
+        ] {
+            entry.as_object_mut().unwrap().remove(key);
+        }
+        entry
+    };
+    log.lines().map(entry).collect()
+}
+
+#[test]
+fn training_survives_kills() {
+    let fixture = Fixture::new(40);
+    let mut rng = ChaCha12Rng::seed_from_u64(11);
+    fs::write(fixture.path("train.yaml"), CONFIG).unwrap();
+    fixture
+        .run("mine --input a.jsonl --tokenizer t.json --max-fgrams 500 --min-count 2 --out f.bin");
+    let args = "train --config train.yaml fgrams=f.bin --out out/run";
+    fixture.run(args);
+    let result = || {
+        let log = timeless(&fixture.path("out/run/log.jsonl"));
+        let file = |name: &str| fs::read(fixture.path("out/run").join(name)).unwrap();
+        let weights = ["model.safetensors", "fgram_model.safetensors"].map(file);
+        (log, weights)
+    };
+    let expected = result();
+    let kills = fixture.run_killed(args, &mut rng);
+    let (log, weights) = result();
+    assert_eq!(log, expected.0, "the same loss curve");
+    assert!(weights == expected.1, "the same weights");
+    assert!(kills > 0, "no run was caught before its end");
+}
+
+#[test]
+fn sweeps_survive_kills() {
+    let fixture = Fixture::new(40);
+    let mut rng = ChaCha12Rng::seed_from_u64(12);
+    fs::write(fixture.path("train.yaml"), CONFIG).unwrap();
+    let sweep = "config: train.yaml\ngrid: {optimizer.lr: [0.003, 0.01], model.num_hidden_layers: [1, 2]}\n";
+    fs::write(fixture.path("sweep.yaml"), sweep).unwrap();
+    let args = "sweep sweep.yaml --out out/sweep";
+    fixture.run(args);
+    let result = || {
+        let runs = fs::read_dir(fixture.path("out/sweep/runs")).unwrap();
+        let mut runs: Vec<PathBuf> = runs.map(|run| run.unwrap().path()).collect();
+        runs.sort();
+        let one = |run: &PathBuf| {
+            let weights = fs::read(run.join("model.safetensors")).unwrap();
+            (run.clone(), timeless(&run.join("log.jsonl")), weights)
+        };
+        runs.iter().map(one).collect::<Vec<_>>()
+    };
+    let expected = result();
+    assert_eq!(expected.len(), 4);
+    let kills = fixture.run_killed(args, &mut rng);
+    assert!(result() == expected, "the same curves and weights");
+    assert!(kills > 0, "no run was caught before its end");
+}

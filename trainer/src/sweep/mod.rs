@@ -96,7 +96,7 @@ fn make(run: &Planned, out: &Path, options: &Options) -> Result<Ended> {
             text_field: config.data.text_field.clone(),
             ..options.corpus.clone()
         },
-        stop_after: None,
+        ..RunOptions::default()
     };
     let outcome = train(&config, &dir, &run_options)?;
     Ok(Ended::new(&config, &outcome))

@@ -21,6 +21,7 @@ pub mod network;
 pub mod optimizer;
 mod output;
 mod prepare;
+pub mod ranks;
 mod report;
 mod run;
 pub mod schedule;

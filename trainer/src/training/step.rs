@@ -9,13 +9,14 @@ use super::config::TrainingConfig;
 use super::gradients::Gradients;
 use super::optimizer::Optimizer;
 use super::prepare::Prepared;
+use super::ranks::{Ranks, own_part};
 use super::report::Interval;
 
 /// How a step went.
 pub(super) enum Stepped {
     /// Parameters were updated.
     Done {
-        /// Mean loss of the batch, nats a token.
+        /// Mean loss of the batch, all ranks' parts of it, nats a token.
         loss: f32,
         seconds: f64,
     },
@@ -23,9 +24,10 @@ pub(super) enum Stepped {
     Bad(String),
 }
 
-/// Trains on a batch, by its number, with a learning rate; a loss above `spike` must not count.
+/// Trains on a batch, by its number, with a learning rate; a loss above `spike` must not count. Of
+/// the batch this rank computes its part; how the step went is the same for all ranks.
 pub(super) fn step(
-    training: &TrainingConfig,
+    (training, ranks): (&TrainingConfig, &dyn Ranks),
     prepared: &mut Prepared,
     optimizer: &mut Optimizer,
     (batch, lr, spike): (u64, f64, f32),
@@ -33,18 +35,25 @@ pub(super) fn step(
 ) -> Result<Stepped> {
     let started = Instant::now();
     let starts = prepared.order.starts(batch);
+    let own = &starts[own_part(ranks, starts.len())];
+    let share = 1.0 / (training.accumulate * ranks.count()) as f32;
     let mut sum: Option<Gradients> = None;
-    let mut losses = 0.0f32;
-    for starts in starts.chunks(starts.len().div_ceil(training.accumulate)) {
-        let (loss, gradients) = part(training, prepared, optimizer, starts, interval)?;
-        losses += loss / training.accumulate as f32;
-        let Some(gradients) = gradients else {
-            return Ok(Stepped::Bad(format!("the loss is {loss}")));
-        };
-        match &mut sum {
-            None => sum = Some(gradients),
-            Some(sum) => sum.add(&gradients)?,
+    let mut loss = [0.0f32];
+    for starts in own.chunks(own.len().div_ceil(training.accumulate)) {
+        let (part_loss, gradients) =
+            part(training, prepared, optimizer, (starts, share), interval)?;
+        loss[0] += part_loss * share;
+        match (&mut sum, gradients) {
+            (_, None) => break,
+            (Some(sum), Some(gradients)) => sum.add(&gradients)?,
+            (none, gradients) => *none = gradients,
         }
+    }
+    // Before any gradient is sent, so that all ranks know of a loss that does not count.
+    ranks.add_up(&mut loss)?;
+    let [losses] = loss;
+    if !losses.is_finite() {
+        return Ok(Stepped::Bad(format!("the loss is {losses}")));
     }
     if losses > spike {
         return Ok(Stepped::Bad(format!(
@@ -52,9 +61,10 @@ pub(super) fn step(
         )));
     }
     let backwarded = Instant::now();
-    let Some(gradients) = sum else {
+    let Some(mut gradients) = sum else {
         return Ok(Stepped::Bad("the batch is empty".to_owned()));
     };
+    gradients.add_up(ranks)?;
     let report = optimizer.apply(&gradients, lr)?;
     if !report.grad_norm.is_finite() {
         let norm = report.grad_norm;
@@ -70,12 +80,13 @@ pub(super) fn step(
     })
 }
 
-/// Loss of some windows, and their share in the gradients; none when the loss is not finite.
+/// Loss of some windows, and their gradients times their share in the batch; none when the loss is not
+/// finite.
 fn part(
     training: &TrainingConfig,
     prepared: &Prepared,
     optimizer: &Optimizer,
-    starts: &[usize],
+    (starts, share): (&[usize], f32),
     interval: &mut Interval,
 ) -> Result<(f32, Option<Gradients>)> {
     let started = Instant::now();
@@ -97,11 +108,11 @@ fn part(
     if !value.is_finite() {
         return Ok((value, None));
     }
-    let share = match training.accumulate {
-        1 => loss,
-        parts => (loss / parts as f64)?,
+    let loss = match share {
+        1.0 => loss,
+        share => (loss * f64::from(share))?,
     };
-    let gradients = Gradients::of(optimizer.vars(), &share.backward()?)?;
+    let gradients = Gradients::of(optimizer.vars(), &loss.backward()?)?;
     interval.times.backward += forwarded.elapsed();
     Ok((value, Some(gradients)))
 }

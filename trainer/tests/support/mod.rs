@@ -130,6 +130,7 @@ optimizer: {{lr: 0.01, warmup_steps: 5}}
         RunOptions {
             corpus: self.corpus_options(),
             stop_after,
+            ranks: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! `state.json`: what a run knows besides its weights.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::training::config::TrainConfig;
 
@@ -22,6 +23,19 @@ pub struct InputHashes {
     /// Hash of a base model's weights; empty without one.
     #[serde(default)]
     pub base: String,
+}
+
+impl InputHashes {
+    /// Of all of them and the config in one number, for ranks to compare.
+    pub(in crate::training) fn short(&self, config: &str) -> u64 {
+        let hash = Sha256::new()
+            .chain_update(config)
+            .chain_update(format!("{self:?}"))
+            .finalize();
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash[..8]);
+        u64::from_le_bytes(first)
+    }
 }
 
 /// `state.json`: all of a checkpoint that is not a tensor. How far the data is read needs no entry:

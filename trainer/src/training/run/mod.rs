@@ -4,6 +4,7 @@ mod recover;
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use candle_core::Device;
@@ -14,6 +15,7 @@ use super::log::Log;
 use super::optimizer::Optimizer;
 use super::output;
 use super::prepare::{Prepared, prepare};
+use super::ranks::{Alone, Ranks, agree, is_first, meet, of_first};
 use super::report::{Interval, Reporter};
 use super::schedule::Schedule;
 use super::scores::{evaluation_entry, scores};
@@ -29,6 +31,8 @@ pub struct RunOptions {
     pub corpus: corpus::Options,
     /// Stop, as if killed, once this many steps are done; for tests and for measuring speed.
     pub stop_after: Option<u64>,
+    /// The processes that train together; `None`: this one alone.
+    pub ranks: Option<Arc<dyn Ranks>>,
 }
 
 /// How a run ended.
@@ -68,20 +72,33 @@ fn train_here(config: &TrainConfig, out: &Path, options: &RunOptions) -> Result<
     if config.tf32 {
         scone_model::allow_tf32();
     }
+    let ranks: &dyn Ranks = options.ranks.as_deref().unwrap_or(&Alone);
+    check_ranks(config, ranks)?;
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
-    let _lock = lock(out)?;
-    let mut run = Run::start(config, out, options, &device)?;
+    let _lock = is_first(ranks).then(|| lock(out)).transpose()?;
+    let mut run = Run::start(config, out, options, (ranks, &device))?;
     let total = run.total;
     let last = options.stop_after.map_or(total, |stop| stop.min(total));
     run.steps(last)?;
     if last < total && !run.has_stopped() {
-        return Ok(Outcome {
-            losses: run.state.losses,
-            valid: Vec::new(),
-            seconds: run.state.seconds,
-        });
+        return Ok(run.outcome(Vec::new()));
     }
     run.finish()
+}
+
+/// Every rank has the same number of windows in every part of a step.
+fn check_ranks(config: &TrainConfig, ranks: &dyn Ranks) -> Result<()> {
+    let training = &config.training;
+    let windows = training.batch_tokens / training.sequence_length;
+    ensure!(
+        windows.is_multiple_of(ranks.count() * training.accumulate),
+        "training.batch_tokens = {} makes {windows} windows a step, which is not a multiple of {} ranks \
+         x training.accumulate = {}",
+        training.batch_tokens,
+        ranks.count(),
+        training.accumulate
+    );
+    Ok(())
 }
 
 /// Two runs in one directory would overwrite each other's checkpoints.
@@ -95,6 +112,7 @@ fn lock(out: &Path) -> Result<File> {
 
 struct Run<'a> {
     config: &'a TrainConfig,
+    ranks: &'a dyn Ranks,
     out: &'a Path,
     prepared: Prepared,
     /// Steps of the whole run.
@@ -103,7 +121,8 @@ struct Run<'a> {
     schedule: Schedule,
     checkpoints: Checkpoints,
     state: State,
-    log: Log,
+    /// On rank 0.
+    log: Option<Log>,
     reporter: Reporter,
 }
 
@@ -137,24 +156,41 @@ impl<'a> Run<'a> {
         config: &'a TrainConfig,
         out: &'a Path,
         options: &RunOptions,
-        device: &Device,
+        (ranks, device): (&'a dyn Ranks, &Device),
     ) -> Result<Self> {
         let checkpoints = Checkpoints::new(out, device);
         let newest = checkpoints.newest()?;
         if let Some(checkpoint) = &newest {
             check_resumable(&checkpoint.state.config, config)?;
         }
+        // What rank 0 has tokenised the others find.
+        if !is_first(ranks) {
+            meet(ranks)?;
+        }
         let prepared = prepare(config, &options.corpus, device)?;
+        if is_first(ranks) {
+            meet(ranks)?;
+        }
         let total = prepared.total_steps(config);
         let mut optimizer = Optimizer::new(prepared.network.vars(), config.optimizer.clone())?;
         let state = start_state(config, newest, &prepared, &mut optimizer)?;
-        scone_files::write_atomic(&out.join("train.yaml"), config.to_yaml()?.as_bytes())?;
+        let yaml = config.to_yaml()?;
+        agree(ranks, "first step", state.step)?;
+        agree(ranks, "config or input", prepared.hashes.short(&yaml))?;
+        let log = match is_first(ranks) {
+            false => None,
+            true => {
+                scone_files::write_atomic(&out.join("train.yaml"), yaml.as_bytes())?;
+                Some(Log::open(out, state.step)?)
+            }
+        };
         Ok(Self {
             config,
+            ranks,
             out,
             total,
             schedule: Schedule::new(&config.optimizer, total),
-            log: Log::open(out, state.step)?,
+            log,
             reporter: Reporter::new(config, &prepared, device)?,
             prepared,
             optimizer,
@@ -170,7 +206,9 @@ impl<'a> Run<'a> {
             // What the base model scores: training starts there.
             self.evaluate(false)?;
         }
-        self.reporter.begin(self.state.step, last);
+        if is_first(self.ranks) {
+            self.reporter.begin(self.state.step, last);
+        }
         let mut interval = Interval::since(self.state.step);
         while self.state.step < last && !self.has_stopped() {
             if let Some(reason) = self.step(&mut interval)? {
@@ -181,9 +219,11 @@ impl<'a> Run<'a> {
             let step = self.state.step;
             if step.is_multiple_of(training.log_every) || step == total {
                 let lr = self.schedule.lr(step - 1);
-                let entry = self.reporter.entry(&interval, &self.state, lr);
-                self.reporter.show(&entry);
-                self.log.write(&entry)?;
+                if let Some(log) = &mut self.log {
+                    let entry = self.reporter.entry(&interval, &self.state, lr);
+                    self.reporter.show(&entry);
+                    log.write(&entry)?;
+                }
                 interval = Interval::since(step);
             }
             // At the end the weights are scored as they are in the files, unless earlier ones may be.
@@ -194,7 +234,8 @@ impl<'a> Run<'a> {
                 self.evaluate_on_the_way()?;
             }
             // Of the last step too: a rerun then only writes the model files again.
-            if due(step, training.checkpoint_every) || step == total || self.has_stopped() {
+            let due = due(step, training.checkpoint_every) || step == total || self.has_stopped();
+            if due && is_first(self.ranks) {
                 self.checkpoints.write(&self.state, &self.optimizer)?;
                 self.checkpoints
                     .keep_best(self.state.best.map(|b| b.step))?;
@@ -211,7 +252,7 @@ impl<'a> Run<'a> {
         let batch = self.state.batch();
         let training = &self.config.training;
         let stepped = step(
-            training,
+            (training, self.ranks),
             &mut self.prepared,
             &mut self.optimizer,
             (batch, lr, spike),
@@ -234,12 +275,15 @@ impl<'a> Run<'a> {
         patience.is_some_and(|patience| self.state.since_best >= patience)
     }
 
-    /// Scores held-out text and writes a log line of it.
+    /// Scores held-out text and writes a log line of it; on rank 0.
     fn evaluate(&mut self, at_the_end: bool) -> Result<Vec<(String, Totals)>> {
+        let Some(log) = &mut self.log else {
+            return Ok(Vec::new());
+        };
         let results = scores(self.config, &self.prepared)?;
         if !results.is_empty() {
             let entry = evaluation_entry(self.config, &self.state, &results, at_the_end);
-            self.log.write(&entry)?;
+            log.write(&entry)?;
         }
         Ok(results)
     }
@@ -252,10 +296,14 @@ impl<'a> Run<'a> {
         }
         let mut all = Totals::default();
         results.iter().for_each(|(_, totals)| all.add(totals));
-        let (step, nats_per_token) = (self.state.step, all.nats_per_token());
+        // All ranks have to stop at the same step.
+        let nats_per_token = of_first(self.ranks, all.nats_per_token().to_bits())?;
+        let (step, nats_per_token) = (self.state.step, f64::from_bits(nats_per_token));
         let best = self.state.best;
         if best.is_none_or(|best| nats_per_token < best.nats_per_token) {
-            self.checkpoints.write_best(step, &self.optimizer)?;
+            if is_first(self.ranks) {
+                self.checkpoints.write_best(step, &self.optimizer)?;
+            }
             self.state.best = Some(Best {
                 step,
                 nats_per_token,
@@ -269,6 +317,11 @@ impl<'a> Run<'a> {
 
     /// Writes the model directory and evaluates the weights as they are in its files.
     fn finish(mut self) -> Result<Outcome> {
+        if !is_first(self.ranks) {
+            // Until the model is written: a job ends when its ranks have ended.
+            meet(self.ranks)?;
+            return Ok(self.outcome(Vec::new()));
+        }
         if let Some(best) = self
             .state
             .best
@@ -292,11 +345,16 @@ impl<'a> Run<'a> {
             seconds = format_args!("{:.0}", self.state.seconds),
             "wrote the model"
         );
-        Ok(Outcome {
+        meet(self.ranks)?;
+        Ok(self.outcome(valid))
+    }
+
+    fn outcome(self, valid: Vec<(String, Totals)>) -> Outcome {
+        Outcome {
             losses: self.state.losses,
             valid,
             seconds: self.state.seconds,
-        })
+        }
     }
 }
 

@@ -26,7 +26,10 @@ impl Run<'_> {
         }
         self.state.skipped.push(batch);
         self.state.skipped.sort_unstable();
-        self.log.rewind(self.state.step)?;
+        let Some(log) = &mut self.log else {
+            return Ok(());
+        };
+        log.rewind(self.state.step)?;
         tracing::warn!(
             reason,
             failed,
@@ -36,7 +39,7 @@ impl Run<'_> {
         );
         // Under the step after the one it went back to: a run that goes on from there comes to it
         // again, one that goes on from a later checkpoint keeps it.
-        self.log.write(&json!({
+        log.write(&json!({
             "step": self.state.step + 1,
             "skipped_batch": batch,
             "at_step": failed + 1,
