@@ -10,6 +10,7 @@ use crate::layout::WeightLayout;
 use crate::packed_ends::{PackedEnds, not_on_the_cpu, nothing};
 use crate::path::{Blocks, Path, packed};
 use crate::positions::Positions;
+use crate::precision::Precision;
 use crate::weight_type::WeightType;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
@@ -31,6 +32,8 @@ pub struct Decoder {
     pub(crate) output: Linear,
     /// In place of token embedding and output layer, once packed for serving.
     pub(crate) packed: Option<Arc<PackedEnds>>,
+    /// Of products in training.
+    precision: Precision,
 }
 
 impl Decoder {
@@ -66,6 +69,7 @@ impl Decoder {
             token_embedding,
             output: output_layer(output),
             packed: None,
+            precision: Precision::F32,
         })
     }
 
@@ -76,6 +80,17 @@ impl Decoder {
     /// A model that is not on the CPU in f32, or one with norms of heads.
     pub fn recompute_blocks(&mut self) -> Result<()> {
         self.blocks.recompute()
+    }
+
+    /// Trains with the factors of products, forward and backward, rounded to `precision`; weights, sums
+    /// and everything else stay f32. Without gradients nothing is rounded.
+    ///
+    /// # Errors
+    /// bf16 for a model that is not on the CPU in f32, or one with norms of heads.
+    pub fn train_with(&mut self, precision: Precision) -> Result<()> {
+        self.blocks.train_with(precision)?;
+        self.precision = precision;
+        Ok(())
     }
 
     /// As [`from_weights`](Self::from_weights), [packed](Self::pack) layer by layer: no more than
@@ -110,6 +125,7 @@ impl Decoder {
             token_embedding: nothing.clone(),
             output: output_layer(nothing),
             packed: Some(Arc::new(ends)),
+            precision: Precision::F32,
         })
     }
 
@@ -237,7 +253,9 @@ impl Decoder {
         }
         check_targets(targets, hidden.dim(0)?, self.shape.vocab_size)?;
         let weight = &self.output.weight;
-        self.path.linear_cross_entropy(&hidden, weight, targets)
+        let factors = (&hidden, weight);
+        self.path
+            .linear_cross_entropy(factors, targets, self.precision)
     }
 
     /// Cross-entropy in nats of each hidden state `(.., D)` against its next token id, without

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::layers::{Norm, Weights};
 use crate::path::{Blocks, Path};
 use crate::positions::Positions;
+use crate::precision::Precision;
 use crate::prefix_tree::PrefixTree;
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
@@ -59,6 +60,14 @@ impl FgramModel {
     /// As there.
     pub fn recompute_blocks(&mut self) -> Result<()> {
         self.blocks.recompute()
+    }
+
+    /// As [`Decoder::train_with`](crate::Decoder::train_with).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn train_with(&mut self, precision: Precision) -> Result<()> {
+        self.blocks.train_with(precision)
     }
 
     /// The sizes of A; `max_positions` is K.

@@ -11,6 +11,7 @@ use crate::kv_blocks::{KvDtype, Part};
 use crate::kv_pool::{Held as HeldPool, KvPool};
 use crate::layers::{Block, Linear, Norm, Weights};
 use crate::positions::Positions;
+use crate::precision::Precision;
 use crate::storage::Numbers;
 use crate::weight_type::WeightType;
 use crate::{cpu, tensor};
@@ -61,12 +62,12 @@ impl Path {
     /// Mean cross-entropy of `hidden (N, D)` times `weight (V, D)` transposed; differentiable.
     pub(crate) fn linear_cross_entropy(
         self,
-        hidden: &Tensor,
-        weight: &Tensor,
+        (hidden, weight): (&Tensor, &Tensor),
         targets: &[u32],
+        precision: Precision,
     ) -> Result<Tensor> {
         match self {
-            Self::Cpu => fused::linear_cross_entropy(hidden, weight, targets),
+            Self::Cpu => fused::linear_cross_entropy((hidden, weight), targets, precision),
             Self::Tensor => tensor::linear_cross_entropy(hidden, weight, targets),
         }
     }
@@ -252,6 +253,18 @@ impl Blocks {
             ));
         }
         self.workspace.set_recompute();
+        Ok(())
+    }
+
+    /// What factors of products are rounded to in training.
+    pub(crate) fn train_with(&mut self, precision: Precision) -> Result<()> {
+        if precision != Precision::F32 && (self.path == Path::Tensor || self.head_norms) {
+            return Err(Error::Argument(
+                "blocks are trained with factors in bf16 on the CPU path only, and without norms of heads"
+                    .into(),
+            ));
+        }
+        self.workspace.set_precision(precision);
         Ok(())
     }
 

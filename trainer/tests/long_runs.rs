@@ -73,6 +73,38 @@ fn assert_same_logs(a: &Path, b: &Path) {
 }
 
 #[test]
+fn factors_in_bf16_train_about_the_same() {
+    let fixture = Fixture::new();
+    let exact = fixture.train("f32", &[]).unwrap();
+    let rounded = fixture.train("bf16", &["training.precision=bf16"]).unwrap();
+    assert_ne!(exact.losses, rounded.losses);
+    for (step, (exact, rounded)) in exact.losses.iter().zip(&rounded.losses).enumerate() {
+        assert!(
+            (exact - rounded).abs() < 0.03,
+            "step {step}: {exact} and {rounded}"
+        );
+    }
+    // The same numbers again, in one run or in two, with or without computing blocks twice.
+    let two = ["training.precision=bf16", "training.recompute=true"];
+    let config = fixture.config(&two).unwrap();
+    let out = fixture.path("two");
+    train(&config, &out, &fixture.run_options(Some(10))).unwrap();
+    let config = fixture.config(&two[..1]).unwrap();
+    let again = train(&config, &out, &fixture.run_options(None)).unwrap();
+    assert_eq!(again.losses, rounded.losses);
+    let error = train(
+        &fixture.config(&[]).unwrap(),
+        &out,
+        &fixture.run_options(None),
+    )
+    .unwrap_err();
+    assert!(
+        format!("{error:#}").contains("training.precision"),
+        "{error:#}"
+    );
+}
+
+#[test]
 fn a_step_in_parts_is_the_step() {
     let fixture = Fixture::new();
     let whole = fixture.train("whole", &[]).unwrap();

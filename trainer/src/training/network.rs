@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result};
 use candle_core::{Device, Tensor, Var};
 use candle_nn::VarBuilder;
 use scone_model::{
-    Decoder, FgramModel, FgramModelConfig, ModelConfig, Parameters, PrefixTree, var_builder,
+    Decoder, FgramModel, FgramModelConfig, ModelConfig, Parameters, Precision, PrefixTree,
+    var_builder,
 };
 
 use super::batch::Batch;
@@ -75,6 +76,18 @@ impl Network {
         self.decoder.recompute_blocks()?;
         if let Some(model) = &mut self.fgram_model {
             model.recompute_blocks()?;
+        }
+        Ok(())
+    }
+
+    /// Rounds the factors of products, as [`Decoder::train_with`] says.
+    ///
+    /// # Errors
+    /// On a path that cannot.
+    pub fn train_with(&mut self, precision: Precision) -> Result<()> {
+        self.decoder.train_with(precision)?;
+        if let Some(model) = &mut self.fgram_model {
+            model.train_with(precision)?;
         }
         Ok(())
     }

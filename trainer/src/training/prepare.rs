@@ -72,6 +72,10 @@ pub(super) fn prepare(
     if config.training.recompute {
         network.recompute_blocks().context("training.recompute")?;
     }
+    let precision = config.training.precision;
+    network
+        .train_with(precision)
+        .context("training.precision")?;
     let (stream, order) = read_stream(config, &tokenizer, eos, fgrams.as_ref(), options)?;
     if let (Some(fgrams), Some(_)) = (&mut fgrams, config.max_fgrams) {
         // Those of the whole set are not those of a part: without longer f-grams shorter ones match.

@@ -1,4 +1,4 @@
-//! Large matrix products for training, by the gemm crate.
+//! Large matrix products for training: in f32 by the gemm crate, of bf16 factors by [`mixed`].
 //!
 //! Faster than [`matmul`](super::matmul) on many rows, but a row's last bits depend on the number
 //! of rows, so not for serving.
@@ -6,6 +6,13 @@
     unsafe_code,
     reason = "gemm takes raw pointers; bounds are checked right before the call"
 )]
+
+use super::mixed::{self, Unit};
+use crate::precision::Precision;
+use rayon::prelude::*;
+
+/// Rows of a product of bf16 factors that one task of the pool computes.
+const TASK_ROWS: usize = 256;
 
 /// A matrix in a slice: element (r, c) at `r * row_stride + c * column_stride`.
 #[derive(Clone, Copy)]
@@ -65,28 +72,59 @@ pub(crate) enum Threads {
 ///
 /// # Panics
 /// When shapes do not fit, or a matrix is larger than its slice.
-pub(crate) fn gemm(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], threads: Threads) {
-    product(a, b, out, false, threads);
+pub(crate) fn gemm(
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    out: &mut [f32],
+    (precision, threads): (Precision, Threads),
+) {
+    product(a, b, out, false, (precision, threads));
 }
 
 /// `out += a · b` on the calling thread.
 ///
 /// # Panics
 /// As [`gemm`].
-pub(crate) fn add_gemm(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
-    product(a, b, out, true, Threads::One);
+pub(crate) fn add_gemm(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], precision: Precision) {
+    product(a, b, out, true, (precision, Threads::One));
 }
 
-fn product(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], add: bool, threads: Threads) {
+fn product(
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    out: &mut [f32],
+    add: bool,
+    (precision, threads): (Precision, Threads),
+) {
     let (m, k, n) = (a.rows, a.columns, b.columns);
     assert_eq!(k, b.rows, "inner sizes of a product");
     assert!(a.fits() && b.fits(), "a matrix beyond its slice");
     assert_eq!(Some(out.len()), m.checked_mul(n), "size of a product");
+    match (precision, threads) {
+        (Precision::F32, _) => f32_product(a, b, out, add, threads),
+        (Precision::Bf16, Threads::One) => mixed::product(Unit::best(), a, b, out, add),
+        (Precision::Bf16, Threads::Pool) => {
+            let tasks = out.par_chunks_mut((TASK_ROWS * n).max(1)).enumerate();
+            tasks.for_each(|(task, out)| {
+                let first = task * TASK_ROWS;
+                let rows = Matrix {
+                    values: &a.values[first * a.row_stride..],
+                    rows: TASK_ROWS.min(m - first),
+                    ..a
+                };
+                mixed::product(Unit::best(), rows, b, out, add);
+            });
+        }
+    }
+}
+
+fn f32_product(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], add: bool, threads: Threads) {
+    let (m, k, n) = (a.rows, a.columns, b.columns);
     let parallelism = match threads {
         Threads::One => gemm::Parallelism::None,
         Threads::Pool => gemm::Parallelism::Rayon(0),
     };
-    // SAFETY: the assertions above say that every element of the two inputs, at the strides given
+    // SAFETY: the caller's assertions say that every element of the two inputs, at the strides given
     // (which are below `isize::MAX`, being offsets inside slices), and of the m × n output lies
     // inside its slice; `out` is initialised and borrowed mutably, so nothing else aliases it.
     unsafe {
@@ -133,11 +171,16 @@ mod tests {
         };
         for threads in [Threads::One, Threads::Pool] {
             let mut out = vec![f32::NAN; 20];
-            gemm(left, right, &mut out, threads);
+            gemm(left, right, &mut out, (Precision::F32, threads));
             let mut back = vec![f32::NAN; 20];
-            gemm(right.transposed(), left.transposed(), &mut back, threads);
+            gemm(
+                right.transposed(),
+                left.transposed(),
+                &mut back,
+                (Precision::F32, threads),
+            );
             let mut doubled = out.clone();
-            add_gemm(left, right, &mut doubled);
+            add_gemm(left, right, &mut doubled, Precision::F32);
             for r in 0..5 {
                 for c in 0..4 {
                     let expected: f32 = (0..7).map(|i| a[r * 7 + i] * b[i * 6 + c + 1]).sum();
@@ -159,7 +202,7 @@ mod tests {
             Matrix::new(&a, 2, 3),
             Matrix::new(&b, 3, 2),
             &mut out,
-            Threads::One,
+            (Precision::F32, Threads::One),
         );
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod gradients;
 pub(crate) mod half;
 pub(crate) mod math;
 pub(crate) mod matmul;
+mod mixed;
 pub(crate) mod packed;
 pub(crate) mod paged;
 pub(crate) mod rows;

@@ -3,6 +3,7 @@
 use crate::cpu::kernels::gemm::{Matrix, Threads, gemm};
 use crate::cpu::kernels::math::{exp, max, sum};
 use crate::cpu::kernels::simd;
+use crate::precision::Precision;
 use crate::storage::{gradient, result, slice, with_slice};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -10,6 +11,8 @@ use std::sync::Mutex;
 
 /// Rows one task takes.
 const GROUP: usize = 32;
+/// The same of factors in bf16: the weight is packed for each task.
+const BF16_GROUP: usize = 256;
 
 /// Turns a row of logits into its softmax and returns the loss of the target.
 #[inline(always)]
@@ -59,83 +62,95 @@ type Gradients = (Vec<f32>, Vec<f32>);
 /// keeps them until the backward pass asks.
 pub(super) struct LinearCrossEntropy {
     pub(super) targets: Vec<u32>,
+    /// Of the products.
+    pub(super) precision: Precision,
     pub(super) wanted: Wanted,
     pub(super) kept: Mutex<Option<Gradients>>,
 }
 
 impl LinearCrossEntropy {
+    fn group_rows(&self) -> usize {
+        match self.precision {
+            Precision::F32 => GROUP,
+            Precision::Bf16 => BF16_GROUP,
+        }
+    }
+
     /// Losses of all rows and both gradients. Those of the logits exist all at once, because the
     /// weight's gradient sums over all rows.
     fn with_weight(&self, hidden: &[f32], weight: Matrix<'_>) -> (Vec<f32>, Gradients) {
         let (vocab, width) = (weight.rows, weight.columns);
-        let rows = self.targets.len();
+        let (rows, group) = (self.targets.len(), self.group_rows());
         let scale = 1.0 / rows as f32;
         let mut dlogits = vec![0.0f32; rows * vocab];
         let mut losses = vec![0.0f32; rows];
         dlogits
-            .par_chunks_mut(GROUP * vocab)
-            .zip(losses.par_chunks_mut(GROUP))
-            .zip(hidden.par_chunks(GROUP * width))
-            .zip(self.targets.par_chunks(GROUP))
+            .par_chunks_mut(group * vocab)
+            .zip(losses.par_chunks_mut(group))
+            .zip(hidden.par_chunks(group * width))
+            .zip(self.targets.par_chunks(group))
             .for_each(|(((logits, losses), hidden), targets)| {
-                group(hidden, weight, targets, scale, logits, losses);
+                self.gradients_of(hidden, weight, targets, scale, logits, losses);
             });
         let mut dhidden = vec![0.0f32; rows * width];
         let mut dweight = vec![0.0f32; vocab * width];
         let dlogits = Matrix::new(&dlogits, rows, vocab);
-        gemm(dlogits, weight, &mut dhidden, Threads::Pool);
+        let how = (self.precision, Threads::Pool);
+        gemm(dlogits, weight, &mut dhidden, how);
         let hidden = Matrix::new(hidden, rows, width);
-        gemm(dlogits.transposed(), hidden, &mut dweight, Threads::Pool);
+        gemm(dlogits.transposed(), hidden, &mut dweight, how);
         (losses, (dhidden, dweight))
     }
 
     /// The same without the weight's gradient: logits of a few rows at a time.
     fn without_weight(&self, hidden: &[f32], weight: Matrix<'_>) -> (Vec<f32>, Gradients) {
         let (vocab, width) = (weight.rows, weight.columns);
-        let rows = self.targets.len();
+        let (rows, group) = (self.targets.len(), self.group_rows());
         let scale = 1.0 / rows as f32;
         let mut losses = vec![0.0f32; rows];
         let mut dhidden = vec![0.0f32; rows * width];
         losses
-            .par_chunks_mut(GROUP)
-            .zip(dhidden.par_chunks_mut(GROUP * width))
-            .zip(hidden.par_chunks(GROUP * width))
-            .zip(self.targets.par_chunks(GROUP))
+            .par_chunks_mut(group)
+            .zip(dhidden.par_chunks_mut(group * width))
+            .zip(hidden.par_chunks(group * width))
+            .zip(self.targets.par_chunks(group))
             .for_each_init(
                 Vec::new,
                 |logits, (((losses, dhidden), hidden), targets)| {
                     logits.resize(losses.len() * vocab, 0.0);
-                    group(hidden, weight, targets, scale, logits, losses);
+                    self.gradients_of(hidden, weight, targets, scale, logits, losses);
                     if self.wanted.hidden {
                         let dlogits = Matrix::new(logits, losses.len(), vocab);
-                        gemm(dlogits, weight, dhidden, Threads::One);
+                        gemm(dlogits, weight, dhidden, (self.precision, Threads::One));
                     }
                 },
             );
         (losses, (dhidden, Vec::new()))
     }
-}
 
-/// Losses of some rows, and in `logits` the gradients of `scale` times their sum.
-fn group(
-    hidden: &[f32],
-    weight: Matrix<'_>,
-    targets: &[u32],
-    scale: f32,
-    logits: &mut [f32],
-    losses: &mut [f32],
-) {
-    let hidden = Matrix::new(hidden, losses.len(), weight.columns);
-    gemm(hidden, weight.transposed(), logits, Threads::One);
-    simd(
-        #[inline(always)]
-        || {
-            let rows = logits.chunks_mut(weight.rows).zip(targets);
-            for ((row, &target), loss) in rows.zip(losses) {
-                *loss = logits_gradient(row, target, scale);
-            }
-        },
-    );
+    /// Losses of some rows, and in `logits` the gradients of `scale` times their sum.
+    fn gradients_of(
+        &self,
+        hidden: &[f32],
+        weight: Matrix<'_>,
+        targets: &[u32],
+        scale: f32,
+        logits: &mut [f32],
+        losses: &mut [f32],
+    ) {
+        let hidden = Matrix::new(hidden, losses.len(), weight.columns);
+        let how = (self.precision, Threads::One);
+        gemm(hidden, weight.transposed(), logits, how);
+        simd(
+            #[inline(always)]
+            || {
+                let rows = logits.chunks_mut(weight.rows).zip(targets);
+                for ((row, &target), loss) in rows.zip(losses) {
+                    *loss = logits_gradient(row, target, scale);
+                }
+            },
+        );
+    }
 }
 
 impl CustomOp2 for LinearCrossEntropy {
@@ -203,7 +218,8 @@ pub(super) fn token_losses(hidden: &Tensor, weight: &Tensor, targets: &[u32]) ->
                 .for_each(|((losses, hidden), targets)| {
                     let mut logits = vec![0.0f32; losses.len() * vocab];
                     let hidden = Matrix::new(hidden, losses.len(), width);
-                    gemm(hidden, weight.transposed(), &mut logits, Threads::One);
+                    let how = (Precision::F32, Threads::One);
+                    gemm(hidden, weight.transposed(), &mut logits, how);
                     simd(
                         #[inline(always)]
                         || {

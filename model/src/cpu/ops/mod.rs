@@ -10,6 +10,7 @@ mod tests;
 
 use crate::error::{Error, Result};
 use crate::layers::Norm;
+use crate::precision::Precision;
 use candle_core::Tensor;
 use cross_entropy::Wanted;
 use std::sync::Mutex;
@@ -64,13 +65,14 @@ pub(crate) fn select_rows(
 
 /// Mean cross-entropy of `hidden (N, D)` times `weight (V, D)` transposed.
 pub(crate) fn linear_cross_entropy(
-    hidden: &Tensor,
-    weight: &Tensor,
+    (hidden, weight): (&Tensor, &Tensor),
     targets: &[u32],
+    precision: Precision,
 ) -> Result<Tensor> {
     check_shape(hidden, &[targets.len(), weight.dim(1)?])?;
     let op = cross_entropy::LinearCrossEntropy {
         targets: targets.to_vec(),
+        precision,
         wanted: Wanted {
             hidden: hidden.track_op(),
             weight: weight.track_op(),

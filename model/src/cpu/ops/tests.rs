@@ -2,6 +2,7 @@
 
 use crate::cpu::ops;
 use crate::layers::Norm;
+use crate::precision::Precision;
 use crate::tensor;
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -119,7 +120,7 @@ fn cross_entropy_of_hidden_states() {
     let inputs = [numbers(&[75, 12], 0.2), numbers(&[33, 12], 0.3)];
     compare(
         &inputs,
-        &|x| ops::linear_cross_entropy(&x[0], &x[1], &targets).unwrap(),
+        &|x| ops::linear_cross_entropy((&x[0], &x[1]), &targets, Precision::F32).unwrap(),
         &|x| tensor::linear_cross_entropy(&x[0], &x[1], &targets).unwrap(),
     );
     let f32s: Vec<Tensor> = inputs
@@ -131,5 +132,7 @@ fn cross_entropy_of_hidden_states() {
     for (a, b) in each.iter().zip(expected) {
         assert!((a - b).abs() < 1e-5, "{a} {b}");
     }
-    assert!(ops::linear_cross_entropy(&f32s[0], &f32s[1], &targets[..74]).is_err());
+    assert!(
+        ops::linear_cross_entropy((&f32s[0], &f32s[1]), &targets[..74], Precision::F32).is_err()
+    );
 }

@@ -178,7 +178,7 @@ impl FlatBlock {
             grad,
             self.matrix(weights, linear).transposed(),
             dx,
-            Threads::One,
+            (self.precision, Threads::One),
         );
     }
 }

@@ -5,6 +5,7 @@ use crate::cpu::block::Sizes;
 use crate::error::Result;
 use crate::layers::{AttentionInput, Block, Linear, Mlp, Norm};
 use crate::layout::WeightLayout;
+use crate::precision::Precision;
 use candle_core::Tensor;
 use std::ops::Range;
 
@@ -31,6 +32,8 @@ pub(crate) struct FlatBlock {
     pub(crate) sizes: Sizes,
     pub(crate) eps: f32,
     pub(crate) layout: WeightLayout,
+    /// Of its products.
+    pub(crate) precision: Precision,
     pub(crate) attention_norm: FlatNorm,
     pub(crate) qkv: FlatLinear,
     pub(crate) output: FlatLinear,
@@ -56,6 +59,7 @@ impl FlatBlock {
             } else {
                 WeightLayout::OutIn
             },
+            precision: Precision::F32,
             attention_norm: at.norm(d, has_bias),
             qkv: at.linear(d, heads.width(), qkv_bias),
             output: at.linear(heads.q_width(), d, has_bias),

@@ -67,7 +67,7 @@ impl Pass for Training<'_> {
             rows,
             self.flat.matrix(self.weights, linear),
             out,
-            Threads::One,
+            (self.flat.precision, Threads::One),
         );
         if let Some(bias) = &linear.bias {
             let bias = &self.weights[bias.clone()];

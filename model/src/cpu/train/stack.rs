@@ -10,6 +10,7 @@ use crate::cpu::kernels::rows::rotary_angles;
 use crate::error::Result;
 use crate::layers::Block;
 use crate::positions::Positions;
+use crate::precision::Precision;
 use crate::storage::{gradient, result, slice, with_slice};
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
@@ -46,6 +47,11 @@ impl Workspace {
     /// Computes blocks twice rather than keep what is in them.
     pub(crate) fn set_recompute(&mut self) {
         self.recompute = true;
+    }
+
+    /// What the factors of products are rounded to.
+    pub(crate) fn set_precision(&mut self, precision: Precision) {
+        self.flat.precision = precision;
     }
 
     /// The weights of `blocks` end to end.
@@ -95,13 +101,19 @@ impl Stack {
         positions: &Positions,
     ) -> Result<Tensor> {
         let weights = workspace.weights(blocks)?;
+        let tracked = x.track_op() || weights.track_op();
+        let mut flat = workspace.flat.clone();
+        if !tracked {
+            // Held-out text is scored as the weights are.
+            flat.precision = Precision::F32;
+        }
         let stack = Self {
-            flat: workspace.flat.clone(),
+            flat,
             layers: blocks.len(),
             frequencies: workspace.frequencies.clone(),
             positions: positions.clone(),
             buffers: workspace.buffers.clone(),
-            tracked: x.track_op() || weights.track_op(),
+            tracked,
             trained: weights.track_op(),
             recompute: workspace.recompute,
             saved: Mutex::default(),

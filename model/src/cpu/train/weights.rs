@@ -5,10 +5,17 @@ use super::flat::{FlatBlock, FlatLinear};
 use crate::cpu::block::Activations;
 use crate::cpu::kernels::gemm::{Matrix, add_gemm};
 use crate::layout::WeightLayout;
+use crate::precision::Precision;
 use rayon::prelude::*;
 
-/// Rows of a weight whose gradient one task sums.
-const WEIGHT_ROWS: usize = 64;
+/// Rows of a weight whose gradient one task sums. With factors in bf16 each task packs what it
+/// multiplies.
+fn rows_of_a_task(precision: Precision) -> usize {
+    match precision {
+        Precision::F32 => 64,
+        Precision::Bf16 => 256,
+    }
+}
 
 /// A group's share in the gradients of a layer's weights.
 pub(super) struct Part<'a> {
@@ -59,6 +66,7 @@ pub(super) fn weight_gradients(flat: &FlatBlock, parts: &[Part<'_>], dweights: &
             bias_gradient(pairs, &mut dweights[bias.clone()]);
         }
     }
+    let task_rows = rows_of_a_task(flat.precision);
     let mut tasks = Vec::new();
     let mut rest = dweights;
     let mut cut_off = 0;
@@ -70,10 +78,10 @@ pub(super) fn weight_gradients(flat: &FlatBlock, parts: &[Part<'_>], dweights: &
             WeightLayout::OutIn => linear.inputs,
             WeightLayout::InOut => linear.outputs,
         };
-        for (i, out) in out.chunks_mut(WEIGHT_ROWS * columns).enumerate() {
+        for (i, out) in out.chunks_mut(task_rows * columns).enumerate() {
             tasks.push(Task {
                 linear,
-                first: i * WEIGHT_ROWS,
+                first: i * task_rows,
                 pairs,
                 out,
             });
@@ -82,15 +90,15 @@ pub(super) fn weight_gradients(flat: &FlatBlock, parts: &[Part<'_>], dweights: &
     tasks
         .into_par_iter()
         .with_max_len(1)
-        .for_each(|task| task.run(flat.layout));
+        .for_each(|task| task.run(flat));
 }
 
 impl Task<'_> {
-    fn run(self, layout: WeightLayout) {
+    fn run(self, flat: &FlatBlock) {
         let (inputs, outputs) = (self.linear.inputs, self.linear.outputs);
         for &(n, x, grad) in self.pairs {
             // The rows of this task are columns of one of the two.
-            let (left, columns, right) = match layout {
+            let (left, columns, right) = match flat.layout {
                 WeightLayout::OutIn => (grad, outputs, Matrix::new(x, n, inputs)),
                 WeightLayout::InOut => (x, inputs, Matrix::new(grad, n, outputs)),
             };
@@ -101,7 +109,7 @@ impl Task<'_> {
                 row_stride: 1,
                 column_stride: columns,
             };
-            add_gemm(left, right, self.out);
+            add_gemm(left, right, self.out, flat.precision);
         }
     }
 }

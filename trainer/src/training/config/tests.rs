@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use anyhow::Result;
-use scone_model::{DeviceChoice, Dtype};
+use scone_model::{DeviceChoice, Dtype, Precision};
 
 use super::*;
 
@@ -216,6 +216,9 @@ fn device_and_element_type_are_words_that_are_checked() {
     assert!(error(&["dtype=bf16"]).contains("training computes in f32"));
     assert!(!config.tf32 && parse(&["device=cuda:1", "tf32=true"]).unwrap().tf32);
     assert!(error(&["tf32=true"]).contains("tf32 is for GPUs"));
+    let bf16 = "training.precision=bf16";
+    assert_eq!(parse(&[bf16]).unwrap().training.precision, Precision::Bf16);
+    assert!(error(&[bf16, "device=cuda:1"]).contains("training.precision: bf16 is for CPUs"));
     let text = error(&["device=abacus", "dtype=int3"]);
     assert!(
         text.contains("key `device`") && text.contains("abacus"),

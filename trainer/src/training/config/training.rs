@@ -1,5 +1,6 @@
 //! Section `training`.
 
+use scone_model::Precision;
 use serde::{Deserialize, Serialize};
 
 /// `training`: batches, length, evaluation, checkpoints.
@@ -44,6 +45,10 @@ pub struct TrainingConfig {
     /// the backward pass. The same numbers with less memory and more time. On a CPU.
     #[serde(default)]
     pub recompute: bool,
+    /// What the factors of matrix products are rounded to, forward and backward: f32 or bf16. Weights,
+    /// sums, everything between the products and evaluations are f32. bf16 is for CPUs.
+    #[serde(default)]
+    pub precision: Precision,
     /// Stop after this many evaluations in a row without a lower held-out loss, and keep the best;
     /// absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]

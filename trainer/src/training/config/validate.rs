@@ -1,7 +1,7 @@
 //! Checks of a training config. Each adds what it finds to a list, so that all mistakes are told at
 //! once; what only follows from another mistake is left out.
 
-use scone_model::{DeviceChoice, Dtype};
+use scone_model::{DeviceChoice, Dtype, Precision};
 
 use super::optimizer::OptimizerConfig;
 use super::schema::{DataConfig, Family, FgramModelShape, ModelShape, TrainConfig, Trainable};
@@ -203,6 +203,13 @@ pub(super) fn together(config: &TrainConfig, found: &mut Mistakes) {
     });
     found.unless(!config.tf32 || config.device != DeviceChoice::Cpu, || {
         "tf32 is for GPUs; device is cpu".to_owned()
+    });
+    let f32s = config.training.precision == Precision::F32;
+    found.unless(f32s || config.device == DeviceChoice::Cpu, || {
+        format!(
+            "training.precision: bf16 is for CPUs (tf32 is what GPUs have); device is {}",
+            config.device
+        )
     });
     found.unless(
         config.max_fgrams.is_none() || config.fgrams.is_some(),
