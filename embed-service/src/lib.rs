@@ -15,6 +15,7 @@
 mod admission;
 pub mod config;
 pub mod error;
+pub mod fetch;
 pub mod inspect;
 pub mod load;
 mod lookup;
@@ -26,6 +27,7 @@ mod switch;
 mod tables;
 pub mod upsert;
 pub mod verify;
+pub mod watch;
 
 use std::sync::Arc;
 

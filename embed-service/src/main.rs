@@ -1,17 +1,18 @@
 //! The command line of the embedding tier.
 
-use std::process::ExitCode;
-use std::time::Duration;
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand};
 use embed_service::{
     Config,
     config::ServeArgs,
+    fetch::{self, FetchArgs},
     inspect::{self, InspectArgs},
     load::{self, LoadArgs},
     upsert::{self, UpsertArgs},
     verify::{self, VerifyArgs},
+    watch,
 };
 use scone_service::{
     grpc,
@@ -39,6 +40,8 @@ enum Command {
     Inspect(InspectArgs),
     /// Check every checksum and key of a table; exit code 1 when it is damaged.
     Verify(VerifyArgs),
+    /// Copy a table from where it was published to the disk it is served from, checked.
+    Fetch(FetchArgs),
     /// Replace rows of a sled table in place by those of another table.
     Upsert(UpsertArgs),
     /// Ask running servers as decoders would, and print how fast they answer.
@@ -62,6 +65,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(args) => serve(Config::from_args(*args)?),
         Command::Inspect(args) => inspect::run(&args, &mut std::io::stdout().lock()),
         Command::Verify(args) => verify::run(&args, &mut std::io::stdout().lock()),
+        Command::Fetch(args) => fetch(args),
         Command::Upsert(args) => upsert::run(&args, &mut std::io::stdout().lock()),
         Command::Load(args) => load(*args),
     }
@@ -70,6 +74,25 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 fn load(args: LoadArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the threads")?;
     runtime.block_on(load::run(args, &mut std::io::stdout()))
+}
+
+/// Ends at SIGTERM, also as the first process of a container, which no signal ends by default.
+fn fetch(args: FetchArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the threads")?;
+    let goes_on = args.every.is_some();
+    let result = runtime.block_on(async {
+        let work = tokio::task::spawn_blocking(move || fetch::run(&args, &mut std::io::stdout()));
+        tokio::select! {
+            done = work => done.context("the fetch was lost")?,
+            () = shutdown_signal() => {
+                ensure!(goes_on, "interrupted; the same command goes on where this one was");
+                Ok(())
+            }
+        }
+    });
+    // What was copied is there for the next run.
+    runtime.shutdown_timeout(Duration::ZERO);
+    result
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
@@ -82,6 +105,10 @@ fn serve(config: Config) -> anyhow::Result<()> {
     info!(?config, "starting");
     let result = runtime.block_on(async {
         let (shutdown, reload) = (shutdown_signal(), reload_signal());
+        if let Some(every) = config.watch_table {
+            let paths = vec![config.table.clone()];
+            tokio::spawn(watch::tables(paths, every, Arc::clone(&reload)));
+        }
         let listener = grpc::bind(config.listen).await?;
         anyhow::Ok(embed_service::run(config, listener, shutdown, reload).await?)
     });

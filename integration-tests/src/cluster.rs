@@ -174,8 +174,11 @@ fn listening_event(stdout: &str) -> Option<serde_json::Value> {
         .find(|line: &serde_json::Value| line["event"] == "listening")
 }
 
-/// The body of an HTTP/1.1 answer.
-async fn http_get(address: &str, path: &str) -> String {
+/// An HTTP/1.1 answer, head and body.
+///
+/// # Panics
+/// When it is not 200.
+pub async fn http_get(address: &str, path: &str) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut stream = tokio::net::TcpStream::connect(address)
         .await

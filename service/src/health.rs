@@ -6,6 +6,10 @@ use tonic_health::{
     server::{HealthReporter, HealthService},
 };
 
+/// A name that is SERVING as long as the process answers at all, loading and draining included: for
+/// liveness probes, which restart what they find not serving.
+pub const LIVENESS: &str = "liveness";
+
 /// The health of a process and of the gRPC services it offers, which are ready together.
 #[derive(Clone, Debug)]
 pub struct Health {
@@ -15,7 +19,8 @@ pub struct Health {
 }
 
 impl Health {
-    /// Registers the services, all NOT_SERVING, and the process ("") with them.
+    /// Registers the services, all NOT_SERVING, and the process ("") with them; and [`LIVENESS`],
+    /// which is SERVING until the drain begins to close the port.
     #[must_use]
     pub async fn register(services: &[&'static str]) -> (Self, HealthServer<HealthService>) {
         let reporter = HealthReporter::new();
@@ -23,6 +28,8 @@ impl Health {
         let services = [""].iter().chain(services).copied().collect();
         let health = Self { reporter, services };
         health.set(ServingStatus::NotServing).await;
+        let serving = ServingStatus::Serving;
+        health.reporter.set_service_status(LIVENESS, serving).await;
         (health, server)
     }
 
@@ -39,7 +46,7 @@ impl Health {
     /// Tells watchers NOT_SERVING and ends their streams, which would hold up a drain otherwise.
     pub(crate) async fn close(&self) {
         self.set_not_serving().await;
-        for service in &self.services {
+        for service in self.services.iter().chain(&[LIVENESS]) {
             self.reporter.clone().clear_service_status(service).await;
         }
     }

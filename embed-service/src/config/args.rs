@@ -28,6 +28,16 @@ pub struct ServeArgs {
     )]
     pub retain_table: Duration,
 
+    /// How often to look whether another table is at --table, as at SIGHUP, with a unit (s, m);
+    /// absent: only at SIGHUP.
+    #[arg(
+        long,
+        env = "SCONE_EMBED_WATCH_TABLE",
+        value_name = "DURATION",
+        value_parser = parse_duration
+    )]
+    pub watch_table: Option<Duration>,
+
     /// Address and port of gRPC; port 0 takes a free one. There is no encryption and no
     /// authentication, so the default is this machine only; use 0.0.0.0:7300 inside a cluster.
     #[arg(

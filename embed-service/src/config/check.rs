@@ -18,6 +18,9 @@ use crate::{admission::Capacity, request::Limits};
 /// From a request of one window to what a server can be asked to hold per stream.
 const REQUEST_BYTES: RangeInclusive<u64> = 256..=(256 << 20);
 
+/// Looking at a path more often would only keep the disk busy.
+const LEAST_WATCH: Duration = Duration::from_millis(100);
+
 /// A checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -25,6 +28,8 @@ pub struct Config {
     pub table: PathBuf,
     /// How long a table is retained after a switch.
     pub retain_table: Duration,
+    /// How often to look whether it was replaced.
+    pub watch_table: Option<Duration>,
     /// How to open it.
     pub table_options: TableOptions,
     /// Where gRPC listens.
@@ -61,6 +66,7 @@ impl Config {
         Ok(Self {
             table: args.table,
             retain_table: args.retain_table,
+            watch_table: args.watch_table,
             table_options: TableOptions {
                 hot_bytes: args.hot_bytes,
                 warm: !args.no_warm,
@@ -114,6 +120,9 @@ fn problems(args: &ServeArgs) -> Vec<String> {
     ];
     for (flag, _) in at_least_one.iter().filter(|(_, value)| *value == 0) {
         problems.push(format!("{flag} is 0, at least 1 is needed"));
+    }
+    if args.watch_table.is_some_and(|every| every < LEAST_WATCH) {
+        problems.push(format!("--watch-table is below {LEAST_WATCH:?}"));
     }
     args.connections.check(&mut problems);
     if !REQUEST_BYTES.contains(&limits.max_request_bytes) {

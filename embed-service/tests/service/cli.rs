@@ -7,7 +7,7 @@ use std::{
     process::{Child, ChildStderr, Command, Output, Stdio},
 };
 
-use scone_fgram::StoreKind;
+use scone_fgram::{StoreKind, table::BuildOptions};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -45,7 +45,12 @@ struct Serving {
 
 impl Serving {
     fn start(table: &str) -> Self {
+        Self::start_with(table, &[])
+    }
+
+    fn start_with(table: &str, flags: &[&str]) -> Self {
         let mut child = embed_service(&["serve", "--table", table, "--listen", "127.0.0.1:0"])
+            .args(flags)
             .args(["--metrics-listen", "127.0.0.1:0", "--log-format", "json"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -142,6 +147,47 @@ fn sighup_switches_to_the_table_behind_the_link() {
     let opened = serving.wait_for_log("table open");
     assert_eq!(opened["table.id"], Version(0xcd).table_id());
     serving.wait_for_log("switched to the new table");
+}
+
+/// A table is rolled by publishing it: nobody sends a signal or starts anything again.
+#[test]
+fn a_table_that_is_published_is_fetched_and_served() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let mapped = |options: &mut BuildOptions| options.store = StoreKind::Mapped;
+    FIRST.build_with(path("published").as_ref(), &fgram_set(), mapped);
+
+    let fetch = [
+        "fetch",
+        "--from",
+        &path("published"),
+        "--to",
+        &path("disk"),
+        "--json",
+    ];
+    let fetched = json(&embed_service(&fetch).output().unwrap());
+    assert_eq!(fetched["table_id"], FIRST.table_id());
+    let mut sidecar = embed_service(&fetch)
+        .args(["--every", "100ms"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(sidecar.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(next()["copied_bytes"], 0);
+    let table = path("disk/current");
+    let mut serving = Serving::start_with(&table, &["--watch-table", "100ms"]);
+
+    Version(0xcd).build_with(path("next").as_ref(), &fgram_set(), mapped);
+    std::fs::rename(path("published"), path("before")).unwrap();
+    std::fs::rename(path("next"), path("published")).unwrap();
+    assert_eq!(next()["table_id"], Version(0xcd).table_id());
+    serving.wait_for_log("switched to the new table");
+
+    let pid = sidecar.id().to_string();
+    let kill = Command::new("kill").args(["-TERM", &pid]).status();
+    assert!(kill.unwrap().success());
+    assert_eq!(sidecar.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -3,6 +3,9 @@
 
 mod cli;
 mod connections;
+mod fetch;
+#[cfg(feature = "object-store")]
+mod fetch_objects;
 mod limits;
 mod lookup;
 mod operation;

@@ -218,6 +218,7 @@ pub(crate) fn config(table: &Path) -> Config {
         metrics_listen: Some(([127, 0, 0, 1], 0).into()),
         drain_timeout: Duration::from_secs(60),
         retain_table: Duration::from_secs(600),
+        watch_table: None,
         limits: Limits {
             max_request_bytes: 16 << 10,
             max_spans: 16,

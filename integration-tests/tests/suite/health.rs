@@ -32,6 +32,8 @@ async fn assert_serving(channel: &Channel, service: &str) {
         let answer = client.check(of(name)).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{name:?}");
     }
+    let live = client.check(of("liveness")).await.unwrap().into_inner();
+    assert_eq!(live.status(), ServingStatus::Serving);
     let unknown = client.check(of("scone.unknown")).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
 }
@@ -84,6 +86,9 @@ async fn a_watcher_sees_not_serving_while_the_decoder_drains() {
     service.process.terminate();
     let then = in_time("health", watch.message()).await.unwrap().unwrap();
     assert_eq!(then.status(), ServingStatus::NotServing);
+    // Not ready, but alive: nothing to restart.
+    let live = health.check(of("liveness")).await.unwrap().into_inner();
+    assert_eq!(live.status(), ServingStatus::Serving);
     finish(head, rest).await.unwrap();
     assert!(service.process.wait().success());
 }

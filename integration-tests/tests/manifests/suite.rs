@@ -1,0 +1,553 @@
+//! The tests over all manifests.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use serde_yaml_ng::Value;
+
+use crate::{
+    dockerfile, monitoring,
+    objects::{Cluster, documents},
+    pods, policies, programs, render, services,
+};
+
+/// Versions whose schemas kubernetes-validate is asked for: the oldest with sidecars by default and
+/// sleeping preStop hooks that is still around, and the one that the types here are of.
+const SCHEMAS: [&str; 2] = ["1.31", "1.36"];
+
+fn all_problems(cluster: &Cluster) -> Vec<String> {
+    let checks = [
+        pods::problems,
+        services::problems,
+        policies::problems,
+        programs::problems,
+        dockerfile::problems,
+        monitoring::problems,
+    ];
+    checks.iter().flat_map(|check| check(cluster)).collect()
+}
+
+fn cluster_of(objects: Vec<Value>) -> Result<Cluster, String> {
+    let mut cluster = Cluster::default();
+    objects
+        .into_iter()
+        .try_for_each(|object| cluster.add(object))?;
+    Ok(cluster)
+}
+
+#[test]
+fn every_kustomization_fits_kubernetes_and_the_programs() {
+    let folders = render::kustomizations();
+    for wanted in [
+        "base",
+        "overlays/demo",
+        "overlays/gpu",
+        "overlays/sharded",
+        "precompute",
+    ] {
+        assert!(
+            folders.iter().any(|folder| folder == wanted),
+            "{wanted} among {folders:?}"
+        );
+    }
+    let mut report = Vec::new();
+    for folder in folders.iter().filter(|folder| is_whole(folder)) {
+        let cluster = match render::kubectl() {
+            true => render::with_kubectl(folder).and_then(|text| Cluster::read(&text)),
+            false => match render::by_hand(folder) {
+                Some(objects) => cluster_of(objects),
+                None => continue,
+            },
+        };
+        match cluster {
+            Ok(cluster) => {
+                let problems = all_problems(&cluster);
+                report.extend(
+                    problems
+                        .into_iter()
+                        .map(|problem| format!("{folder}: {problem}")),
+                );
+            }
+            Err(error) => report.push(format!("{folder}: {error}")),
+        }
+    }
+    assert!(report.is_empty(), "\n{}", report.join("\n"));
+}
+
+/// Parts of others are checked with those: alone, a tier names Services that it does not bring.
+fn is_whole(folder: &str) -> bool {
+    !folder.starts_with("base/") && !folder.starts_with("overlays/sharded/")
+}
+
+/// The base is also read without kubectl, so that a machine without it checks the same.
+#[test]
+fn the_base_is_sound_as_it_is_read_without_kubectl() {
+    let cluster = cluster_of(render::by_hand("base").unwrap()).unwrap();
+    assert_eq!(all_problems(&cluster), [""; 0]);
+    assert_eq!(cluster.workloads().len(), 2);
+    if render::kubectl() {
+        let rendered = Cluster::read(&render::with_kubectl("base").unwrap()).unwrap();
+        let names = |cluster: &Cluster| -> BTreeSet<(&str, String)> {
+            let metadata = cluster.metadata().into_iter();
+            metadata
+                .map(|(kind, metadata)| (kind, without_hash(kind, metadata.name.clone())))
+                .collect()
+        };
+        assert_eq!(names(&rendered), names(&cluster));
+    }
+}
+
+/// kustomize adds ten characters of hash to a generated name.
+fn without_hash(kind: &str, name: Option<String>) -> String {
+    let name = name.unwrap_or_default();
+    match name.rsplit_once('-') {
+        Some((plain, hash)) if kind == "ConfigMap" && hash.len() == 10 => plain.to_owned(),
+        _ => name,
+    }
+}
+
+/// Files that kustomizations may patch with are read, too, and so are those that nothing names.
+#[test]
+fn every_yaml_file_has_only_fields_that_there_are() {
+    let mut objects = 0;
+    for file in render::files(&render::root()) {
+        let is_yaml = file
+            .extension()
+            .is_some_and(|extension| extension == "yaml");
+        if !is_yaml || is_no_object(&file) {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let documents = documents(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        for document in documents {
+            if let Some(operations) = document.as_sequence() {
+                assert!(operations.iter().all(is_operation), "{}", file.display());
+                continue;
+            }
+            let read = cluster_of(vec![document]);
+            assert!(read.is_ok(), "{}: {:?}", file.display(), read.err());
+            objects += 1;
+        }
+    }
+    assert!(objects > 20, "{objects}");
+}
+
+/// Not for Kubernetes: kustomize's own, a training config, rules of an adapter.
+fn is_no_object(file: &Path) -> bool {
+    [
+        "kustomization.yaml",
+        "train/train.yaml",
+        "queue-autoscaler/prometheus-adapter.yaml",
+    ]
+    .iter()
+    .any(|name| file.ends_with(name))
+}
+
+/// One of a JSON patch.
+fn is_operation(value: &Value) -> bool {
+    let op = value["op"].as_str().unwrap_or_default();
+    let path = value["path"].as_str().unwrap_or_default();
+    path.starts_with('/')
+        && (op == "remove" || ["add", "replace"].contains(&op) && value.get("value").is_some())
+}
+
+#[test]
+fn strict_schemas_of_two_versions_accept_what_is_rendered() {
+    let there = Command::new("kubernetes-validate")
+        .arg("--version")
+        .output();
+    if !render::kubectl() || there.is_err() {
+        eprintln!("kubectl or kubernetes-validate (PyPI) is not installed: no schemas");
+        return;
+    }
+    for folder in render::kustomizations() {
+        let text = render::with_kubectl(&folder).unwrap();
+        // Those of Prometheus's operator are no part of Kubernetes' schemas.
+        let known = documents(&text)
+            .unwrap()
+            .into_iter()
+            .filter(|document| document["apiVersion"] != "monitoring.coreos.com/v1");
+        let text: Vec<_> = known
+            .map(|document| serde_yaml_ng::to_string(&document).unwrap())
+            .collect();
+        for version in SCHEMAS {
+            let mut child = Command::new("kubernetes-validate")
+                .args(["--strict", "--quiet", "-k", version, "-"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            child
+                .stdin
+                .take()
+                .unwrap()
+                .write_all(text.join("---\n").as_bytes())
+                .unwrap();
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{folder}, {version}: {output:?}");
+        }
+    }
+}
+
+#[test]
+fn the_readme_names_variables_that_there_are() {
+    let text = fs::read_to_string(render::root().join("README.md")).unwrap();
+    let word = |c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+    let named: BTreeSet<_> = text
+        .split(word)
+        .filter(|name| name.starts_with("SCONE_"))
+        .collect();
+    assert!(named.len() > 3, "{named:?}");
+    let commands = [
+        ("embed-service", "serve"),
+        ("embed-service", "fetch"),
+        ("decoder-service", "serve"),
+        ("trainer", "train"),
+        ("trainer", "precompute"),
+    ];
+    let helps: Vec<_> = commands
+        .iter()
+        .map(|(p, c)| programs::help(p, c).unwrap())
+        .collect();
+    for name in named {
+        assert!(
+            helps.iter().any(|help| help.variables.contains(name)),
+            "{name}"
+        );
+    }
+}
+
+/// One mistake in the base, and what must be said about it.
+struct Mistake {
+    kind: &'static str,
+    name: &'static str,
+    /// Where, as a JSON pointer.
+    at: &'static str,
+    /// What stands there instead, as YAML; nothing takes the field away.
+    instead: &'static str,
+    told: &'static str,
+}
+
+const MISTAKES: &[Mistake] = &[
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/selector/matchLabels",
+        "{a: b}",
+        "its own pods",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/serviceName",
+        "other",
+        "no headless Service",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/replicas",
+        "2",
+        "fixes its replicas",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/enableServiceLinks",
+        "",
+        "enableServiceLinks",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/terminationGracePeriodSeconds",
+        "25",
+        "not above",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/volumes",
+        "[]",
+        "no volume",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/containers/0/volumeMounts/0/name",
+        "x",
+        "no volume",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/containers/0/args",
+        "[serv]",
+        "no command",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/containers/0/args",
+        "[serve, --tables]",
+        "no flag",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/containers/0/ports/0/containerPort",
+        "7301",
+        "7301",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/containers/0/ports/1/name",
+        "metrics-of-embedding",
+        "1 to 15",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/containers/0/image",
+        "scone/embed-service",
+        "no tag",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/containers/0/image",
+        "scone/embed:1",
+        "no target",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/containers/0/resources/requests/memory",
+        "8Gi",
+        "more memory",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/containers/0/resources/requests/cpu",
+        "",
+        "no request of cpu",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/containers/0/livenessProbe/grpc/service",
+        "scone.embed.v1.EmbedService",
+        "liveness",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/containers/0/startupProbe/grpc/port",
+        "7301",
+        "not declared",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/containers/0/lifecycle",
+        "",
+        "preStop",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/containers/0/securityContext/readOnlyRootFilesystem",
+        "false",
+        "readOnly",
+    ),
+    mistake(
+        "Deployment",
+        "decoder-service",
+        "/spec/template/spec/containers/0/envFrom/0/configMapRef/name",
+        "x",
+        "no ConfigMap",
+    ),
+    mistake(
+        "Deployment",
+        "decoder-service",
+        "/spec/template/spec/containers/0/startupProbe/failureThreshold",
+        "100",
+        "startup probe",
+    ),
+    mistake(
+        "Deployment",
+        "decoder-service",
+        "/spec/template/spec/volumes/0/persistentVolumeClaim/claimName",
+        "x",
+        "no claim",
+    ),
+    mistake(
+        "ConfigMap",
+        "decoder-service",
+        "/data/SCONE_EMBED",
+        "decoder-service:7400",
+        "SCONE_EMBED names",
+    ),
+    mistake(
+        "ConfigMap",
+        "decoder-service",
+        "/data/SCONE_TYPO",
+        "'1'",
+        "no variable",
+    ),
+    mistake(
+        "Service",
+        "decoder-service",
+        "/spec/ports/0/targetPort",
+        "grcp",
+        "leads to",
+    ),
+    mistake(
+        "Service",
+        "decoder-service",
+        "/spec/selector",
+        "{a: b}",
+        "of 0 workloads",
+    ),
+    mistake(
+        "HorizontalPodAutoscaler",
+        "embed-service",
+        "/spec/scaleTargetRef/name",
+        "x",
+        "there is no",
+    ),
+    mistake(
+        "HorizontalPodAutoscaler",
+        "embed-service",
+        "/spec/minReplicas",
+        "9",
+        "at least",
+    ),
+    mistake(
+        "PodDisruptionBudget",
+        "embed-service",
+        "/spec/selector/matchLabels",
+        "{a: b}",
+        "0 disruption budgets",
+    ),
+    mistake(
+        "NetworkPolicy",
+        "embed-service",
+        "/spec/ingress/0/from",
+        "[]",
+        "anybody",
+    ),
+    mistake(
+        "NetworkPolicy",
+        "decoder-service",
+        "/spec/podSelector",
+        "{}",
+        "may be reached",
+    ),
+    mistake(
+        "NetworkPolicy",
+        "default-deny",
+        "/spec/policyTypes",
+        "[Ingress]",
+        "by default",
+    ),
+    mistake(
+        "PersistentVolumeClaim",
+        "models",
+        "/metadata/namespace",
+        "default",
+        "namespace scone",
+    ),
+];
+
+const fn mistake(
+    kind: &'static str,
+    name: &'static str,
+    at: &'static str,
+    instead: &'static str,
+    told: &'static str,
+) -> Mistake {
+    Mistake {
+        kind,
+        name,
+        at,
+        instead,
+        told,
+    }
+}
+
+#[test]
+fn each_mistake_is_told() {
+    let sound = render::by_hand("base").unwrap();
+    for Mistake {
+        kind,
+        name,
+        at,
+        instead,
+        told,
+    } in MISTAKES
+    {
+        let mut objects = sound.clone();
+        let object = objects
+            .iter_mut()
+            .find(|object| object["kind"] == *kind && object["metadata"]["name"] == *name)
+            .unwrap_or_else(|| panic!("there is no {kind} {name}"));
+        change(object, at, instead);
+        let problems = all_problems(&cluster_of(objects).unwrap());
+        assert!(
+            problems.iter().any(|problem| problem.contains(told)),
+            "{at} = {instead}: {problems:?}"
+        );
+    }
+}
+
+#[test]
+fn fields_that_do_not_exist_and_values_of_the_wrong_type_are_told() {
+    let read = |at: &str, instead: &str| {
+        let mut objects = render::by_hand("base").unwrap();
+        let object = objects
+            .iter_mut()
+            .find(|object| object["kind"] == "Deployment")
+            .unwrap();
+        change(object, at, instead);
+        cluster_of(objects).unwrap_err()
+    };
+    let error = read("/spec/template/spec/containers/0/readynessProbe", "{}");
+    assert!(error.contains("readynessProbe"), "{error}");
+    let error = read("/spec/replicas", "two");
+    assert!(error.contains("two"), "{error}");
+    let error = read("/apiVersion", "apps/v1beta1");
+    assert!(error.contains("apps/v1beta1"), "{error}");
+}
+
+/// Sets what is at a JSON pointer, or takes it away.
+fn change(object: &mut Value, at: &str, instead: &str) {
+    let (parent, last) = at.rsplit_once('/').unwrap();
+    let parent = parent
+        .split('/')
+        .skip(1)
+        .fold(object, |value, key| match value {
+            Value::Sequence(entries) => &mut entries[key.parse::<usize>().unwrap()],
+            other => &mut other[key],
+        });
+    match parent {
+        Value::Sequence(entries) => {
+            entries[last.parse::<usize>().unwrap()] = serde_yaml_ng::from_str(instead).unwrap();
+        }
+        Value::Mapping(fields) if instead.is_empty() => {
+            assert!(fields.remove(last).is_some(), "{at} is not there");
+        }
+        Value::Mapping(fields) => {
+            fields.insert(last.into(), serde_yaml_ng::from_str(instead).unwrap());
+        }
+        other => panic!("{at}: {other:?}"),
+    }
+}
