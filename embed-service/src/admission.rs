@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::error::Error;
+use crate::{error::Error, readers::Readers};
 
 /// Permits for bytes of answers and for streams. There is no queue behind it: when the permits
 /// are gone, a request is refused at once with a delay after which to retry, so that a caller
@@ -19,6 +19,7 @@ pub(crate) struct Admission {
     max_streams: u32,
     open: Gauge,
     retry_delay: Duration,
+    readers: Readers,
 }
 
 /// The most all requests may ask for together.
@@ -35,7 +36,7 @@ pub struct Capacity {
 /// Permits held until the value is dropped; a gauge shows how many are out.
 #[derive(Debug)]
 pub(crate) struct Admitted {
-    _permits: OwnedSemaphorePermit,
+    permits: OwnedSemaphorePermit,
     count: i64,
     gauge: Gauge,
 }
@@ -45,9 +46,21 @@ impl Admitted {
         let count = i64::try_from(permits.num_permits()).unwrap_or(i64::MAX);
         gauge.inc_by(count);
         Self {
-            _permits: permits,
+            permits,
             count,
             gauge: gauge.clone(),
+        }
+    }
+}
+
+impl Admitted {
+    /// Gives back all but so many of them.
+    pub(crate) fn shrink_to(&mut self, count: usize) {
+        let more = self.permits.num_permits().saturating_sub(count);
+        if let Some(permits) = self.permits.split(more) {
+            self.gauge.dec_by(more as i64);
+            self.count -= more as i64;
+            drop(permits);
         }
     }
 }
@@ -61,7 +74,11 @@ impl Drop for Admitted {
 impl Admission {
     /// All permits free; the gauges follow what is in use.
     #[must_use]
-    pub(crate) fn new(capacity: &Capacity, inflight: Gauge, open: Gauge) -> Self {
+    pub(crate) fn new(
+        capacity: &Capacity,
+        (inflight, open): (Gauge, Gauge),
+        readers: Readers,
+    ) -> Self {
         let bytes = usize::try_from(capacity.max_inflight_bytes).unwrap_or(usize::MAX);
         Self {
             bytes: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))),
@@ -71,7 +88,13 @@ impl Admission {
             max_streams: capacity.max_streams,
             open,
             retry_delay: capacity.retry_delay,
+            readers,
         }
+    }
+
+    /// Whose answers are read, and whose are not.
+    pub(crate) fn readers(&self) -> &Readers {
+        &self.readers
     }
 
     /// Lets in a request whose rows may take so many bytes.
@@ -86,7 +109,10 @@ impl Admission {
         };
         let count = u32::try_from(bytes).map_err(|_| overloaded())?;
         let permits = Arc::clone(&self.bytes).try_acquire_many_owned(count);
-        let permits = permits.map_err(|_| overloaded())?;
+        let permits = permits.map_err(|_| {
+            self.readers.cut_stalled();
+            overloaded()
+        })?;
         Ok(Admitted::new(permits, &self.inflight))
     }
 
@@ -96,9 +122,12 @@ impl Admission {
     /// [`Error::TooManyStreams`] when too many are open.
     pub(crate) fn open_stream(&self) -> Result<Admitted, Error> {
         let permit = Arc::clone(&self.streams).try_acquire_owned();
-        let permit = permit.map_err(|_| Error::TooManyStreams {
-            limit: self.max_streams,
-            retry_delay: self.retry_delay,
+        let permit = permit.map_err(|_| {
+            self.readers.cut_stalled();
+            Error::TooManyStreams {
+                limit: self.max_streams,
+                retry_delay: self.retry_delay,
+            }
         })?;
         Ok(Admitted::new(permit, &self.open))
     }
@@ -108,6 +137,7 @@ impl Admission {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use prometheus_client::metrics::counter::Counter;
     use tonic::Code;
 
     use super::*;
@@ -120,7 +150,11 @@ mod tests {
             retry_delay: Duration::from_millis(7),
         };
         let (inflight, open) = (Gauge::default(), Gauge::default());
-        let admission = Admission::new(&capacity, inflight.clone(), open.clone());
+        let admission = Admission::new(
+            &capacity,
+            (inflight.clone(), open.clone()),
+            Readers::new(Duration::from_secs(1), Counter::default()),
+        );
 
         let first = admission.admit(6).unwrap();
         let second = admission.admit(4).unwrap();
@@ -130,6 +164,13 @@ mod tests {
         assert_eq!(refused.retry_delay(), Some(Duration::from_millis(7)));
         drop(second);
         assert!(admission.admit(5).is_err());
+        let mut third = admission.admit(4).unwrap();
+        third.shrink_to(1);
+        assert_eq!(inflight.get(), 7);
+        third.shrink_to(3);
+        drop(admission.admit(3).unwrap());
+        drop(third);
+        assert_eq!(inflight.get(), 6);
         assert!(admission.admit(u64::MAX).is_err());
         drop(admission.admit(4).unwrap());
         drop(first);

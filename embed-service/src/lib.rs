@@ -20,6 +20,7 @@ pub mod inspect;
 pub mod load;
 mod lookup;
 mod metrics;
+mod readers;
 mod request;
 mod server;
 mod stream;
@@ -52,8 +53,8 @@ pub use error::{Error, RunError, TableError};
 pub use request::Limits;
 
 use crate::{
-    admission::Admission, lookup::Lookups, metrics::Metrics, server::Server, switch::Switcher,
-    tables::Tables,
+    admission::Admission, lookup::Lookups, metrics::Metrics, readers::Readers, server::Server,
+    switch::Switcher, tables::Tables,
 };
 
 /// Serves the table until `shutdown` resolves, then drains. Once the table is open and the port
@@ -140,10 +141,11 @@ fn lookups(config: &Config, registry: &mut Registry) -> Arc<Lookups> {
     let metrics = Metrics::register(registry, Arc::clone(&tables));
     let inflight = metrics.inflight_bytes.clone();
     let open = metrics.streams_open.clone();
+    let readers = Readers::new(config.stall_time, metrics.stalled.clone());
     Arc::new(Lookups {
         tables,
         limits: config.limits,
-        admission: Admission::new(&config.capacity, inflight, open),
+        admission: Admission::new(&config.capacity, (inflight, open), readers),
         metrics,
     })
 }

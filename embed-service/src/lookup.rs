@@ -73,7 +73,8 @@ impl Lookups {
             .admission
             .admit(served.largest_answer(query.answers()))?;
         let started = Instant::now();
-        let (result, admitted) = look_up(&served, query, admitted).await?;
+        let (result, mut admitted) = look_up(&served, query, admitted).await?;
+        admitted.shrink_to(bytes_of(&result));
         let row_bytes = served.info.row_bytes as usize;
         let rows = result.rows.len().checked_div(row_bytes).unwrap_or(0);
         let took = started.elapsed();
@@ -123,6 +124,12 @@ async fn look_up(
     }
 }
 
+/// What an answer takes until it is sent, about.
+fn bytes_of(result: &LookupResult) -> usize {
+    let lists = result.match_lengths.len() + size_of::<u32>() * result.row_index.len();
+    result.rows.len() + lists + size_of::<LookupRows>()
+}
+
 async fn on_the_pool<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
@@ -148,11 +155,14 @@ fn to_wire(table_id: String, result: LookupResult) -> LookupRows {
 mod tests {
     use std::time::Duration;
 
-    use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+    use prometheus_client::{
+        metrics::{counter::Counter, gauge::Gauge},
+        registry::Registry,
+    };
     use tonic::Code;
 
     use super::*;
-    use crate::admission::Capacity;
+    use crate::{admission::Capacity, readers::Readers};
 
     #[tokio::test]
     async fn before_a_table_is_open_the_caller_is_told_to_come_back() {
@@ -171,7 +181,11 @@ mod tests {
                 max_spans: 1,
                 max_positions: 1,
             },
-            admission: Admission::new(&capacity, Gauge::default(), Gauge::default()),
+            admission: Admission::new(
+                &capacity,
+                (Gauge::default(), Gauge::default()),
+                Readers::new(Duration::ZERO, Counter::default()),
+            ),
         };
         let answer = lookups.answer(&LookupRequest::default()).await;
         let error = answer.expect_err("no table is open");

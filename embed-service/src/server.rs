@@ -48,8 +48,12 @@ impl EmbedService for Server {
             .versions()
             .and_then(|_| lookups.admission.open_stream())
             .inspect_err(|error| lookups.metrics.outcome(error.code()))?;
-        let ending = connections::ending(request.extensions());
-        let stream = LookupStream::new(request.into_inner(), Arc::clone(lookups), ending, permit);
+        let extensions = request.extensions();
+        let ending = connections::ending(extensions);
+        let reader = lookups.admission.readers();
+        let reader = reader.enter(connections::cutter(extensions));
+        let lookups = Arc::clone(lookups);
+        let stream = LookupStream::new(request.into_inner(), lookups, ending, reader, permit);
         Ok(Response::new(Box::pin(stream.answers())))
     }
 

@@ -4,13 +4,14 @@ use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
 
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _, unfold};
 use scone_proto::embed::v1::{LookupRequest, LookupResponse, lookup_response};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{Status, Streaming};
 
 use crate::{
     admission::Admitted,
     error::Error,
     lookup::{Answer, Lookups},
+    readers::Reader,
 };
 
 /// Requests of one stream that may wait for the disk at one time. When there are so many, no
@@ -31,13 +32,15 @@ pub(crate) struct LookupStream {
     /// Answers them.
     lookups: Arc<Lookups>,
     /// Those that wait for the disk, at most [`MAX_WAITING`].
-    waiting: FuturesUnordered<Answering>,
+    waiting: FuturesUnordered<AbortOnDropHandle<(u64, Result<Answer, Error>)>>,
     /// The bytes of the answer that the transport has not taken yet.
     unsent: Option<Admitted>,
     /// Cancelled when the connection is too old, or the server shuts down.
     ending: CancellationToken,
     /// How many requests were taken since then.
     taken_since_ending: usize,
+    /// Whether its client reads.
+    reader: Reader,
     /// One of the streams allowed, until this is dropped.
     _permit: Admitted,
 }
@@ -48,6 +51,7 @@ impl LookupStream {
         requests: Streaming<LookupRequest>,
         lookups: Arc<Lookups>,
         ending: CancellationToken,
+        reader: Reader,
         permit: Admitted,
     ) -> Self {
         Self {
@@ -57,6 +61,7 @@ impl LookupStream {
             unsent: None,
             ending,
             taken_since_ending: 0,
+            reader,
             _permit: permit,
         }
     }
@@ -76,7 +81,9 @@ impl LookupStream {
         self,
     ) -> impl Stream<Item = Result<LookupResponse, Status>> + Send + 'static {
         unfold(self, |mut stream| async move {
+            stream.reader.sent();
             let answer = stream.next().await?;
+            stream.reader.answered();
             Some((answer, stream))
         })
     }
@@ -92,8 +99,11 @@ impl LookupStream {
             let may_take = self.requests.is_some() && self.waiting.len() < MAX_WAITING;
             let request = tokio::select! {
                 biased;
-                Some((id, answer)) = self.waiting.next() => {
-                    return Some(Ok(self.respond(id, answer)));
+                Some(answered) = self.waiting.next() => {
+                    return Some(match answered {
+                        Ok((id, answer)) => Ok(self.respond(id, answer)),
+                        Err(error) => Err(Error::Interrupted(error).into()),
+                    });
                 }
                 request = next_request(&mut self.requests, &self.ending), if may_take => request,
             };
@@ -123,7 +133,14 @@ impl LookupStream {
         match poll_fn(|cx| Poll::Ready(answering.as_mut().poll(cx))).await {
             Poll::Ready((id, answer)) => Some(self.respond(id, answer)),
             Poll::Pending => {
-                self.waiting.push(answering);
+                // On a task of its own, so that it is known to be there when the transport does not ask.
+                let answers = self.reader.answers();
+                let task = tokio::spawn(async move {
+                    let answer = answering.await;
+                    answers.one();
+                    answer
+                });
+                self.waiting.push(AbortOnDropHandle::new(task));
                 None
             }
         }

@@ -153,8 +153,8 @@ pub struct LimitArgs {
     pub max_request_bytes: u64,
 
     /// Most bytes of rows being looked up or waiting for their client to read them, over all
-    /// clients, with a unit; a request counts with the most rows it may get (one of LookupOnce
-    /// until its answer is made). Beyond, requests are refused with RESOURCE_EXHAUSTED.
+    /// clients, with a unit; a request counts with the most rows it may get until its answer is made, and
+    /// on a stream with the answer until that is sent. Beyond, requests are refused with RESOURCE_EXHAUSTED.
     #[arg(
         long,
         env = "SCONE_EMBED_MAX_INFLIGHT_BYTES",
@@ -182,6 +182,17 @@ pub struct LimitArgs {
         default_value_t = 128
     )]
     pub max_connection_streams: u32,
+
+    /// How long an answer may stay unread while others are refused, with a unit; then its client's
+    /// connection is cut.
+    #[arg(
+        long,
+        env = "SCONE_EMBED_STALL_TIME",
+        value_name = "DURATION",
+        default_value = "250ms",
+        value_parser = parse_duration
+    )]
+    pub stall_time: Duration,
 
     /// What a refused client is told to wait before it tries again, with a unit.
     #[arg(

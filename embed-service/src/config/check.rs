@@ -46,6 +46,8 @@ pub struct Config {
     pub connections: ConnectionLimits,
     /// Calls of one connection at one time.
     pub max_connection_streams: u32,
+    /// How long an answer may stay unread while others are refused.
+    pub stall_time: Duration,
     /// Threads of the async runtime, at least 1.
     pub threads: usize,
     /// Threads of the blocking pool, at least 1.
@@ -89,6 +91,7 @@ impl Config {
             },
             connections: args.connections.limits(),
             max_connection_streams: limits.max_connection_streams,
+            stall_time: limits.stall_time,
             threads: limits.threads.unwrap_or_else(default_threads),
             read_threads: limits.read_threads,
         })

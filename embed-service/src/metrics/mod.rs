@@ -37,6 +37,8 @@ pub(crate) struct Metrics {
     pub inflight_bytes: Gauge,
     /// Connections open, refused and aged.
     pub connections: ConnectionMetrics,
+    /// Connections cut because their clients did not read while others were refused.
+    pub stalled: Counter,
     switches: LabelledCounter,
 }
 
@@ -72,10 +74,16 @@ impl Metrics {
             streams_open: Gauge::default(),
             inflight_bytes: Gauge::default(),
             connections: ConnectionMetrics::default(),
+            stalled: Counter::default(),
             switches: Family::default(),
         };
         metrics.register_requests(registry);
         metrics.connections.register(registry);
+        registry.register(
+            "connections_stalled",
+            "Connections cut because answers were not read while others were refused",
+            metrics.stalled.clone(),
+        );
         registry.register(
             "table_switches",
             "Looks at --table after SIGHUP, by outcome (switched, unchanged or refused)",

@@ -1,7 +1,11 @@
 //! Malformed and excessive requests are refused by name, and hurt nobody else.
 
+use std::time::Duration;
+
 use prost::Message as _;
-use scone_proto::embed::v1::{LookupRequest, Span, lookup_response};
+use scone_proto::embed::v1::{
+    LookupRequest, Span, embed_service_client::EmbedServiceClient, lookup_response,
+};
 use tonic::Code;
 
 use crate::support::{
@@ -169,4 +173,45 @@ async fn streams_are_limited_and_free_again_when_closed() {
     })
     .await;
     second.rows(request(1, &[(&[1, 2], 0)])).await;
+}
+
+/// Answers that nobody reads take the bytes that there may be in flight, until somebody else asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_do_not_read_keep_nobody_out() {
+    let server = TestServer::start_with(|config| {
+        config.capacity.max_inflight_bytes = LARGEST_ANSWER;
+    })
+    .await;
+    let ids = document(8, 2048);
+    let all = || request(1, &[(&ids, 0)]);
+    let narrow = server.endpoint().initial_stream_window_size(1 << 10);
+    let mut narrow = EmbedServiceClient::new(narrow.connect().await.unwrap());
+    let mut unread = Vec::new();
+    let inflight = "scone_embed_inflight_bytes ";
+    // More and more, until an answer has to wait for its client: how many are on their way before is up
+    // to the transport.
+    eventually("an answer that waits", async || {
+        let stream = TestStream::open(&mut narrow).await.unwrap();
+        while stream.requests.try_send(all()).is_ok() {}
+        unread.push(stream);
+        for _ in 0..5 {
+            server.metric(inflight).await.filter(|taken| *taken > 0.0)?;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Some(())
+    })
+    .await;
+    let mut other = server.stream().await;
+    let (code, _) = other.refusal(all()).await;
+    assert_eq!(code, Code::ResourceExhausted);
+    eventually("an answer for somebody else", async || {
+        let answer = other.ask(all()).await;
+        matches!(answer, lookup_response::Result::Rows(_)).then_some(())
+    })
+    .await;
+    let cut = server
+        .metric("scone_embed_connections_stalled_total ")
+        .await;
+    assert_eq!(cut, Some(1.0));
+    drop(unread);
 }

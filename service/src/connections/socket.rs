@@ -55,6 +55,7 @@ impl Drop for Slot {
 pub(super) struct Socket {
     stream: TcpStream,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    cutter: CancellationToken,
     ending: CancellationToken,
     heard: Heard,
     _slot: Slot,
@@ -76,7 +77,16 @@ impl Heard {
 #[derive(Clone, Debug)]
 pub(super) struct ConnectionInfo {
     ending: CancellationToken,
+    cut: CancellationToken,
     far_end: Option<SocketAddr>,
+}
+
+/// Cuts the connection of a request when it is cancelled: for clients that do not read. That of a
+/// request from elsewhere does nothing.
+#[must_use]
+pub fn cutter(extensions: &Extensions) -> CancellationToken {
+    let found = extensions.get::<ConnectionInfo>();
+    found.map(|info| info.cut.clone()).unwrap_or_default()
 }
 
 /// Where the connection of a request comes from.
@@ -91,6 +101,7 @@ impl Connected for Socket {
     fn connect_info(&self) -> ConnectionInfo {
         ConnectionInfo {
             ending: self.ending.clone(),
+            cut: self.cutter.clone(),
             far_end: self.stream.peer_addr().ok(),
         }
     }
@@ -107,6 +118,7 @@ impl Socket {
     ) -> Self {
         Self {
             stream,
+            cutter: cut.clone(),
             cut: Box::pin(cut.cancelled_owned()),
             heard: Heard::default(),
             _slot: slot,
