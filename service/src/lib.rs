@@ -36,6 +36,7 @@ pub mod metrics;
 pub mod progress;
 pub mod reflection;
 pub mod signals;
+pub mod started;
 pub mod telemetry;
 
 pub use error::Error;

@@ -1,4 +1,4 @@
-//! The Prometheus endpoint: `GET /metrics` on a port of its own.
+//! The port for operators: `GET /metrics` for Prometheus, `GET /debug/config` for people.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -13,7 +13,7 @@ use prometheus_client::{encoding::text, registry::Registry};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tracing::{error, info};
 
-use crate::Error;
+use crate::{Error, started};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -45,6 +45,7 @@ impl MetricsEndpoint {
         info!(%address, "metrics endpoint listening");
         let app = Router::new()
             .route("/metrics", routing::get(scrape))
+            .route("/debug/config", routing::get(config))
             .with_state(registry.into());
         let task = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, app).await {
@@ -69,6 +70,17 @@ impl Drop for MetricsEndpoint {
 
 async fn scrape(State(registry): State<Arc<Registry>>) -> Response {
     exposition(&registry)
+}
+
+/// How the process was started; 404 when nobody recorded it.
+async fn config() -> Response {
+    match started::recorded() {
+        Some(facts) => {
+            let json = [(header::CONTENT_TYPE, "application/json")];
+            (json, format!("{facts:#}\n")).into_response()
+        }
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 /// The answer to a scrape, for services that have `/metrics` on another port as well.
