@@ -29,6 +29,28 @@ pub enum Error {
         /// When to try again.
         retry_after: Duration,
     },
+    /// It would wait, or has waited, too long for a slot in the batch.
+    #[error(
+        "there is no slot in the batch within {} ms (--max-queue-time); try again later",
+        .most.as_millis()
+    )]
+    QueueTooLong {
+        /// `--max-queue-time`.
+        most: Duration,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The client has as many sequences here as one may.
+    #[error(
+        "{most} sequences of this client run and wait, which is the limit for one \
+         (--max-per-client); try again later"
+    )]
+    ClientBusy {
+        /// `--max-per-client`.
+        most: usize,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The model is not loaded yet.
     #[error("the model is loading; try again later")]
     Loading,
@@ -143,6 +165,8 @@ impl Error {
         match self {
             Error::InvalidField { .. } => "invalid_argument",
             Error::QueueFull { .. } => "queue_full",
+            Error::QueueTooLong { .. } => "queue_too_long",
+            Error::ClientBusy { .. } => "client_busy",
             Error::Loading => "loading",
             Error::Draining => "draining",
             Error::DeadlineExceeded { .. } => "deadline_exceeded",
@@ -178,7 +202,9 @@ impl From<Error> for Status {
         let text = error.to_string();
         match error {
             Error::InvalidField { .. } => Status::invalid_argument(text),
-            Error::QueueFull { retry_after, .. } => {
+            Error::QueueFull { retry_after, .. }
+            | Error::QueueTooLong { retry_after, .. }
+            | Error::ClientBusy { retry_after, .. } => {
                 with_retry(Code::ResourceExhausted, text, retry_after)
             }
             Error::Loading | Error::Draining => {

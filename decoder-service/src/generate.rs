@@ -94,6 +94,9 @@ pub async fn run(
         prefix_cache: false,
         step_target: Duration::MAX,
         client_timeout: Duration::MAX,
+        stall_time: Duration::MAX,
+        max_queue_time: Duration::MAX,
+        max_per_client: 1,
     };
     let (engine, _ended) = engine::start(engine_config, parts)?;
     let mut messages = engine.submit(request)?;

@@ -36,6 +36,7 @@ pub mod intake;
 pub mod kv;
 pub mod metrics;
 pub mod model;
+pub mod places;
 pub mod request;
 pub mod scheduler;
 pub mod sequence;

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use scone_model::sampling::SamplingParams;
 
+use crate::places::Client;
 use crate::{chat::Conversation, error::Error, model::ModelInfo};
 
 /// Most stop strings of a request.
@@ -55,6 +56,8 @@ pub struct Draft {
     pub logprobs: Option<u32>,
     pub echo: Option<bool>,
     pub logit_bias: HashMap<u32, f32>,
+    /// Who asks, as the server sees it.
+    pub client: Option<Client>,
 }
 
 /// A request that can be served.
@@ -80,6 +83,8 @@ pub struct Request {
     pub arrived: Instant,
     /// When the client stops waiting.
     pub deadline: Option<Instant>,
+    /// Whose share of the places it counts towards.
+    pub client: Option<Client>,
 }
 
 /// When a completion ends.
@@ -139,6 +144,7 @@ impl Draft {
             stop,
             arrived,
             deadline,
+            client: self.client,
             id: self.request_id,
         })
     }

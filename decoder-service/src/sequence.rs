@@ -204,6 +204,11 @@ impl Sequence {
         (&self.ids[from..first + tokens], first - from)
     }
 
+    /// Whether a step had this sequence in it.
+    pub fn has_started(&self) -> bool {
+        self.started.is_some()
+    }
+
     /// A step begins that this sequence takes part in.
     pub fn step_started(&mut self, now: Instant) {
         self.started.get_or_insert(now);

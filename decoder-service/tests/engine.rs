@@ -14,20 +14,22 @@ use std::{
 
 use candle_core::{Device, Tensor};
 use common::{
-    CONTEXT, Done, EOS, TestEngine, collect, encode, engine, engine_config, engine_over,
-    engine_with, eventually, fixture, greedy, limits,
+    CONTEXT, Done, EOS, TestEngine, collect, collect_all, encode, engine, engine_config,
+    engine_over, engine_with, eventually, eventually_some, fixture, greedy, limits,
 };
 use decoder_service::{
     Error,
     embed_tier::{Answers, EmbedTier, LookupBatch, LookupError, TableFacts},
-    engine::OnLookupFailure,
+    engine::{Message, OnLookupFailure},
     metrics::Outcome,
     model::ServedModel,
+    places::Client,
     request::{Draft, Prompt},
     sequence::FinishReason,
 };
 use scone_fgram::FgramSet;
 use scone_model::checkpoint;
+use tokio::sync::mpsc;
 
 /// The real look-up.
 type Lookup<'a> = dyn FnMut(&LookupBatch, &mut Answers) + 'a;
@@ -299,7 +301,7 @@ fn a_client_that_does_not_read_pauses_alone_and_loses_nothing() {
     let quick = engine.run(greedy("the bear", 70));
     assert_eq!(quick.ids.len(), 70);
     eventually("the lazy client is behind", || {
-        lazy.len() == lazy.max_capacity()
+        lazy.len() + 1 == lazy.max_capacity()
     });
     eventually("only the lazy one runs", || {
         engine.metrics.running.get() == 1
@@ -319,7 +321,139 @@ fn a_client_that_never_reads_loses_its_slot() {
     let lazy = engine.submit(greedy("the fox", 800));
     eventually("it ends", || outcomes(&engine, "client_stalled") == 1);
     assert_eq!(engine.run(greedy("x", 2)).ids.len(), 2);
-    drop(lazy);
+    assert!(matches!(last_word(lazy), Error::ClientStalled(_)));
+}
+
+/// What a client that reads at last is told after the tokens that were made for it.
+fn last_word(mut lazy: mpsc::Receiver<Message>) -> Error {
+    loop {
+        match lazy.blocking_recv().expect("a reason why it ended") {
+            Ok(delta) => assert!(delta.finish.is_none()),
+            Err(error) => {
+                assert!(lazy.blocking_recv().is_none());
+                return error;
+            }
+        }
+    }
+}
+
+#[test]
+fn clients_that_do_not_read_keep_nobody_out_and_lose_nothing() {
+    let fixture = fixture();
+    let mut config = engine_config(limits(2, 2, 64));
+    config.stall_time = Duration::from_millis(20);
+    let engine = engine_with(&fixture, config, |tier| tier);
+    let four = Draft {
+        n: Some(4),
+        ..greedy("the fox", 90)
+    };
+    let expected = collect_all(&mut engine.submit(four.clone()), 4);
+    // All places, and nobody reads.
+    let mut lazy = eventually_some("all places", || {
+        let four = engine.request(four.clone());
+        engine.handle.submit(four).ok()
+    });
+    for prompt in ["the bear", "x", "there"] {
+        let alone = eventually_some("a place", || {
+            engine
+                .handle
+                .submit(engine.request(greedy(prompt, 40)))
+                .ok()
+        });
+        let mut alone = alone;
+        assert_eq!(collect(&mut alone).ids.len(), 40);
+    }
+    assert!(lazy.len() + 1 >= lazy.max_capacity(), "it is still behind");
+    assert_eq!(outcomes(&engine, "client_stalled"), 0);
+    assert!(engine.metrics.preemptions.get() > 0, "its slots were taken");
+    assert_eq!(collect_all(&mut lazy, 4), expected);
+    eventually("nothing runs", || engine.metrics.running.get() == 0);
+}
+
+#[test]
+fn no_more_clients_that_do_not_read_are_kept_than_there_are_places() {
+    let fixture = fixture();
+    let mut config = engine_config(limits(1, 1, 64));
+    config.stall_time = Duration::from_millis(20);
+    let engine = engine_with(&fixture, config, |tier| tier);
+    let two = Draft {
+        n: Some(2),
+        ..greedy("the fox", 800)
+    };
+    let first = engine.submit(two.clone());
+    let second = eventually_some("places", || {
+        engine.handle.submit(engine.request(two.clone())).ok()
+    });
+    eventually("there is no room beside", || {
+        outcomes(&engine, "client_stalled") == 2
+    });
+    eventually("it is told", || first.is_closed() || second.is_closed());
+    let ended = if first.is_closed() { first } else { second };
+    assert!(matches!(last_word(ended), Error::ClientStalled(_)));
+    assert_eq!(engine.run(greedy("x", 2)).ids.len(), 2);
+}
+
+#[test]
+fn a_client_takes_no_more_than_its_share() {
+    let fixture = fixture();
+    let mut config = engine_config(limits(2, 2, 64));
+    config.max_per_client = 2;
+    let engine = engine_with(&fixture, config, slow(Duration::from_millis(5)));
+    let of = |client| Draft {
+        client: Some(Client::Request(client)),
+        ..greedy("the fox", 300)
+    };
+    let _one = engine.submit(of(1));
+    let two = engine.submit(of(1));
+    let refused = engine.handle.submit(engine.request(of(1)));
+    assert!(matches!(refused, Err(Error::ClientBusy { most: 2, .. })));
+    let _other = engine.submit(of(2));
+    let three = Draft {
+        n: Some(3),
+        ..of(3)
+    };
+    let refused = engine.handle.submit(engine.request(three));
+    assert!(matches!(
+        refused,
+        Err(Error::InvalidField { field: "n", .. })
+    ));
+    drop(two);
+    eventually("its share is free again", || {
+        engine.handle.submit(engine.request(of(1))).is_ok()
+    });
+}
+
+#[test]
+fn nobody_waits_longer_than_the_queue_may_be() {
+    let fixture = fixture();
+    let mut config = engine_config(limits(1, 8, 64));
+    config.max_queue_time = Duration::from_millis(200);
+    let engine = engine_with(&fixture, config, slow(Duration::from_millis(10)));
+    // Nothing is known of how long sequences take: it waits, and then it has waited too long.
+    let mut long = engine.submit(greedy("the fox", 60));
+    let mut waits = engine.submit(greedy("x", 1));
+    let error = waits.blocking_recv().unwrap().unwrap_err();
+    assert!(matches!(error, Error::QueueTooLong { .. }), "{error}");
+    assert_eq!(collect(&mut long).ids.len(), 60, "what runs goes on");
+
+    // Ends of a queue that stands teach how long others would wait.
+    let mut known: Vec<_> = (0..2)
+        .map(|_| engine.submit(greedy("the fox", 15)))
+        .collect();
+    known.iter_mut().for_each(|one| drop(collect(one)));
+    let mut refused = None;
+    let mut taken = Vec::new();
+    for _ in 0..9 {
+        match engine.handle.submit(engine.request(greedy("the fox", 15))) {
+            Ok(one) => taken.push(one),
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    let Some(Error::QueueTooLong { retry_after, .. }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(retry_after >= Duration::from_millis(100));
+    assert!(!taken.is_empty());
 }
 
 /// Fails all positions of spans that end in this byte, while `active`.

@@ -283,12 +283,12 @@ pub struct ServeArgs {
     pub max_batch: usize,
 
     /// Most sequences that wait for a slot in the batch, 1 to 65536; more are refused
-    /// with RESOURCE_EXHAUSTED at once.
+    /// with RESOURCE_EXHAUSTED at once. --max-queue-time bounds the time that they wait.
     #[arg(
         long,
         env = "SCONE_MAX_QUEUE",
         value_name = "N",
-        default_value_t = 64,
+        default_value_t = 256,
         help_heading = "Limits"
     )]
     pub max_queue: usize,
@@ -327,8 +327,8 @@ pub struct ServeArgs {
     )]
     pub step_target: Duration,
 
-    /// How long a client may leave its stream unread before its generation ends; until then its
-    /// slot in the batch is kept. With a unit (ms, s, m).
+    /// How long a client may leave its stream unread before its generation ends with ABORTED. With a
+    /// unit (ms, s, m).
     #[arg(
         long,
         env = "SCONE_CLIENT_TIMEOUT",
@@ -338,6 +338,41 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub client_timeout: Duration,
+
+    /// How long a client may leave its stream unread before it counts no more among those that run and
+    /// wait, and its slot and memory go to others that wait for them; its generation goes on when
+    /// it reads again. With a unit (ms, s).
+    #[arg(
+        long,
+        env = "SCONE_STALL_TIME",
+        value_name = "DURATION",
+        default_value = "250ms",
+        value_parser = parse_duration,
+        help_heading = "Limits"
+    )]
+    pub stall_time: Duration,
+
+    /// Longest time to wait for a slot in the batch, with a unit (ms, s, m). What would wait longer, by how fast
+    /// sequences end now, is refused at once with RESOURCE_EXHAUSTED, and so is what has.
+    #[arg(
+        long,
+        env = "SCONE_MAX_QUEUE_TIME",
+        value_name = "DURATION",
+        default_value = "10s",
+        value_parser = parse_duration,
+        help_heading = "Limits"
+    )]
+    pub max_queue_time: Duration,
+
+    /// Most sequences of one client that run and wait: of a gRPC connection, or of one HTTP request. More
+    /// are refused with RESOURCE_EXHAUSTED. Default: three quarters of --max-batch + --max-queue.
+    #[arg(
+        long,
+        env = "SCONE_MAX_PER_CLIENT",
+        value_name = "N",
+        help_heading = "Limits"
+    )]
+    pub max_per_client: Option<usize>,
 
     /// Limits of connections.
     #[command(flatten)]

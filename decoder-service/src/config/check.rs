@@ -251,6 +251,12 @@ impl ServeArgs {
         let model = self.model.config(&mut problems);
         problems.range("--max-batch", self.max_batch, 1..=MOST_BATCH);
         problems.range("--max-queue", self.max_queue, 1..=MOST_QUEUE);
+        if let Some(most) = self.max_per_client {
+            problems.range("--max-per-client", most, 1..=self.places().max(1));
+        }
+        if self.max_queue_time.is_zero() {
+            problems.add("--max-queue-time is 0; at least 1ms is needed");
+        }
         let least = self.max_batch.saturating_add(1);
         if !(least..=MOST_QUEUE).contains(&self.max_step_tokens) {
             problems.add(format!(
@@ -273,6 +279,9 @@ impl ServeArgs {
                 prefix_cache: self.prefix_cache,
                 step_target: self.step_target,
                 client_timeout: self.client_timeout,
+                stall_time: self.stall_time,
+                max_queue_time: self.max_queue_time,
+                max_per_client: self.per_client(),
             },
             http: self.http(),
             connections: self.connections.limits(),
@@ -283,6 +292,15 @@ impl ServeArgs {
 }
 
 impl ServeArgs {
+    fn places(&self) -> usize {
+        self.max_batch.saturating_add(self.max_queue)
+    }
+
+    fn per_client(&self) -> usize {
+        let most = self.places();
+        self.max_per_client.unwrap_or(most - most / 4)
+    }
+
     fn http(&self) -> Option<HttpConfig> {
         match self.http_listen {
             HttpListen::None => None,
@@ -361,6 +379,8 @@ mod tests {
             "--lookup-timeout=0s",
             "--max-batch=0",
             "--max-queue=0",
+            "--max-queue-time=0s",
+            "--max-per-client=2",
             "--max-step-tokens=0",
         ])
         .unwrap_err();
@@ -377,6 +397,8 @@ mod tests {
             "--embed-poll-interval is 0ms; at least 10ms",
             "--max-batch is 0; allowed is 1 to 1024",
             "--max-queue is 0; allowed is 1 to 65536",
+            "--max-per-client is 2; allowed is 1 to 1",
+            "--max-queue-time is 0; at least 1ms is needed",
             "--max-step-tokens is 0; allowed is 1 ",
         ];
         assert_eq!(problems.len(), expected.len(), "{problems:#?}");

@@ -1,19 +1,23 @@
 //! A sequence with all it owns in the engine.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use scone_model::sampling::Sampler;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Span;
 
 use super::{
+    EngineConfig,
     ahead::Ahead,
     mailbox::{Mailbox, State},
 };
-use crate::{embed_tier::TableFacts, error::Error, kv::SequenceBlocks, sequence::Sequence};
+use crate::{
+    embed_tier::TableFacts,
+    error::Error,
+    kv::SequenceBlocks,
+    places::{Places, Share},
+    sequence::Sequence,
+};
 
 /// A sequence that waits or runs.
 pub(super) struct Live {
@@ -27,9 +31,40 @@ pub(super) struct Live {
     /// Rows of its next positions, if they were asked for already.
     pub(super) ahead: Option<Ahead>,
     pub(super) mailbox: Mailbox,
-    /// Counts the sequence among those that run or wait.
-    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) place: Place,
     pub(super) span: Span,
+}
+
+/// What a sequence is counted by.
+pub(super) struct Place {
+    /// Among those that run or wait, or among those whose clients do not read.
+    permit: OwnedSemaphorePermit,
+    beside: bool,
+    _share: Option<Arc<Share>>,
+}
+
+impl Place {
+    pub(super) fn new(permit: OwnedSemaphorePermit, share: Option<Arc<Share>>) -> Self {
+        Self {
+            permit,
+            beside: false,
+            _share: share,
+        }
+    }
+
+    /// Counts the sequence no more among those that run or wait; `false` when too many stand beside
+    /// these.
+    pub(super) fn step_aside(&mut self, places: &Places) -> bool {
+        if self.beside {
+            return true;
+        }
+        let Some(permit) = places.beside() else {
+            return false;
+        };
+        self.permit = permit;
+        self.beside = true;
+        true
+    }
 }
 
 /// A sequence that is over and whose last message its client did not take yet.
@@ -37,7 +72,7 @@ pub(super) struct Closing {
     pub(super) mailbox: Mailbox,
     pub(super) deadline: Option<Instant>,
     /// Held until the message is gone, so that slow clients cannot pile up.
-    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) place: Place,
 }
 
 impl Live {
@@ -45,19 +80,32 @@ impl Live {
     pub(super) fn ended_by_client(
         &mut self,
         now: Instant,
-        client_timeout: Duration,
+        config: &EngineConfig,
+        places: &Places,
     ) -> Result<State, Error> {
         let state = self.mailbox.flush(now);
         if state == State::Gone {
             return Err(Error::Cancelled);
+        }
+        if self.blocks.is_none() && !self.sequence.has_started() {
+            let (arrived, most) = (self.sequence.request().arrived, config.max_queue_time);
+            if now.saturating_duration_since(arrived) > most {
+                return Err(Error::QueueTooLong {
+                    most,
+                    retry_after: most,
+                });
+            }
         }
         if self.sequence.request().deadline.is_some_and(|at| at <= now) {
             return Err(Error::DeadlineExceeded {
                 tokens: self.sequence.usage().completion_tokens,
             });
         }
-        if self.mailbox.blocked_for(now) >= client_timeout {
-            return Err(Error::ClientStalled(client_timeout));
+        let silence = self.mailbox.blocked_for(now);
+        let stalled = silence >= config.client_timeout
+            || silence >= config.stall_time && !self.place.step_aside(places);
+        if stalled {
+            return Err(Error::ClientStalled(silence));
         }
         Ok(state)
     }
@@ -65,9 +113,18 @@ impl Live {
 
 impl Closing {
     /// Whether there is nothing more to do for the client.
-    pub(super) fn done(&mut self, now: Instant, client_timeout: Duration) -> bool {
-        self.mailbox.flush(now) != State::Blocked
-            || self.deadline.is_some_and(|at| at <= now)
-            || self.mailbox.blocked_for(now) >= client_timeout
+    pub(super) fn done(&mut self, now: Instant, config: &EngineConfig, places: &Places) -> bool {
+        if self.mailbox.flush(now) != State::Blocked {
+            return true;
+        }
+        let silence = self.mailbox.blocked_for(now);
+        let late = self.deadline.is_some_and(|at| at <= now);
+        let stalled = silence >= config.client_timeout
+            || silence >= config.stall_time && !self.place.step_aside(places);
+        if late || stalled {
+            self.mailbox.post(Err(Error::ClientStalled(silence)));
+            self.mailbox.flush(now);
+        }
+        late || stalled
     }
 }

@@ -8,8 +8,9 @@
 //! At most `max_batch` sequences run and `max_queue` wait; a permit at the door counts both, so a
 //! request beyond that is refused at once and nothing behind the door can overflow. A client that
 //! goes away or whose deadline passes loses its slot before the next step. A client that does not
-//! read makes its own sequence pause, slot and KV blocks kept while others need them not, until it reads again or
-//! `client_timeout` ends it.
+//! read makes its own sequence pause. After `stall_time` it counts no more among those that run and
+//! wait, and its slot and KV blocks go to whoever waits for them; when it reads again it goes on,
+//! before those that came later, and `client_timeout` ends it.
 
 mod ahead;
 mod compute;
@@ -29,14 +30,19 @@ use std::{
 };
 
 use scone_model::{Decoder, KvPool};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::Span;
 
 pub use mailbox::{CAPACITY as MESSAGES_BEHIND, Message};
 
 use self::worker::Worker;
 use crate::{
-    embed_tier::EmbedTier, error::Error, metrics::Metrics, model::ModelInfo, request::Request,
+    embed_tier::EmbedTier,
+    error::Error,
+    metrics::Metrics,
+    model::ModelInfo,
+    places::{NoPlace, Places, Share},
+    request::Request,
     scheduler::Limits,
 };
 
@@ -62,6 +68,12 @@ pub struct EngineConfig {
     pub step_target: Duration,
     /// How long a client may leave messages unread before its generation ends.
     pub client_timeout: Duration,
+    /// How long it may before its place, and its slot if others wait for one, are given to others.
+    pub stall_time: Duration,
+    /// Longest time that a sequence may wait for a slot in the batch.
+    pub max_queue_time: Duration,
+    /// Most sequences of one client that run and wait.
+    pub max_per_client: usize,
 }
 
 /// What the engine thread gets to work on.
@@ -84,6 +96,7 @@ struct Submission {
     sender: mpsc::Sender<Message>,
     /// One for each completion, which gives it back when it ends.
     permits: OwnedSemaphorePermit,
+    share: Option<Share>,
     span: Span,
 }
 
@@ -92,8 +105,8 @@ struct Submission {
 #[derive(Clone)]
 pub struct EngineHandle {
     submissions: std_mpsc::SyncSender<Submission>,
-    permits: Arc<Semaphore>,
-    capacity: usize,
+    places: Places,
+    config: EngineConfig,
     pace: Arc<Pace>,
     gave_up: Arc<AtomicBool>,
     metrics: Metrics,
@@ -116,8 +129,14 @@ impl Pace {
 
     /// When a permit is likely to be free.
     fn retry_after(&self) -> Duration {
-        Duration::from_micros(self.permit_us.load(Ordering::Relaxed))
+        self.after(1)
             .clamp(Duration::from_millis(100), Duration::from_secs(10))
+    }
+
+    /// How long so many sequences take to end.
+    fn after(&self, sequences: usize) -> Duration {
+        let each = Duration::from_micros(self.permit_us.load(Ordering::Relaxed));
+        each.saturating_mul(sequences.try_into().unwrap_or(u32::MAX))
     }
 }
 
@@ -131,12 +150,13 @@ pub fn start(
 ) -> Result<(EngineHandle, oneshot::Receiver<()>), Error> {
     let capacity = config.limits.max_batch + config.limits.max_queue;
     let (submissions, incoming) = std_mpsc::sync_channel(capacity);
+    let places = Places::new(capacity, config.max_per_client);
     let pace = Arc::new(Pace::default());
     let gave_up = Arc::new(AtomicBool::new(false));
     let handle = EngineHandle {
         submissions,
-        permits: Arc::new(Semaphore::new(capacity)),
-        capacity,
+        places: places.clone(),
+        config,
         pace: pace.clone(),
         gave_up: gave_up.clone(),
         metrics: parts.metrics.clone(),
@@ -147,7 +167,7 @@ pub fn start(
         .spawn(move || {
             // Dropped when the thread ends, by a panic too.
             let _alive = alive;
-            Worker::new(config, parts, incoming, pace, gave_up).run();
+            Worker::new(config, parts, incoming, (places, pace), gave_up).run();
         })
         .map_err(|source| Error::Thread {
             name: "engine",
@@ -161,25 +181,29 @@ impl EngineHandle {
     /// the request within one step.
     ///
     /// # Errors
-    /// [`Error::QueueFull`] at once when there are not permits for all its completions.
+    /// At once, when there are not places for all its completions, when its client has its share of
+    /// them, or when it would wait longer than it may.
     pub fn submit(&self, request: Request) -> Result<mpsc::Receiver<Message>, Error> {
         let n = request.n;
-        if n as usize > self.capacity {
+        let most = self.places.capacity.min(self.places.per_client);
+        if n as usize > most {
             return Err(Error::InvalidField {
                 field: "n",
-                problem: format!(
-                    "is {n}; this server takes {} sequences in all",
-                    self.capacity
-                ),
+                problem: format!("is {n}; this server takes {most} sequences of a client in all"),
             });
         }
-        let permits = self.permits.clone().try_acquire_many_owned(n);
-        let permits = permits.map_err(|_| self.full())?;
-        let (sender, receiver) = mpsc::channel(MESSAGES_BEHIND);
+        self.check_wait(n as usize)?;
+        let (permits, share) = self
+            .places
+            .take(n, request.client)
+            .map_err(|why| self.refused(why))?;
+        // One more, for the reason why a client that does not read hears no more.
+        let (sender, receiver) = mpsc::channel(MESSAGES_BEHIND + 1);
         let submission = Submission {
             request: Arc::new(request),
             sender,
             permits,
+            share,
             span: Span::current(),
         };
         self.metrics.queue_depth.inc_by(i64::from(n));
@@ -188,17 +212,29 @@ impl EngineHandle {
             Err(error) => {
                 self.metrics.queue_depth.dec_by(i64::from(n));
                 Err(match error {
-                    std_mpsc::TrySendError::Full(_) => self.full(),
+                    std_mpsc::TrySendError::Full(_) => self.refused(NoPlace::Full),
                     std_mpsc::TrySendError::Disconnected(_) => Error::Internal,
                 })
             }
         }
     }
 
+    /// Refuses what would wait longer for its slots than it may, as recent sequences ended.
+    fn check_wait(&self, n: usize) -> Result<(), Error> {
+        let ahead = (self.places.taken() + n).saturating_sub(self.config.limits.max_batch);
+        let (wait, most) = (self.pace.after(ahead), self.config.max_queue_time);
+        if wait <= most {
+            return Ok(());
+        }
+        Err(Error::QueueTooLong {
+            most,
+            retry_after: (wait - most).max(self.pace.retry_after()),
+        })
+    }
+
     /// Resolves when no sequence runs or waits. Requests that come meanwhile are refused.
     pub async fn idle(&self) {
-        // Never closed, so this cannot fail; and if it could, there would be nothing to wait for.
-        let _all = self.permits.acquire_many(self.capacity as u32).await;
+        self.places.empty().await;
     }
 
     /// Ends all that runs and waits with UNAVAILABLE, within one step.
@@ -206,10 +242,17 @@ impl EngineHandle {
         self.gave_up.store(true, Ordering::Relaxed);
     }
 
-    fn full(&self) -> Error {
-        Error::QueueFull {
-            running_and_waiting: self.capacity,
-            retry_after: self.pace.retry_after(),
+    fn refused(&self, why: NoPlace) -> Error {
+        let retry_after = self.pace.retry_after();
+        match why {
+            NoPlace::Full => Error::QueueFull {
+                running_and_waiting: self.places.capacity,
+                retry_after,
+            },
+            NoPlace::OfClient => Error::ClientBusy {
+                most: self.places.per_client,
+                retry_after,
+            },
         }
     }
 }

@@ -17,13 +17,14 @@ use tracing::{debug, error, info_span};
 use super::{
     EngineConfig, EngineParts, Pace, Submission,
     compute::{Compute, Computed},
-    live::{Closing, Live},
-    mailbox::{Mailbox, State},
+    live::{Closing, Live, Place},
+    mailbox::{LastPlace, Mailbox, State},
 };
 use crate::{
     error::Error,
     kv::Pool,
     metrics::Metrics,
+    places::Places,
     scheduler::{Admission, Planned, Scheduler, SequenceId},
     sequence::{Delta, FinishReason, Sequence},
     step_pace::StepPace,
@@ -54,6 +55,7 @@ pub(super) struct Worker {
     closed: bool,
     next_id: u64,
     metrics: Metrics,
+    places: Places,
     pace: Arc<Pace>,
     /// End everything: the drain took too long.
     gave_up: Arc<AtomicBool>,
@@ -65,7 +67,7 @@ impl Worker {
         config: EngineConfig,
         parts: EngineParts,
         incoming: std_mpsc::Receiver<Submission>,
-        pace: Arc<Pace>,
+        (places, pace): (Places, Arc<Pace>),
         gave_up: Arc<AtomicBool>,
     ) -> Self {
         let blocks = parts.pool.blocks();
@@ -83,6 +85,7 @@ impl Worker {
             incoming,
             closed: false,
             next_id: 0,
+            places,
             pace,
             gave_up,
             last_end: None,
@@ -141,8 +144,10 @@ impl Worker {
             request,
             sender,
             mut permits,
+            share,
             span,
         } = submission;
+        let (share, last) = (share.map(Arc::new), LastPlace::of(&sender));
         self.metrics
             .prompt_tokens
             .inc_by(request.prompt_ids.len() as u64);
@@ -162,8 +167,8 @@ impl Worker {
                 blocks: None,
                 table: None,
                 ahead: None,
-                mailbox: Mailbox::new(sender.clone()),
-                permit,
+                mailbox: Mailbox::new(sender.clone(), last.clone()),
+                place: Place::new(permit, share.clone()),
                 span: info_span!(parent: &span, "sequence", index),
             };
             if let Some(echo) = live.sequence.echo() {
@@ -183,11 +188,11 @@ impl Worker {
     /// Ends sequences whose clients left, are late or do not read; pauses those that are behind.
     fn attend_to_clients(&mut self) {
         let now = Instant::now();
-        let timeout = self.config.client_timeout;
+        let (config, places) = (&self.config, &self.places);
         self.closing
-            .retain_mut(|closing| !closing.done(now, timeout));
+            .retain_mut(|closing| !closing.done(now, config, places));
         let gave_up = self.gave_up.load(Ordering::Relaxed);
-        let mut ended = Vec::new();
+        let (mut ended, mut stalled) = (Vec::new(), Vec::new());
         // Completions of one request share a channel: who waited longest goes first.
         let mut order: Vec<SequenceId> = self.live.keys().copied().collect();
         order.sort_by_key(|id| Reverse(self.live[id].mailbox.blocked_for(now)));
@@ -195,14 +200,36 @@ impl Worker {
             let Some(live) = self.live.get_mut(&id) else {
                 continue;
             };
-            match live.ended_by_client(now, timeout) {
+            match live.ended_by_client(now, config, places) {
                 Ok(_) if gave_up => ended.push((id, Error::Draining)),
-                Ok(state) => self.scheduler.set_paused(id, state == State::Blocked),
+                Ok(state) => {
+                    self.scheduler.set_paused(id, state == State::Blocked);
+                    if live.mailbox.blocked_for(now) >= config.stall_time {
+                        self.scheduler.step_aside(id);
+                        stalled.push(id);
+                    }
+                }
                 Err(error) => ended.push((id, error)),
             }
         }
         for (id, error) in ended {
             self.fail(id, error);
+        }
+        self.make_way(&stalled);
+    }
+
+    /// Takes the slots and KV blocks of sequences whose clients do not read, as long as others wait
+    /// that could go on.
+    fn make_way(&mut self, stalled: &[SequenceId]) {
+        let waits = |live: &&Live| live.blocks.is_none() && !live.mailbox.is_blocked();
+        let waiting = self.live.values().filter(waits).count();
+        if waiting == 0 {
+            return;
+        }
+        let running = |id: &&SequenceId| self.live.get(id).is_some_and(|l| l.blocks.is_some());
+        let give_way: Vec<SequenceId> = stalled.iter().filter(running).copied().collect();
+        for id in give_way.into_iter().take(waiting) {
+            self.preempt(id);
         }
     }
 
@@ -429,7 +456,7 @@ impl Worker {
             self.closing.push(Closing {
                 mailbox: live.mailbox,
                 deadline: live.sequence.request().deadline,
-                _permit: live.permit,
+                place: live.place,
             });
         }
     }

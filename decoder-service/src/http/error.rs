@@ -123,7 +123,7 @@ fn field_over_http(field: &str) -> &str {
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        let text = error.to_string();
+        let (text, outcome) = (error.to_string(), error.outcome());
         let unavailable = |code, text| Self {
             code: Some(code),
             retry_after: Some(SOON),
@@ -135,8 +135,10 @@ impl From<Error> for Refusal {
         };
         match error {
             Error::InvalidField { field, problem } => Self::field(field_over_http(field), problem),
-            Error::QueueFull { retry_after, .. } => Self {
-                code: Some("queue_full"),
+            Error::QueueFull { retry_after, .. }
+            | Error::QueueTooLong { retry_after, .. }
+            | Error::ClientBusy { retry_after, .. } => Self {
+                code: Some(outcome),
                 retry_after: Some(retry_after),
                 ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", text)
             },

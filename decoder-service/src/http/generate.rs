@@ -1,5 +1,7 @@
 //! What the two endpoints that generate have in common, from a request's fields to its answer.
 
+use std::sync::atomic::Ordering;
+
 use axum::{
     http::{HeaderMap, HeaderName},
     response::Response,
@@ -14,7 +16,7 @@ use super::{
     respond::{Delivery, respond},
     write::{Endpoint, Writer},
 };
-use crate::{error::Error, intake::Intake, request::Draft};
+use crate::{error::Error, intake::Intake, places::Client, request::Draft};
 
 /// A client's own name of a request, for logs; the answer has it too.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -119,8 +121,11 @@ pub(super) async fn answer(
     } = generation;
     let id = headers.get(REQUEST_ID);
     let text = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
+    // A connection answers one request at a time.
+    let client = Client::Request(http.requests.fetch_add(1, Ordering::Relaxed));
     for draft in &mut drafts {
         draft.request_id = text.to_owned();
+        draft.client = Some(client);
     }
     let deltas = intake.start_all(drafts, None).await;
     let deltas = deltas.map_err(|error| renamed(error, endpoint))?;

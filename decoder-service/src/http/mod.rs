@@ -27,7 +27,7 @@ mod write;
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -70,6 +70,8 @@ struct Http {
     heartbeat: Duration,
     /// When the service started, in seconds since 1970.
     started: u64,
+    /// Numbers requests that generate.
+    requests: AtomicU64,
 }
 
 type Shared = Arc<Http>;
@@ -107,6 +109,7 @@ pub fn router(config: &HttpConfig, registry: Arc<Registry>) -> (Router, SetReady
         bodies: Bodies::default(),
         heartbeat: config.heartbeat,
         started: write::unix_seconds(),
+        requests: AtomicU64::new(0),
     });
     let mut router = Router::new();
     for (_, path, handler) in routes() {

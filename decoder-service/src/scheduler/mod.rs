@@ -61,6 +61,8 @@ struct Entry {
     paused: bool,
     /// The prompt is computed.
     decodes: bool,
+    /// It takes nobody's place in the queue: its client did not read for long.
+    aside: bool,
 }
 
 impl Entry {
@@ -98,10 +100,11 @@ impl Scheduler {
     /// Adds a sequence with a prompt of `tokens`, at least one, behind those that wait.
     ///
     /// # Errors
-    /// When `max_batch + max_queue` sequences run and wait.
+    /// When `max_batch + max_queue` sequences run and wait, but for those that stepped aside.
     pub fn push(&mut self, id: SequenceId, tokens: usize) -> Result<(), Full> {
-        if self.waiting.len() + self.running.len() >= self.limits.max_batch + self.limits.max_queue
-        {
+        let all = self.waiting.iter().chain(&self.running);
+        let count = all.filter(|entry| !entry.aside).count();
+        if count >= self.limits.max_batch + self.limits.max_queue {
             return Err(Full);
         }
         self.waiting.push_back(Entry {
@@ -109,6 +112,7 @@ impl Scheduler {
             pending: tokens,
             paused: false,
             decodes: false,
+            aside: false,
         });
         Ok(())
     }
@@ -171,7 +175,7 @@ impl Scheduler {
         let Some(at) = self.running.iter().position(|entry| entry.id == id) else {
             return;
         };
-        self.running.remove(at);
+        let aside = self.running.remove(at).aside;
         let at = self.waiting.partition_point(|entry| entry.id < id);
         self.waiting.insert(
             at,
@@ -180,6 +184,7 @@ impl Scheduler {
                 pending: tokens,
                 paused: false,
                 decodes: false,
+                aside,
             },
         );
     }
@@ -211,6 +216,14 @@ impl Scheduler {
     pub fn set_paused(&mut self, id: SequenceId, paused: bool) {
         if let Some(entry) = self.entry(id) {
             entry.paused = paused;
+        }
+    }
+
+    /// Counts a sequence no more among those that [`push`](Self::push) has room for.
+    pub fn step_aside(&mut self, id: SequenceId) {
+        let mut all = self.waiting.iter_mut().chain(&mut self.running);
+        if let Some(entry) = all.find(|entry| entry.id == id) {
+            entry.aside = true;
         }
     }
 

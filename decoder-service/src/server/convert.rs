@@ -11,11 +11,12 @@ use tonic::metadata::MetadataMap;
 
 use crate::{
     chat::Conversation,
+    places::Client,
     request::{Draft, Prompt},
     sequence::{Delta, Finish, FinishReason, GeneratedToken},
 };
 
-pub(super) fn draft(request: GenerateRequest) -> Draft {
+pub(super) fn draft(request: GenerateRequest, client: Option<Client>) -> Draft {
     let s = request.sampling.unwrap_or_default();
     let prompt = request.prompt.map(|prompt| match prompt {
         generate_request::Prompt::Text(text) => Prompt::Text(text),
@@ -62,6 +63,7 @@ pub(super) fn draft(request: GenerateRequest) -> Draft {
         logprobs,
         echo,
         logit_bias,
+        client,
     }
 }
 

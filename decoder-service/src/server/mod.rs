@@ -13,10 +13,14 @@ use scone_proto::decoder::v1::{
     GenerateRequest, GenerateResponse, GetModelInfoRequest, GetModelInfoResponse,
     decoder_service_server,
 };
+use scone_service::connections::far_end;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use crate::intake::{Deltas, Intake};
+use crate::{
+    intake::{Deltas, Intake},
+    places::Client,
+};
 
 /// The service. See the [module documentation](self).
 pub struct DecoderService {
@@ -39,7 +43,8 @@ impl decoder_service_server::DecoderService for DecoderService {
         request: Request<GenerateRequest>,
     ) -> Result<Response<Messages>, Status> {
         let deadline = convert::timeout(request.metadata()).map(|limit| Instant::now() + limit);
-        let draft = convert::draft(request.into_inner());
+        let client = far_end(request.extensions()).map(Client::Connection);
+        let draft = convert::draft(request.into_inner(), client);
         let deltas = self.intake.start(draft, deadline).await?;
         Ok(Response::new(Messages(deltas)))
     }

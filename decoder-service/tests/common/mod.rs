@@ -258,6 +258,9 @@ pub fn engine_config(limits: Limits) -> EngineConfig {
         prefix_cache: true,
         step_target: Duration::from_millis(50),
         client_timeout: Duration::from_secs(30),
+        stall_time: Duration::from_millis(250),
+        max_queue_time: Duration::from_secs(60),
+        max_per_client: limits.max_batch + limits.max_queue,
     }
 }
 
@@ -378,4 +381,28 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(began.elapsed() < Duration::from_secs(10), "never: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Waits until there is something, at most ten seconds.
+pub fn eventually_some<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
+    let mut found = None;
+    eventually(what, || {
+        found = get();
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+/// Token ids and text of all completions of a request, by their index.
+pub fn collect_all(messages: &mut mpsc::Receiver<Message>, n: usize) -> Vec<(Vec<u32>, String)> {
+    let mut all = vec![(Vec::new(), String::new()); n];
+    let mut left = n;
+    while left > 0 {
+        let delta = messages.blocking_recv().unwrap().unwrap();
+        let (ids, text) = &mut all[delta.index as usize];
+        ids.extend(delta.tokens.iter().map(|token| token.id));
+        text.push_str(&delta.text);
+        left -= usize::from(delta.finish.is_some());
+    }
+    all
 }

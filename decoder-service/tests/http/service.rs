@@ -57,6 +57,7 @@ impl Service {
         let fixture = fixture();
         let mut config = config(&fixture, free_address().await);
         config.engine.limits = limits(max_batch, max_queue, 64);
+        config.engine.max_per_client = max_batch + max_queue;
         change(&mut config, &fixture);
         let http = config.http.as_ref().unwrap().listen;
         let any = "127.0.0.1:0".parse().unwrap();

@@ -1,11 +1,12 @@
 //! More work than the decoder takes, and clients that go away.
 
 use integration_tests::{
-    client::{self, begin, finish, generate, greedy},
+    client::{self, begin, finish, generate, greedy, with},
     cluster::{ANY_PORT, Service},
     eventually::eventually,
 };
-use tonic::Code;
+use scone_proto::decoder::v1::decoder_service_client::DecoderServiceClient;
+use tonic::{Code, transport::Channel};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_and_the_accepted_ones_finish() {
@@ -66,4 +67,66 @@ async fn a_client_that_reads_nothing_does_not_stop_the_others() {
         generate(&client, greedy("The boats", 20)).await.unwrap();
     }
     drop(unread);
+}
+
+/// A client whose streams have room for so many bytes that it has not read.
+async fn with_window(decoder: &Service, bytes: u32) -> DecoderServiceClient<Channel> {
+    let address = format!("http://{}", decoder.address);
+    let channel = Channel::from_shared(address).unwrap();
+    let channel = channel.initial_stream_window_size(bytes).connect().await;
+    DecoderServiceClient::new(channel.unwrap())
+}
+
+/// A request whose stream has no room for a byte takes every place, and others get theirs all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_window_stays_closed_keeps_nobody_out() {
+    let flags = [
+        "--max-batch",
+        "4",
+        "--max-queue",
+        "4",
+        "--max-per-client",
+        "8",
+    ];
+    let decoder = Service::decoder(&flags);
+    let mut closed = with_window(&decoder, 0).await;
+    let eight = with(greedy("The harbour", 1500), |sampling| sampling.n = Some(8));
+    let unread = closed.generate(eight.clone()).await.unwrap();
+
+    let client = client::decoder(&decoder.address).await;
+    for _ in 0..5 {
+        eventually("a place", async || {
+            generate(&client, greedy("The boats", 20)).await.ok()
+        })
+        .await;
+    }
+    // They stand beside the others, and still count as its client's.
+    let refused = closed.generate(eight).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("--max-per-client"), "{refused}");
+    drop(unread);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_too_late_is_told_why_it_ended() {
+    let flags = ["--client-timeout", "1s", "--metrics-listen", ANY_PORT];
+    let decoder = Service::decoder(&flags);
+    let client = with_window(&decoder, 1 << 15).await;
+    let many = with(greedy("The harbour", 1900), |sampling| {
+        sampling.n = Some(16)
+    });
+    let mut late = client.clone().generate(many).await.unwrap().into_inner();
+    eventually("the end of those that nobody reads", async || {
+        let stalled = "scone_decoder_requests_total{outcome=\"client_stalled\"}";
+        decoder.metric(stalled).await.filter(|ended| *ended > 0.0)
+    })
+    .await;
+    let status = loop {
+        match late.message().await {
+            Ok(message) => assert!(message.is_some(), "it ended without a reason"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Aborted, "{status}");
+    assert!(status.message().contains("did not read"), "{status}");
 }

@@ -27,4 +27,4 @@ mod socket;
 pub use args::{ConnectionArgs, ConnectionNames};
 pub use limits::{ConnectionLimits, ConnectionMetrics};
 pub use serve::Connections;
-pub use socket::ending;
+pub use socket::{ending, far_end};

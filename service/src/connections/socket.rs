@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -60,6 +61,13 @@ pub(super) struct Socket {
 #[derive(Clone, Debug)]
 pub(super) struct ConnectionInfo {
     ending: CancellationToken,
+    far_end: Option<SocketAddr>,
+}
+
+/// Where the connection of a request comes from.
+#[must_use]
+pub fn far_end(extensions: &Extensions) -> Option<SocketAddr> {
+    extensions.get::<ConnectionInfo>()?.far_end
 }
 
 impl Connected for Socket {
@@ -68,6 +76,7 @@ impl Connected for Socket {
     fn connect_info(&self) -> ConnectionInfo {
         ConnectionInfo {
             ending: self.ending.clone(),
+            far_end: self.stream.peer_addr().ok(),
         }
     }
 }
