@@ -211,6 +211,13 @@ const MISTAKES: &[Mistake] = &[
     mistake(
         "HorizontalPodAutoscaler",
         "embed-service",
+        "/spec/metrics/0/containerResource/container",
+        "x",
+        "cannot be measured",
+    ),
+    mistake(
+        "HorizontalPodAutoscaler",
+        "embed-service",
         "/spec/minReplicas",
         "9",
         "at least",
