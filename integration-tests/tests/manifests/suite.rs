@@ -196,14 +196,8 @@ fn strict_schemas_of_two_versions_accept_what_is_rendered() {
 }
 
 #[test]
-fn the_readme_names_variables_that_there_are() {
-    let text = fs::read_to_string(render::root().join("README.md")).unwrap();
+fn the_documents_name_variables_that_there_are() {
     let word = |c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
-    let named: BTreeSet<_> = text
-        .split(word)
-        .filter(|name| name.starts_with("SCONE_"))
-        .collect();
-    assert!(named.len() > 3, "{named:?}");
     let commands = [
         ("embed-service", "serve"),
         ("embed-service", "fetch"),
@@ -215,10 +209,18 @@ fn the_readme_names_variables_that_there_are() {
         .iter()
         .map(|(p, c)| help::help(p, c).unwrap())
         .collect();
-    for name in named {
-        assert!(
-            helps.iter().any(|help| help.variables.contains(name)),
-            "{name}"
-        );
+    for document in ["README.md", "../docs/operations.md"] {
+        let text = fs::read_to_string(render::root().join(document)).unwrap();
+        let named: BTreeSet<_> = text
+            .split(word)
+            .filter(|name| name.starts_with("SCONE_"))
+            // What the build is told, not the program.
+            .filter(|name| *name != "SCONE_REVISION")
+            .collect();
+        assert!(named.len() > 3, "{document}: {named:?}");
+        for name in named {
+            let known = helps.iter().any(|help| help.variables.contains(name));
+            assert!(known, "{document}: {name}");
+        }
     }
 }
