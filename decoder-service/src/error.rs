@@ -51,6 +51,12 @@ pub enum Error {
         /// When to try again.
         retry_after: Duration,
     },
+    /// Too much text waits to be tokenised.
+    #[error("{most} bytes of text are being tokenised, which is the limit; try again later")]
+    TooMuchText {
+        /// The limit.
+        most: usize,
+    },
     /// The model is not loaded yet.
     #[error("the model is loading; try again later")]
     Loading,
@@ -167,6 +173,7 @@ impl Error {
             Error::QueueFull { .. } => "queue_full",
             Error::QueueTooLong { .. } => "queue_too_long",
             Error::ClientBusy { .. } => "client_busy",
+            Error::TooMuchText { .. } => "too_much_text",
             Error::Loading => "loading",
             Error::Draining => "draining",
             Error::DeadlineExceeded { .. } => "deadline_exceeded",
@@ -206,6 +213,9 @@ impl From<Error> for Status {
             | Error::QueueTooLong { retry_after, .. }
             | Error::ClientBusy { retry_after, .. } => {
                 with_retry(Code::ResourceExhausted, text, retry_after)
+            }
+            Error::TooMuchText { .. } => {
+                with_retry(Code::ResourceExhausted, text, Duration::from_secs(1))
             }
             Error::Loading | Error::Draining => {
                 with_retry(Code::Unavailable, text, Duration::from_secs(1))

@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, debug, info_span};
@@ -19,6 +19,7 @@ use tracing::{Instrument as _, Span, debug, info_span};
 use crate::{
     engine::{EngineConfig, EngineHandle, Message},
     error::Error,
+    freed_memory,
     metrics::Metrics,
     model::ModelInfo,
     request::{Draft, Request},
@@ -29,6 +30,15 @@ use crate::{
 /// Prompts from this length in bytes are tokenised off the network threads.
 const LONG_PROMPT_BYTES: usize = 4096;
 
+/// Threads that tokenise long prompts at one time: tokens of running generations come first.
+const TOKENISING_THREADS: usize = 2;
+
+/// Bytes of long prompts that are tokenised or wait for it, of all clients together.
+const TOKENISING_BYTES: usize = 32 << 20;
+
+/// Texts from this length in bytes leave so much memory behind that it is given back to the system.
+const LARGE_TEXT_BYTES: usize = 256 << 10;
+
 /// Where requests of every protocol come in.
 pub struct Intake {
     info: Arc<ModelInfo>,
@@ -37,8 +47,52 @@ pub struct Intake {
     config: EngineConfig,
     metrics: Metrics,
     draining: CancellationToken,
+    tokenising: Tokenising,
     /// Numbers requests that come without an id.
     next_id: AtomicU64,
+}
+
+/// What bounds the work on prompts before they have a place.
+struct Tokenising {
+    threads: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+}
+
+impl Default for Tokenising {
+    fn default() -> Self {
+        Self {
+            threads: Arc::new(Semaphore::new(TOKENISING_THREADS)),
+            bytes: Arc::new(Semaphore::new(TOKENISING_BYTES)),
+        }
+    }
+}
+
+impl Tokenising {
+    /// Runs `work` on a text of so many bytes on another thread, in turn. It is never begun when its
+    /// client has left before.
+    async fn run<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let size = u32::try_from(bytes.min(TOKENISING_BYTES)).unwrap_or(u32::MAX);
+        let held = Arc::clone(&self.bytes).try_acquire_many_owned(size);
+        let held = held.map_err(|_| Error::TooMuchText {
+            most: TOKENISING_BYTES,
+        })?;
+        let turn = Arc::clone(&self.threads).acquire_owned().await;
+        let turn = turn.map_err(|_| Error::Internal)?;
+        let done = tokio::task::spawn_blocking(move || {
+            // Held here: the work goes on when whoever waits for it has left.
+            let _held = (held, turn);
+            let result = work();
+            if bytes >= LARGE_TEXT_BYTES {
+                freed_memory::give_back();
+            }
+            result
+        });
+        done.await.map_err(|_| Error::Internal)
+    }
 }
 
 impl Intake {
@@ -58,6 +112,7 @@ impl Intake {
             config,
             metrics,
             draining,
+            tokenising: Tokenising::default(),
             next_id: AtomicU64::new(1),
         }
     }
@@ -146,8 +201,7 @@ impl Intake {
         if bytes < LONG_PROMPT_BYTES {
             return check();
         }
-        let checked = tokio::task::spawn_blocking(check).await;
-        checked.map_err(|_| Error::Internal)?
+        self.tokenising.run(bytes, check).await?
     }
 
     fn submit(&self, request: Request) -> Result<Deltas, Error> {
@@ -207,5 +261,49 @@ impl Stream for Deltas {
             }
             None => None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn texts_take_turns_within_a_budget_and_those_whose_clients_left_are_not_begun() {
+        let tokenising = Arc::new(Tokenising::default());
+        let mut gates = Vec::new();
+        let mut running = Vec::new();
+        for _ in 0..TOKENISING_THREADS {
+            let (gate, closed) = channel::<()>();
+            let (begun, seen) = channel();
+            let tokenising = tokenising.clone();
+            let bytes = TOKENISING_BYTES / 4;
+            running.push(tokio::spawn(async move {
+                let work = move || {
+                    begun.send(()).unwrap();
+                    closed.recv().unwrap();
+                };
+                tokenising.run(bytes, work).await
+            }));
+            tokio::task::spawn_blocking(move || seen.recv().unwrap())
+                .await
+                .unwrap();
+            gates.push(gate);
+        }
+        let refused = tokenising.run(TOKENISING_BYTES * 3 / 4, || ()).await;
+        assert!(matches!(refused, Err(Error::TooMuchText { .. })));
+        let left = tokenising.run(1, || panic!("its client left"));
+        let left = tokio::time::timeout(std::time::Duration::from_millis(20), left);
+        assert!(left.await.is_err(), "all threads are busy");
+        for gate in gates {
+            gate.send(()).unwrap();
+        }
+        for one in running {
+            one.await.unwrap().unwrap();
+        }
+        assert_eq!(tokenising.run(TOKENISING_BYTES, || 7).await.unwrap(), 7);
     }
 }

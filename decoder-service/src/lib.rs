@@ -57,6 +57,7 @@ use scone_service::{
     announce::Listening,
     connections::{ConnectionMetrics, Connections},
     grpc::{Drained, bind_for, serve_until, server_builder},
+    guard::MessageBudget,
     health::Health,
     late::{LateService, SetService, late_service},
     metrics::MetricsEndpoint,
@@ -110,7 +111,8 @@ pub async fn run(
     let engine = Arc::new(OnceLock::new());
     let _loading_ends_with_this = draining.clone().drop_guard();
     let (service, set_grpc) = late_service(Error::Loading.into());
-    let (router, health) = router(service).await?;
+    let budget = MessageBudget::of(&connections);
+    let (router, health) = router(service, config.max_connection_streams, &budget).await?;
     let finish = Finish {
         health: health.clone(),
         draining: draining.clone(),
@@ -267,12 +269,18 @@ async fn start_engine(
 }
 
 /// The service, its health and reflection on one port.
-async fn router(service: LateService<GrpcService>) -> Result<(Router, Health), Error> {
+async fn router(
+    service: LateService<GrpcService>,
+    max_connection_streams: u32,
+    budget: &MessageBudget,
+) -> Result<(Router, Health), Error> {
     let (health, health_service) = Health::register(&[SERVICE_NAME]).await;
     let router = server_builder()
-        .add_service(service)
-        .add_service(health_service);
-    let router = with_reflection(router, scone_proto::FILE_DESCRIPTOR_SET, SERVICE_NAME)
+        .max_concurrent_streams(max_connection_streams)
+        .add_service(budget.guard(service))
+        .add_service(budget.guard(health_service));
+    let descriptors = scone_proto::FILE_DESCRIPTOR_SET;
+    let router = with_reflection(router, descriptors, SERVICE_NAME, budget)
         .map_err(|error| Error::Reflection(error.into()))?;
     Ok((router, health))
 }

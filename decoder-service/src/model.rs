@@ -15,7 +15,7 @@ use crate::{
     chat::{self, ChatTemplate, Conversation},
     embed_tier::ModelFacts,
     error::Error,
-    text::{Decode, load_tokenizer},
+    text::{Decode, load_tokenizer, longest_token},
 };
 
 /// Facts of the model that requests are checked against.
@@ -39,6 +39,8 @@ pub struct ModelInfo {
     pub eos_token_ids: Vec<u32>,
     /// Text to ids and back.
     pub tokenizer: Arc<Tokenizer>,
+    /// Most bytes of text that a token stands for, if there is such a number.
+    pub longest_token: Option<usize>,
     /// SHA-256 of tokenizer.json, hexadecimal.
     pub tokenizer_hash: String,
     /// What tokenizer_config.json says, for clients that ask; an empty object without one.
@@ -224,6 +226,7 @@ impl ModelInfo {
             max_n: scone.map(|scone| scone.max_n),
             bos_token_id: config.bos_token_id(),
             eos_token_ids: config.eos_token_ids().to_vec(),
+            longest_token: longest_token(&tokenizer),
             tokenizer: Arc::new(tokenizer),
             tokenizer_hash,
             tokenizer_config: serde_json::Value::Object(serde_json::Map::new()),

@@ -163,15 +163,15 @@ impl Draft {
             None => return Err(invalid("prompt", "is missing; set text or token_ids")),
             Some(Prompt::Text(text)) => {
                 let special = self.add_special_tokens.unwrap_or(true);
+                check_length("text", text, model)?;
                 ("text", model.encode(text, special)?)
             }
             Some(Prompt::Ids(ids)) => ("token_ids", ids.clone()),
             Some(Prompt::Chat(conversation)) => {
                 let special = self.add_special_tokens.unwrap_or(false);
-                (
-                    "messages",
-                    model.encode(&model.render(conversation)?, special)?,
-                )
+                let text = model.render(conversation)?;
+                check_length("messages", &text, model)?;
+                ("messages", model.encode(&text, special)?)
             }
         };
         if ids.is_empty() {
@@ -280,6 +280,26 @@ impl Draft {
             Err(other) => Err(other.into()),
         }
     }
+}
+
+/// Refuses a text that is too long for the context however it is cut into tokens, before it is.
+fn check_length(field: &'static str, text: &str, model: &ModelInfo) -> Result<(), Error> {
+    let Some(longest) = model.longest_token else {
+        return Ok(());
+    };
+    let tokens = model.context_tokens - 1;
+    let most = tokens.saturating_mul(longest);
+    if text.len() <= most {
+        return Ok(());
+    }
+    let bytes = text.len();
+    Err(invalid(
+        field,
+        format!(
+            "has {bytes} bytes; {tokens} tokens, as many as the context allows and one new token, hold at \
+             most {most}"
+        ),
+    ))
 }
 
 fn in_vocabulary(field: &'static str, ids: &[u32], model: &ModelInfo) -> Result<(), Error> {

@@ -100,6 +100,7 @@ impl Service {
             engine: common::engine_config(limits),
             http: None,
             connections: ConnectionLimits::default(),
+            max_connection_streams: 256,
             metrics_listen: None,
             drain_timeout: PATIENCE,
         }
@@ -496,6 +497,7 @@ async fn an_old_connection_ends_after_its_generations() {
         max_connections: 1,
         max_age: Some(Duration::from_millis(20)),
         age_grace: PATIENCE,
+        ..ConnectionLimits::default()
     })
     .await;
     let mut first = service.client().await;

@@ -37,6 +37,7 @@ use scone_service::{
     announce::Listening,
     connections::Connections,
     grpc::{self, Drained},
+    guard::MessageBudget,
     health::Health,
     metrics::MetricsEndpoint,
     reflection::with_reflection,
@@ -150,10 +151,16 @@ fn lookups(config: &Config, registry: &mut Registry) -> Arc<Lookups> {
 /// The service, its health and reflection on one port.
 async fn router(lookups: &Arc<Lookups>, config: &Config) -> Result<(Router, Health), RunError> {
     let (health, health_service) = Health::register(&[SERVICE_NAME]).await;
+    let connections = &lookups.metrics.connections;
+    let budget = MessageBudget::new(
+        config.connections.unfinished_bytes,
+        connections.unfinished.clone(),
+    );
     let router = grpc::server_builder()
         .max_concurrent_streams(config.max_connection_streams)
-        .add_service(Server::service(Arc::clone(lookups)))
-        .add_service(health_service);
-    let router = with_reflection(router, scone_proto::FILE_DESCRIPTOR_SET, SERVICE_NAME)?;
+        .add_service(budget.guard(Server::service(Arc::clone(lookups))))
+        .add_service(budget.guard(health_service));
+    let descriptors = scone_proto::FILE_DESCRIPTOR_SET;
+    let router = with_reflection(router, descriptors, SERVICE_NAME, &budget)?;
     Ok((router, health))
 }

@@ -29,6 +29,7 @@ pub mod args;
 pub mod connections;
 mod error;
 pub mod grpc;
+pub mod guard;
 pub mod health;
 pub mod late;
 mod listener;

@@ -1,6 +1,6 @@
 //! The port for operators: `GET /metrics` for Prometheus, `GET /debug/config` for people.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -11,9 +11,20 @@ use axum::{
 };
 use prometheus_client::{encoding::text, registry::Registry};
 use tokio::{net::TcpListener, task::JoinHandle};
-use tracing::{error, info};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
 
-use crate::{Error, started};
+use crate::{
+    Error,
+    connections::{ConnectionLimits, ConnectionMetrics, Connections},
+    started,
+};
+
+/// Connections at one time: a few scrapers and somebody who looks.
+const MAX_CONNECTIONS: usize = 64;
+
+/// How long a scraper may take to ask, and stay without asking again.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -47,11 +58,16 @@ impl MetricsEndpoint {
             .route("/metrics", routing::get(scrape))
             .route("/debug/config", routing::get(config))
             .with_state(registry.into());
-        let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, app).await {
-                error!(%error, "metrics endpoint failed");
-            }
-        });
+        let connections = Connections {
+            listener,
+            limits: ConnectionLimits {
+                max_connections: MAX_CONNECTIONS,
+                silence: HEAD_TIMEOUT,
+                ..ConnectionLimits::default()
+            },
+            metrics: ConnectionMetrics::default(),
+        };
+        let task = tokio::spawn(connections.serve_http(app, CancellationToken::new()));
         Ok(Self { address, task })
     }
 

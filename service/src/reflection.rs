@@ -3,6 +3,8 @@
 use tonic::transport::server::Router;
 use tonic_reflection::server::{Builder, Error};
 
+use crate::guard::MessageBudget;
+
 /// Adds reflection of `service_name` and of the health service to a router. `descriptors` is an
 /// encoded descriptor set that holds the service; what else it holds is not listed.
 ///
@@ -15,6 +17,7 @@ pub fn with_reflection(
     router: Router,
     descriptors: &[u8],
     service_name: &str,
+    budget: &MessageBudget,
 ) -> Result<Router, Error> {
     let builder = || {
         Builder::configure()
@@ -24,6 +27,6 @@ pub fn with_reflection(
             .with_service_name("grpc.health.v1.Health")
     };
     Ok(router
-        .add_service(builder().build_v1()?)
-        .add_service(builder().build_v1alpha()?))
+        .add_service(budget.guard(builder().build_v1()?))
+        .add_service(budget.guard(builder().build_v1alpha()?)))
 }

@@ -7,18 +7,28 @@ use prometheus_client::registry::Registry;
 use scone_service::{
     connections::{ConnectionLimits, ConnectionMetrics, Connections},
     grpc::{self, Drained},
+    guard::MessageBudget,
     health::Health,
     late::late_service,
     metrics::MetricsEndpoint,
 };
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::oneshot,
     task::JoinHandle,
 };
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, Streaming, transport::Endpoint};
+use tonic::{
+    Code, Status, Streaming,
+    body::Body,
+    codegen::{
+        Service as _,
+        http::{Method, Request, Response, StatusCode},
+    },
+    transport::Endpoint,
+};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
     health_client::HealthClient,
@@ -65,7 +75,8 @@ impl HealthServer {
         let (ready, draining) = (health.clone(), CancellationToken::new());
         let seen = draining.clone();
         let task = tokio::spawn(async move {
-            let router = grpc::server_builder().add_service(service);
+            let budget = MessageBudget::of(&connections);
+            let router = grpc::server_builder().add_service(budget.guard(service));
             let shutdown = async { stopped.await.unwrap() };
             let timeout = Duration::from_secs(60);
             grpc::serve_until(router, connections, shutdown, &health, seen, timeout).await
@@ -137,6 +148,7 @@ async fn an_old_connection_is_ended() {
         max_connections: 1,
         max_age: Some(Duration::from_millis(50)),
         age_grace: Duration::from_millis(50),
+        ..ConnectionLimits::default()
     };
     let server = HealthServer::start(Connections {
         listener,
@@ -187,4 +199,134 @@ async fn a_late_service_refuses_calls_until_it_is_set() {
     let answer = client.check(HealthCheckRequest::default()).await.unwrap();
     assert_eq!(answer.into_inner().status(), ServingStatus::NotServing);
     server.abort();
+}
+
+/// What a peer sees of a connection that is cut: its end, or a reset.
+async fn until_cut(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+}
+
+/// Silent ones, and such that begin to greet and stop, are cut; they do not hold up a drain either.
+#[tokio::test]
+async fn connections_that_say_nothing_are_cut() {
+    let (listener, endpoint) = bind().await;
+    let address = listener.local_addr().unwrap();
+    let metrics = ConnectionMetrics::default();
+    let limits = ConnectionLimits {
+        silence: Duration::from_millis(50),
+        ..ConnectionLimits::default()
+    };
+    let server = HealthServer::start(Connections {
+        listener,
+        limits,
+        metrics: metrics.clone(),
+    })
+    .await;
+    let mut speaks = watch(&endpoint).await;
+    for greeting in ["", "PRI * HTTP/2.0\r\n"] {
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        silent.write_all(greeting.as_bytes()).await.unwrap();
+        until_cut(&mut silent).await;
+    }
+    assert_eq!(metrics.silent.get(), 2);
+    assert!(speaks.message().await.unwrap().is_some(), "others live on");
+    drop(speaks);
+    server.stop.send(()).unwrap();
+    assert_eq!(server.task.await.unwrap(), Drained::Complete);
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_hold_up_a_drain() {
+    let (listener, endpoint) = bind().await;
+    let address = listener.local_addr().unwrap();
+    let server = HealthServer::start(listener).await;
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    // One that greets, asks nothing, and hears nothing: it does not answer that it is to end.
+    let mut deaf = TcpStream::connect(address).await.unwrap();
+    let settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    deaf.write_all(settings).await.unwrap();
+    let mut watch = watch(&endpoint).await;
+    assert!(watch.message().await.unwrap().is_some());
+    server.stop.send(()).unwrap();
+    // Within its limit of a minute.
+    assert_eq!(server.task.await.unwrap(), Drained::Complete);
+    until_cut(&mut silent).await;
+    until_cut(&mut deaf).await;
+}
+
+/// Bodies that stop half way share a budget, and one more is told so.
+#[tokio::test]
+async fn messages_that_do_not_end_take_a_bounded_amount_of_memory() {
+    let (listener, endpoint) = bind().await;
+    let metrics = ConnectionMetrics::default();
+    let limits = ConnectionLimits {
+        unfinished_bytes: 20_000,
+        ..ConnectionLimits::default()
+    };
+    let server = HealthServer::start(Connections {
+        listener,
+        limits,
+        metrics: metrics.clone(),
+    })
+    .await;
+    let endpoint = Endpoint::from_shared(endpoint).unwrap();
+    let mut client = HealthClient::new(endpoint.connect().await.unwrap());
+    let service = "x".repeat(15_000);
+    let answer = client.check(HealthCheckRequest { service }).await;
+    assert_eq!(answer.unwrap_err().code(), Code::NotFound, "it fits");
+    assert_eq!(metrics.unfinished.get(), 0);
+    let service = "x".repeat(60_000);
+    let answer = client.check(HealthCheckRequest { service }).await;
+    let refused = answer.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("20000 bytes"), "{refused}");
+    drop(client);
+    server.stop.send(()).unwrap();
+    assert_eq!(server.task.await.unwrap(), Drained::Complete);
+    assert_eq!(metrics.unfinished.get(), 0);
+}
+
+/// The answer to a request over HTTP/2 with this method, type and body.
+async fn answer(
+    endpoint: &str,
+    method: Method,
+    kind: Option<&str>,
+    body: &'static [u8],
+) -> Response<Body> {
+    let channel = Endpoint::from_shared(endpoint.to_owned()).unwrap();
+    let mut channel = channel.connect().await.unwrap();
+    std::future::poll_fn(|context| channel.poll_ready(context))
+        .await
+        .unwrap();
+    let mut request = Request::builder().method(method);
+    request = request.uri(format!("{endpoint}/grpc.health.v1.Health/Check"));
+    if let Some(kind) = kind {
+        request = request.header("content-type", kind);
+    }
+    let body = Body::new(axum::body::Body::from(body));
+    channel.call(request.body(body).unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_is_no_grpc_is_refused_as_http_says() {
+    let (listener, endpoint) = bind().await;
+    let server = HealthServer::start(listener).await;
+    let grpc = Some("application/grpc+proto");
+    let get = answer(&endpoint, Method::GET, grpc, b"").await;
+    assert_eq!(get.status(), StatusCode::METHOD_NOT_ALLOWED);
+    for kind in [Some("text/plain"), None] {
+        let plain = answer(&endpoint, Method::POST, kind, b"hello").await;
+        assert_eq!(plain.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
+    // Field 1 with a length beyond the message's end.
+    let malformed = b"\0\0\0\0\x02\x0a\x7f";
+    let malformed = answer(&endpoint, Method::POST, grpc, malformed).await;
+    let status = malformed.headers().get("grpc-status");
+    assert_eq!(
+        status.unwrap(),
+        &(Code::InvalidArgument as i32).to_string()[..]
+    );
+    server.stop.send(()).unwrap();
+    assert_eq!(server.task.await.unwrap(), Drained::Complete);
 }

@@ -374,6 +374,16 @@ pub struct ServeArgs {
     )]
     pub max_per_client: Option<usize>,
 
+    /// Most calls of one gRPC connection at one time; more wait at the client.
+    #[arg(
+        long,
+        env = "SCONE_MAX_CONNECTION_STREAMS",
+        value_name = "N",
+        default_value_t = 256,
+        help_heading = "Connections"
+    )]
+    pub max_connection_streams: u32,
+
     /// Limits of connections.
     #[command(flatten)]
     pub connections: ConnectionArgs<Names>,
@@ -409,6 +419,8 @@ impl ConnectionNames for Names {
     const MAX_CONNECTIONS: &'static str = "SCONE_MAX_CONNECTIONS";
     const MAX_CONNECTION_AGE: &'static str = "SCONE_MAX_CONNECTION_AGE";
     const MAX_CONNECTION_AGE_GRACE: &'static str = "SCONE_MAX_CONNECTION_AGE_GRACE";
+    const CONNECTION_SILENCE: &'static str = "SCONE_CONNECTION_SILENCE";
+    const MAX_UNFINISHED_BYTES: &'static str = "SCONE_MAX_UNFINISHED_BYTES";
     /// A generation may be long, and one whose client does not read ends by itself.
     const DEFAULT_GRACE: &'static str = "1h";
 }

@@ -87,6 +87,8 @@ pub struct Config {
     pub http: Option<HttpConfig>,
     /// Of connections, for each port.
     pub connections: ConnectionLimits,
+    /// Calls of one gRPC connection at one time.
+    pub max_connection_streams: u32,
     /// Prometheus endpoint.
     pub metrics_listen: Option<SocketAddr>,
     /// How long running generations may take to end after SIGTERM.
@@ -265,6 +267,9 @@ impl ServeArgs {
                 self.max_step_tokens
             ));
         }
+        if self.max_connection_streams == 0 {
+            problems.add("--max-connection-streams is 0; at least 1 is needed");
+        }
         self.connections.check(&mut problems.0);
         self.check_http(&mut problems);
         problems.or(model.map(|model| Config {
@@ -285,6 +290,7 @@ impl ServeArgs {
             },
             http: self.http(),
             connections: self.connections.limits(),
+            max_connection_streams: self.max_connection_streams,
             metrics_listen: self.metrics_listen,
             drain_timeout: self.drain_timeout,
         }))

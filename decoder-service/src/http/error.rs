@@ -142,6 +142,11 @@ impl From<Error> for Refusal {
                 retry_after: Some(retry_after),
                 ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", text)
             },
+            Error::TooMuchText { .. } => Self {
+                code: Some(outcome),
+                retry_after: Some(SOON),
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", text)
+            },
             Error::Loading => unavailable("loading", text),
             Error::Draining => unavailable("draining", text),
             Error::DeadlineExceeded { .. } => {

@@ -1,6 +1,7 @@
 //! From token ids to text that can be sent: whole characters, and nothing that may still turn out
 //! to be part of a stop string.
 
+mod bound;
 mod detokenizer;
 mod pieces;
 mod stop;
@@ -8,6 +9,7 @@ mod tokenizer;
 
 use std::sync::Arc;
 
+pub(crate) use bound::longest_token;
 pub use detokenizer::{Decode, DecodeError, Detokenizer};
 pub use pieces::Pieces;
 pub use stop::{StopMatcher, Stopped};

@@ -115,6 +115,8 @@ impl ConnectionNames for Names {
     const MAX_CONNECTIONS: &'static str = "SCONE_EMBED_MAX_CONNECTIONS";
     const MAX_CONNECTION_AGE: &'static str = "SCONE_EMBED_MAX_CONNECTION_AGE";
     const MAX_CONNECTION_AGE_GRACE: &'static str = "SCONE_EMBED_MAX_CONNECTION_AGE_GRACE";
+    const CONNECTION_SILENCE: &'static str = "SCONE_EMBED_CONNECTION_SILENCE";
+    const MAX_UNFINISHED_BYTES: &'static str = "SCONE_EMBED_MAX_UNFINISHED_BYTES";
     const DEFAULT_GRACE: &'static str = "10s";
 }
 

@@ -5,7 +5,7 @@ use std::{fmt::Debug, marker::PhantomData, time::Duration};
 use clap::Args;
 
 use super::limits::ConnectionLimits;
-use crate::args::parse_duration;
+use crate::args::{parse_bytes, parse_duration};
 
 /// What differs between services: the environment variables of the flags, which have the
 /// service's prefix, and how long its calls run.
@@ -16,6 +16,10 @@ pub trait ConnectionNames: Clone + Debug + Send + Sync + 'static {
     const MAX_CONNECTION_AGE: &'static str;
     /// Environment variable of `--max-connection-age-grace`.
     const MAX_CONNECTION_AGE_GRACE: &'static str;
+    /// Environment variable of `--connection-silence`.
+    const CONNECTION_SILENCE: &'static str;
+    /// Environment variable of `--max-unfinished-bytes`.
+    const MAX_UNFINISHED_BYTES: &'static str;
     /// Default of `--max-connection-age-grace`.
     const DEFAULT_GRACE: &'static str;
 }
@@ -54,6 +58,28 @@ pub struct ConnectionArgs<N: ConnectionNames> {
     )]
     pub max_connection_age_grace: Duration,
 
+    /// How long a connection may take to begin to speak HTTP, with a unit; then it is cut. Also how long the
+    /// head of an HTTP/1 request may take, and an open connection be without one.
+    #[arg(
+        long,
+        env = N::CONNECTION_SILENCE,
+        value_name = "DURATION",
+        default_value = "60s",
+        value_parser = parse_duration
+    )]
+    pub connection_silence: Duration,
+
+    /// Memory for gRPC messages that have begun to arrive and are not whole, of all clients together,
+    /// with a unit (MiB); a message that has no room ends with RESOURCE_EXHAUSTED.
+    #[arg(
+        long,
+        env = N::MAX_UNFINISHED_BYTES,
+        value_name = "BYTES",
+        default_value = "64MiB",
+        value_parser = parse_bytes
+    )]
+    pub max_unfinished_bytes: u64,
+
     #[arg(skip)]
     names: PhantomData<N>,
 }
@@ -64,6 +90,12 @@ impl<N: ConnectionNames> ConnectionArgs<N> {
         if self.max_connections == 0 {
             problems.push("--max-connections is 0, at least 1 is needed".to_owned());
         }
+        if self.connection_silence.is_zero() {
+            problems.push("--connection-silence is 0, at least 1ms is needed".to_owned());
+        }
+        if self.max_unfinished_bytes == 0 {
+            problems.push("--max-unfinished-bytes is 0, at least 1 is needed".to_owned());
+        }
     }
 
     /// The limits asked for.
@@ -73,6 +105,8 @@ impl<N: ConnectionNames> ConnectionArgs<N> {
             max_connections: self.max_connections as usize,
             max_age: Some(self.max_connection_age).filter(|age| !age.is_zero()),
             age_grace: self.max_connection_age_grace,
+            silence: self.connection_silence,
+            unfinished_bytes: self.max_unfinished_bytes.try_into().unwrap_or(usize::MAX),
         }
     }
 }
@@ -92,6 +126,8 @@ mod tests {
         const MAX_CONNECTIONS: &'static str = "A_MAX_CONNECTIONS";
         const MAX_CONNECTION_AGE: &'static str = "A_MAX_CONNECTION_AGE";
         const MAX_CONNECTION_AGE_GRACE: &'static str = "A_MAX_CONNECTION_AGE_GRACE";
+        const CONNECTION_SILENCE: &'static str = "A_CONNECTION_SILENCE";
+        const MAX_UNFINISHED_BYTES: &'static str = "A_MAX_UNFINISHED_BYTES";
         const DEFAULT_GRACE: &'static str = "7s";
     }
 
@@ -116,7 +152,9 @@ mod tests {
             [
                 Names::MAX_CONNECTIONS,
                 Names::MAX_CONNECTION_AGE,
-                Names::MAX_CONNECTION_AGE_GRACE
+                Names::MAX_CONNECTION_AGE_GRACE,
+                Names::CONNECTION_SILENCE,
+                Names::MAX_UNFINISHED_BYTES
             ]
         );
     }

@@ -1,7 +1,5 @@
 //! The life of HTTP/1 connections.
 
-use std::time::Duration;
-
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -14,10 +12,6 @@ use super::{
     limits::{ConnectionLimits, ConnectionMetrics},
     serve::{Accepted, Connections, grow_old},
 };
-
-/// How long a client may take to send the head of a request, from the start of the connection or
-/// the end of the answer before: connections that send nothing, or a byte now and then, end.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Largest head of a request in bytes, for reading; what is written has its own buffer.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -50,7 +44,7 @@ async fn serve(
     } = accepted;
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(limits.silence)
         .max_buf_size(BUFFER_BYTES)
         .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router));
     tokio::pin!(connection);

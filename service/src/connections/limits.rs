@@ -17,6 +17,11 @@ pub struct ConnectionLimits {
     pub max_age: Option<Duration>,
     /// How long the streams of an old connection may take to end before it is cut.
     pub age_grace: Duration,
+    /// How long a gRPC connection may take to say that it is HTTP/2, and one of HTTP to send the head of a
+    /// request.
+    pub silence: Duration,
+    /// Memory for gRPC messages that are still arriving, in bytes, of all connections together.
+    pub unfinished_bytes: usize,
 }
 
 impl Default for ConnectionLimits {
@@ -26,6 +31,8 @@ impl Default for ConnectionLimits {
             max_connections: Semaphore::MAX_PERMITS,
             max_age: None,
             age_grace: Duration::ZERO,
+            silence: Duration::from_secs(60),
+            unfinished_bytes: usize::MAX,
         }
     }
 }
@@ -39,11 +46,15 @@ pub struct ConnectionMetrics {
     pub refused: Counter,
     /// Ended because of their age.
     pub aged: Counter,
+    /// Cut because they said nothing.
+    pub silent: Counter,
+    /// Bytes of gRPC messages that are still arriving.
+    pub unfinished: Gauge,
 }
 
 impl ConnectionMetrics {
-    /// Registers them as `connections_open`, `connections_refused` and `connections_aged`, after
-    /// the registry's prefix.
+    /// Registers them as `connections_open`, `connections_refused`, `connections_aged`,
+    /// `connections_silent` and `unfinished_message_bytes`, after the registry's prefix.
     pub fn register(&self, registry: &mut Registry) {
         let metrics = self.clone();
         registry.register("connections_open", "Connections open now", metrics.open);
@@ -56,6 +67,16 @@ impl ConnectionMetrics {
             "connections_aged",
             "Connections ended because of their age",
             metrics.aged,
+        );
+        registry.register(
+            "connections_silent",
+            "Connections cut because nothing came over them",
+            metrics.silent,
+        );
+        registry.register(
+            "unfinished_message_bytes",
+            "Bytes of gRPC messages that are still arriving",
+            metrics.unfinished,
         );
     }
 }

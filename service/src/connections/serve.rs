@@ -21,12 +21,18 @@ use tracing::{debug, warn};
 
 use super::{
     limits::{ConnectionLimits, ConnectionMetrics},
-    socket::{Slot, Socket},
+    socket::{Heard, Slot, Socket},
 };
 use crate::listener::incoming;
 
 /// How long to wait when the system refuses to accept (out of file descriptors, for example).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What every HTTP/2 client begins with: the preface and the head of its settings.
+const GREETING_BYTES: u64 = 24 + 9;
+
+/// How long a client may take to answer that its connection is to end.
+const DRAIN_SILENCE: Duration = Duration::from_secs(3);
 
 /// A bound port and the limits of its connections.
 #[derive(Debug)]
@@ -136,6 +142,7 @@ impl OneConnection {
             ending,
             cut,
         } = accepted;
+        let heard = socket.heard();
         // A drain that gives up drops this, and with it what is still open.
         let _cut_when_dropped = cut.clone().drop_guard();
         // A stream that ends would mean shutdown to tonic.
@@ -146,6 +153,12 @@ impl OneConnection {
         tokio::pin!(serving);
         let served = tokio::select! {
             served = &mut serving => served,
+            () = silence(&heard, &ending, self.limits.silence) => {
+                self.metrics.silent.inc();
+                debug!("cutting a silent connection");
+                cut.cancel();
+                serving.await
+            }
             () = grow_old(self.limits.max_age) => {
                 self.metrics.aged.inc();
                 ending.cancel();
@@ -161,6 +174,28 @@ impl OneConnection {
         };
         if let Err(error) = served {
             warn!(%error, "cannot serve a connection");
+        }
+    }
+}
+
+/// Waits until a connection has to be cut because nothing comes over it: it has not begun to speak
+/// HTTP/2 after `longest` or when the server drains; or the server drains and nobody answers that.
+async fn silence(heard: &Heard, ending: &CancellationToken, longest: Duration) {
+    tokio::select! {
+        () = sleep(longest) => {
+            if heard.bytes() < GREETING_BYTES {
+                return;
+            }
+            ending.cancelled().await;
+        }
+        () = ending.cancelled() => {}
+    }
+    let before = heard.bytes();
+    if before >= GREETING_BYTES {
+        // Told that the connection is to end, a client that is there answers a ping.
+        sleep(DRAIN_SILENCE).await;
+        if heard.bytes() > before {
+            std::future::pending().await
         }
     }
 }

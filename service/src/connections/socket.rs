@@ -4,6 +4,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -52,9 +56,20 @@ pub(super) struct Socket {
     stream: TcpStream,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     ending: CancellationToken,
+    heard: Heard,
     _slot: Slot,
     /// Whoever serves it waits for `ending`, and must not outlive it.
     _closed: DropGuard,
+}
+
+/// Bytes that came over a connection; clones share the count.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Heard(Arc<AtomicU64>);
+
+impl Heard {
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// What requests know of their connection.
@@ -93,10 +108,16 @@ impl Socket {
         Self {
             stream,
             cut: Box::pin(cut.cancelled_owned()),
+            heard: Heard::default(),
             _slot: slot,
             _closed: ending.clone().drop_guard(),
             ending,
         }
+    }
+
+    /// What has come over it.
+    pub(super) fn heard(&self) -> Heard {
+        self.heard.clone()
     }
 
     /// The socket, or an error once it was cut; the caller's task is woken then.
@@ -114,7 +135,11 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.uncut(cx)?.poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = self.uncut(cx)?.poll_read(cx, buf);
+        let more = buf.filled().len() - before;
+        self.heard.0.fetch_add(more as u64, Ordering::Relaxed);
+        read
     }
 }
 
