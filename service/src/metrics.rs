@@ -1,4 +1,5 @@
-//! The port for operators: `GET /metrics` for Prometheus, `GET /debug/config` for people.
+//! The port for operators: `GET /metrics` for Prometheus, `/debug/config` for people, `/health/ready`
+//! and `/health/live` for probes that do not speak gRPC, or cannot reach it behind TLS.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,6 +18,7 @@ use tracing::info;
 use crate::{
     Error,
     connections::{ConnectionLimits, ConnectionMetrics, Connections},
+    health::Health,
     started,
 };
 
@@ -45,6 +47,7 @@ impl MetricsEndpoint {
     pub async fn start(
         address: SocketAddr,
         registry: impl Into<Arc<Registry>>,
+        health: Health,
     ) -> Result<Self, Error> {
         let bind_error = |source| Error::Bind {
             purpose: "metrics",
@@ -56,8 +59,10 @@ impl MetricsEndpoint {
         info!(%address, "metrics endpoint listening");
         let app = Router::new()
             .route("/metrics", routing::get(scrape))
+            .with_state(registry.into())
             .route("/debug/config", routing::get(config))
-            .with_state(registry.into());
+            .route("/health/live", routing::get(StatusCode::OK))
+            .route("/health/ready", routing::get(ready).with_state(health));
         let connections = Connections {
             listener,
             limits: ConnectionLimits {
@@ -86,6 +91,14 @@ impl Drop for MetricsEndpoint {
 
 async fn scrape(State(registry): State<Arc<Registry>>) -> Response {
     exposition(&registry)
+}
+
+/// 200 when it is loaded and does not drain, 503 otherwise.
+async fn ready(State(health): State<Health>) -> StatusCode {
+    match health.is_serving() {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    }
 }
 
 /// How the process was started; 404 when nobody recorded it.
