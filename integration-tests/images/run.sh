@@ -216,10 +216,13 @@ memory_held embed-3 decoder
 # With none left there is an error, and with one back there is service again.
 touch "$stopping"
 wait
+check 'all ended'
 podman kill embed-3 >/dev/null
 status=$(generate "$decoder" | cut -d' ' -f1)
 [ "$status" = 503 ] || fail "without a replica: HTTP $status, not 503"
+say 'none left: 503'
 podman rm -f embed-3 >/dev/null
 start_embed 3
 eventually 'an answer again' decoder_answers
+say 'one back: answers again'
 say 'passed'
