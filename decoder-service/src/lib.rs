@@ -58,7 +58,7 @@ use scone_service::{
     connections::{ConnectionMetrics, Connections},
     grpc::{Drained, bind_for, serve_until, server_builder},
     guard::MessageBudget,
-    health::Health,
+    health::{Health, HealthGrpc},
     late::{LateService, SetService, late_service},
     metrics::MetricsEndpoint,
     reflection::with_reflection,
@@ -101,18 +101,20 @@ pub async fn run(
     let metrics = Metrics::default();
     // First loading ends and new requests are refused, later the port and the connections close.
     let (draining, closing) = (CancellationToken::new(), CancellationToken::new());
+    let (health, health_service) = Health::register(&[SERVICE_NAME]).await;
     let Ports {
         connections,
         mut http,
         set_http,
         listening,
         _endpoint,
-    } = Ports::open(&config, listener, &metrics, &closing).await?;
+    } = Ports::open(&config, listener, &metrics, &health, &closing).await?;
     let engine = Arc::new(OnceLock::new());
     let _loading_ends_with_this = draining.clone().drop_guard();
     let (service, set_grpc) = late_service(Error::Loading.into());
     let budget = MessageBudget::of(&connections);
-    let (router, health) = router(service, config.max_connection_streams, &budget).await?;
+    let streams = config.max_connection_streams;
+    let router = router(service, health_service, streams, &budget)?;
     let finish = Finish {
         health: health.clone(),
         draining: draining.clone(),
@@ -182,6 +184,7 @@ impl Ports {
         config: &Config,
         listener: TcpListener,
         metrics: &Metrics,
+        health: &Health,
         closing: &CancellationToken,
     ) -> Result<Self, Error> {
         let mut registry = metrics.registry();
@@ -205,7 +208,10 @@ impl Ports {
         }
         let registry = Arc::new(registry);
         let endpoint = match config.metrics_listen {
-            Some(address) => Some(MetricsEndpoint::start(address, registry.clone()).await?),
+            Some(address) => {
+                let (registry, health) = (registry.clone(), health.clone());
+                Some(MetricsEndpoint::start(address, registry, health).await?)
+            }
             None => None,
         };
         let address = |of: &Connections| of.listener.local_addr().map_err(Error::Address);
@@ -269,20 +275,19 @@ async fn start_engine(
 }
 
 /// The service, its health and reflection on one port.
-async fn router(
+fn router(
     service: LateService<GrpcService>,
+    health: HealthGrpc,
     max_connection_streams: u32,
     budget: &MessageBudget,
-) -> Result<(Router, Health), Error> {
-    let (health, health_service) = Health::register(&[SERVICE_NAME]).await;
+) -> Result<Router, Error> {
     let router = server_builder()
         .max_concurrent_streams(max_connection_streams)
         .add_service(budget.guard(service))
-        .add_service(budget.guard(health_service));
+        .add_service(budget.guard(health));
     let descriptors = scone_proto::FILE_DESCRIPTOR_SET;
-    let router = with_reflection(router, descriptors, SERVICE_NAME, budget)
-        .map_err(|error| Error::Reflection(error.into()))?;
-    Ok((router, health))
+    with_reflection(router, descriptors, SERVICE_NAME, budget)
+        .map_err(|error| Error::Reflection(error.into()))
 }
 
 /// What the first half of a drain works on.

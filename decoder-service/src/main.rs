@@ -17,12 +17,13 @@ use decoder_service::{
 use scone_service::{
     grpc,
     signals::shutdown_signal,
+    started,
     telemetry::{self, LogArgs},
 };
 
 /// Generates text with a language model whose input embeddings come from an f-gram table.
 #[derive(Parser)]
-#[command(version)]
+#[command(version = started::version())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -44,6 +45,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     let matches = Cli::command().get_matches();
+    started::record(&Cli::command(), &matches);
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if !matches!(cli.command, Command::Serve(_)) && !log_was_given(&matches) {
         // The text is what matters in a terminal.

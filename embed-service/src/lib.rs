@@ -90,12 +90,12 @@ pub async fn run_with(
     let address = listener.local_addr().map_err(RunError::Address)?;
     let mut registry = Registry::default();
     let lookups = lookups(&config, &mut registry);
+    let (router, health) = router(&lookups, &config).await?;
     let endpoint = match config.metrics_listen {
-        Some(address) => Some(MetricsEndpoint::start(address, registry).await?),
+        Some(address) => Some(MetricsEndpoint::start(address, registry, health.clone()).await?),
         None => None,
     };
     let draining = CancellationToken::new();
-    let (router, health) = router(&lookups, &config).await?;
     let connections = Connections {
         listener,
         limits: config.connections,

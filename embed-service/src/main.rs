@@ -3,7 +3,7 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use embed_service::{
     Config,
     config::ServeArgs,
@@ -17,13 +17,14 @@ use embed_service::{
 use scone_service::{
     grpc,
     signals::{reload_signal, shutdown_signal},
+    started,
     telemetry::{self, LogArgs},
 };
 use tracing::info;
 
 /// Serves the rows of an f-gram table to decoder-service.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version = started::version(), about)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -49,7 +50,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    started::record(&Cli::command(), &matches);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

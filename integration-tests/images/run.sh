@@ -9,7 +9,7 @@
 # (target/release): the images are made of the Dockerfile's last stages around them. Without it the whole
 # Dockerfile is built, which needs the registries of its FROM lines, and trainer is taken from target/release.
 #
-# Needs podman with netavark and aardvark-dns, buildah, curl, python3, and root or the right to run
+# Needs podman with netavark and aardvark-dns, buildah, curl, python3, ip, and root or the right to run
 # containers. Takes two minutes. Leaves images, no containers.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -167,6 +167,11 @@ podman run --rm --user 65532:65532 --read-only --cap-drop all --network none --m
 podman run --rm "localhost/scone/embed-service:$tag" --version | tee "$work/version"
 
 start_embed 1
+# A bridge takes the lowest address of its ports for its own, unless it was given one. When that port
+# goes, its neighbours talk to an address that is nobody's until their ARP entries age, near a minute:
+# names do not resolve, and clients on the host get no answer.
+bridge=$(podman network inspect --format '{{.NetworkInterface}}' "$network")
+ip link set dev "$bridge" address "$(cat "/sys/class/net/$bridge/address")"
 start_decoder
 touch "$generations"
 decoder_answers() { [ "$(generate "$(address_of decoder)" | cut -d' ' -f1)" = 200 ]; }
@@ -216,10 +221,13 @@ memory_held embed-3 decoder
 # With none left there is an error, and with one back there is service again.
 touch "$stopping"
 wait
+check 'all ended'
 podman kill embed-3 >/dev/null
 status=$(generate "$decoder" | cut -d' ' -f1)
 [ "$status" = 503 ] || fail "without a replica: HTTP $status, not 503"
+say 'none left: 503'
 podman rm -f embed-3 >/dev/null
 start_embed 3
 eventually 'an answer again' decoder_answers
+say 'one back: answers again'
 say 'passed'

@@ -37,6 +37,7 @@ pub mod metrics;
 pub mod progress;
 pub mod reflection;
 pub mod signals;
+pub mod started;
 pub mod telemetry;
 
 pub use error::Error;

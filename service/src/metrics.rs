@@ -1,4 +1,5 @@
-//! The Prometheus endpoint: `GET /metrics` on a port of its own.
+//! The port for operators: `GET /metrics` for Prometheus, `/debug/config` for people, `/health/ready`
+//! and `/health/live` for probes that do not speak gRPC, or cannot reach it behind TLS.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,6 +18,8 @@ use tracing::info;
 use crate::{
     Error,
     connections::{ConnectionLimits, ConnectionMetrics, Connections},
+    health::Health,
+    started,
 };
 
 /// Connections at one time: a few scrapers and somebody who looks.
@@ -44,6 +47,7 @@ impl MetricsEndpoint {
     pub async fn start(
         address: SocketAddr,
         registry: impl Into<Arc<Registry>>,
+        health: Health,
     ) -> Result<Self, Error> {
         let bind_error = |source| Error::Bind {
             purpose: "metrics",
@@ -55,7 +59,10 @@ impl MetricsEndpoint {
         info!(%address, "metrics endpoint listening");
         let app = Router::new()
             .route("/metrics", routing::get(scrape))
-            .with_state(registry.into());
+            .with_state(registry.into())
+            .route("/debug/config", routing::get(config))
+            .route("/health/live", routing::get(StatusCode::OK))
+            .route("/health/ready", routing::get(ready).with_state(health));
         let connections = Connections {
             listener,
             limits: ConnectionLimits {
@@ -84,6 +91,25 @@ impl Drop for MetricsEndpoint {
 
 async fn scrape(State(registry): State<Arc<Registry>>) -> Response {
     exposition(&registry)
+}
+
+/// 200 when it is loaded and does not drain, 503 otherwise.
+async fn ready(State(health): State<Health>) -> StatusCode {
+    match health.is_serving() {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// How the process was started; 404 when nobody recorded it.
+async fn config() -> Response {
+    match started::recorded() {
+        Some(facts) => {
+            let json = [(header::CONTENT_TYPE, "application/json")];
+            (json, format!("{facts:#}\n")).into_response()
+        }
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 /// The answer to a scrape, for services that have `/metrics` on another port as well.

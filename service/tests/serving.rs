@@ -55,8 +55,35 @@ async fn a_port_in_use_is_named() {
     assert!(text.contains(&address.to_string()), "{text}");
     assert!(text.contains("another process has the port"), "{text}");
     assert!(error.source().is_some());
-    let error = MetricsEndpoint::start(address, Registry::default()).await;
+    let (health, _) = Health::register(&[]).await;
+    let error = MetricsEndpoint::start(address, Registry::default(), health).await;
     assert!(error.unwrap_err().to_string().contains("for metrics"));
+}
+
+/// Probes over plain HTTP see what those over gRPC see.
+#[tokio::test]
+async fn health_is_told_beside_the_metrics() {
+    let (health, _) = Health::register(&["a.Service"]).await;
+    let registry = Registry::default();
+    let address = ANY_PORT.parse().unwrap();
+    let endpoint = MetricsEndpoint::start(address, registry, health.clone())
+        .await
+        .unwrap();
+    let status = async |path: &str| {
+        let mut stream = TcpStream::connect(endpoint.address()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer[9..12].to_owned()
+    };
+    assert_eq!(status("/health/ready").await, "503");
+    assert_eq!(status("/health/live").await, "200");
+    health.set_serving().await;
+    assert_eq!(status("/health/ready").await, "200");
+    health.set_not_serving().await;
+    assert_eq!(status("/health/ready").await, "503");
+    assert_eq!(status("/health/live").await, "200");
 }
 
 /// A server of nothing but health.

@@ -1,12 +1,14 @@
 //! The `trainer` binary: parse, start logging, run one subcommand.
 
+use std::sync::LazyLock;
+
 use clap::Parser;
 use trainer::commands::{Command, output};
 use trainer::progress;
 
 /// Batch jobs for SCONE models: text in, model directory and f-gram table out.
 #[derive(Debug, Parser)]
-#[command(name = "trainer", version, max_term_width = 100)]
+#[command(name = "trainer", version = version(), max_term_width = 100)]
 struct Args {
     #[command(flatten)]
     global: GlobalArgs,
@@ -35,6 +37,17 @@ struct GlobalArgs {
         help_heading = "General"
     )]
     threads: usize,
+}
+
+/// The version, and the revision behind it where the build was told (`SCONE_REVISION`).
+fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| match option_env!("SCONE_REVISION") {
+        Some(revision) if !revision.is_empty() => {
+            format!("{} ({revision})", env!("CARGO_PKG_VERSION"))
+        }
+        _ => env!("CARGO_PKG_VERSION").to_owned(),
+    });
+    &VERSION
 }
 
 fn main() -> anyhow::Result<()> {

@@ -5,6 +5,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse as _, Response},
 };
+use scone_service::started;
 use serde_json::{Value, json};
 
 use super::{Shared, error::Refusal, generate::check_model, respond::json_response};
@@ -60,7 +61,10 @@ pub(super) async fn health(State(http): State<Shared>) -> Result<Response, Refus
 
 /// `GET /version`.
 pub(super) async fn version() -> Response {
-    json_response(&json!({"version": env!("CARGO_PKG_VERSION")}))
+    json_response(&json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "revision": started::REVISION,
+    }))
 }
 
 /// `GET /metrics`, the same as on the port of `--metrics-listen`.

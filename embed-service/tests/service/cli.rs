@@ -1,8 +1,8 @@
 //! The binary: its output, its exit codes, SIGTERM.
 
 use std::{
-    io::{BufRead as _, BufReader, Lines},
-    net::TcpListener,
+    io::{BufRead as _, BufReader, Lines, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     os::unix::fs::symlink,
     process::{Child, ChildStderr, Command, Output, Stdio},
 };
@@ -33,6 +33,14 @@ fn json(output: &Output) -> Value {
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn http_get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 /// A running `serve`, killed when the test ends.
@@ -105,6 +113,12 @@ fn serve_announces_its_port_and_ends_on_sigterm() {
         let address = serving.event[port].as_str().unwrap();
         std::net::TcpStream::connect(address).unwrap();
     }
+
+    let config = http_get(serving.event["metrics"].as_str().unwrap(), "/debug/config");
+    let config: Value = serde_json::from_str(config.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(config["command"], "serve");
+    assert_eq!(config["flags"]["--table"]["value"], path);
+    assert_eq!(config["flags"]["--retain-table"]["from"], "default");
 
     // A second server cannot take the port, nor inspect be in the way of the first.
     let inspected = embed_service(&["inspect", "--json", "--table", &path]).output();

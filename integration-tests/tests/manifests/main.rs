@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod dockerfile;
+mod help;
+mod mistakes;
 mod monitoring;
 mod objects;
 mod pods;

@@ -105,6 +105,7 @@ pub(crate) fn metrics_asked_for() -> BTreeSet<(String, String)> {
         "components/monitoring/dashboard.json",
         "components/queue-autoscaler/prometheus-adapter.yaml",
         "../docs/operations.md",
+        "../docs/limits.md",
     ];
     for file in files {
         let text = fs::read_to_string(root.join(file)).unwrap();

@@ -1,16 +1,14 @@
 //! Flags, variables, ports and times of containers that run our programs, by what `--help` says.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    path::PathBuf,
-    process::Command,
-    sync::{Arc, LazyLock, Mutex},
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
-use integration_tests::binaries::binaries;
 use k8s_openapi::api::core::v1::{Container, Probe};
 
 use crate::{
+    help::{Help, help},
     objects::Cluster,
     quantity::seconds,
     workloads::{Workload, name},
@@ -19,13 +17,6 @@ use crate::{
 /// Seconds that a pod stays in the lists of those who call it after it was told to stop.
 const LEAST_PRE_STOP: i64 = 5;
 
-/// What a program says of one of its commands.
-#[derive(Debug, Default)]
-pub(crate) struct Help {
-    pub(crate) flags: BTreeSet<String>,
-    pub(crate) variables: BTreeSet<String>,
-}
-
 /// The program of an image of ours: `scone/decoder-service-cuda:0.1.0` is decoder-service.
 pub(crate) fn program_of(image: &str) -> Option<&'static str> {
     let name = image.strip_prefix("scone/")?.split(':').next()?;
@@ -33,56 +24,6 @@ pub(crate) fn program_of(image: &str) -> Option<&'static str> {
     ["embed-service", "decoder-service", "trainer"]
         .into_iter()
         .find(|program| *program == name)
-}
-
-fn binary(program: &str) -> &'static PathBuf {
-    match program {
-        "embed-service" => &binaries().embed_service,
-        "decoder-service" => &binaries().decoder_service,
-        "trainer" => &binaries().trainer,
-        other => panic!("{other} is no program"),
-    }
-}
-
-/// Asks a program for the help of a command; `None` when it has no such command.
-pub(crate) fn help(program: &'static str, command: &str) -> Option<Arc<Help>> {
-    type Known = Mutex<HashMap<(&'static str, String), Option<Arc<Help>>>>;
-    static KNOWN: LazyLock<Known> = LazyLock::new(Known::default);
-    let mut known = KNOWN.lock().unwrap();
-    let entry = known.entry((program, command.to_owned()));
-    entry
-        .or_insert_with(|| ask(program, command).map(Arc::new))
-        .clone()
-}
-
-fn ask(program: &str, command: &str) -> Option<Help> {
-    let mut asked = Command::new(binary(program));
-    let output = asked
-        .args([command, "--help"])
-        .output()
-        .expect("start a program");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    output.status.success().then(|| parse(&text))
-}
-
-/// Reads clap's help: a flag begins a line, `[env: NAME=…]` may be broken between two.
-fn parse(text: &str) -> Help {
-    let is_flag = |word: &&str| word.starts_with("--");
-    let clean = |word: &str| word.trim_end_matches([',', ']', '.']).to_owned();
-    let lines = text
-        .lines()
-        .map(str::trim_start)
-        .filter(|line| line.starts_with('-'));
-    let flags = lines
-        .filter_map(|line| line.split_whitespace().find(is_flag))
-        .map(clean);
-    let words: Vec<_> = text.split_whitespace().collect();
-    let pairs = words.windows(2).filter(|pair| pair[0] == "[env:");
-    let variables = pairs.filter_map(|pair| Some(pair[1].split_once('=')?.0.to_owned()));
-    Help {
-        flags: flags.collect(),
-        variables: variables.collect(),
-    }
 }
 
 pub(crate) fn problems(cluster: &Cluster) -> Vec<String> {
@@ -316,16 +257,4 @@ fn embed_addresses(
             "SCONE_EMBED names {named:?}, the headless Services are {headless:?}"
         ));
     }
-}
-
-#[test]
-fn help_is_read_across_lines() {
-    let help = parse(
-        "      --listen <ADDRESS>\n          As --other does. [env:\n          SCONE_LISTEN=]\n  -h, --help\n",
-    );
-    assert_eq!(
-        help.flags.iter().collect::<Vec<_>>(),
-        ["--help", "--listen"]
-    );
-    assert_eq!(help.variables.iter().collect::<Vec<_>>(), ["SCONE_LISTEN"]);
 }

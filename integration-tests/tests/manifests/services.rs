@@ -1,6 +1,9 @@
 //! Services, autoscalers, budgets: do they reach what they are for?
 
-use k8s_openapi::{api::autoscaling::v2::MetricSpec, apimachinery::pkg::util::intstr::IntOrString};
+use k8s_openapi::{
+    api::{autoscaling::v2::MetricSpec, core::v1::Container},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
 
 use crate::{
     objects::{Cluster, contains, selects},
@@ -138,19 +141,25 @@ fn autoscalers(cluster: &Cluster, problems: &mut Vec<String>) {
     }
 }
 
-/// A share of a resource is one of what every container requests.
+/// A share of a resource is one of what is requested: by every container of the pod, or by one.
 fn can_be_measured(metric: &MetricSpec, workload: &Workload<'_>) -> bool {
-    match (&metric.resource, &metric.pods) {
-        (Some(resource), None) => workload.all_containers().all(|container| {
-            let requests = container
-                .resources
-                .as_ref()
-                .and_then(|r| r.requests.as_ref());
-            requests.is_some_and(|requests| requests.contains_key(&resource.name))
-        }),
-        (None, Some(pods)) => pods.target.average_value.is_some(),
-        _ => false,
+    let requests = |container: &Container, resource: &str| {
+        let requests = container
+            .resources
+            .as_ref()
+            .and_then(|of| of.requests.as_ref());
+        requests.is_some_and(|requests| requests.contains_key(resource))
+    };
+    let mut containers = workload.all_containers();
+    if let Some(resource) = &metric.resource {
+        return containers.all(|container| requests(container, &resource.name));
     }
+    if let Some(resource) = &metric.container_resource {
+        let found = containers.find(|container| container.name == resource.container);
+        return found.is_some_and(|container| requests(container, &resource.name));
+    }
+    let pods = metric.pods.as_ref();
+    pods.is_some_and(|pods| pods.target.average_value.is_some())
 }
 
 fn budgets(cluster: &Cluster, problems: &mut Vec<String>) {

@@ -11,7 +11,7 @@ use std::{
 use serde_yaml_ng::Value;
 
 use crate::{
-    dockerfile, monitoring,
+    dockerfile, help, monitoring,
     objects::{Cluster, documents},
     pods, policies, programs, render, services,
 };
@@ -20,7 +20,7 @@ use crate::{
 /// sleeping preStop hooks that is still around, and the one that the types here are of.
 const SCHEMAS: [&str; 2] = ["1.31", "1.36"];
 
-fn all_problems(cluster: &Cluster) -> Vec<String> {
+pub(crate) fn all_problems(cluster: &Cluster) -> Vec<String> {
     let checks = [
         pods::problems,
         services::problems,
@@ -32,7 +32,7 @@ fn all_problems(cluster: &Cluster) -> Vec<String> {
     checks.iter().flat_map(|check| check(cluster)).collect()
 }
 
-fn cluster_of(objects: Vec<Value>) -> Result<Cluster, String> {
+pub(crate) fn cluster_of(objects: Vec<Value>) -> Result<Cluster, String> {
     let mut cluster = Cluster::default();
     objects
         .into_iter()
@@ -196,14 +196,8 @@ fn strict_schemas_of_two_versions_accept_what_is_rendered() {
 }
 
 #[test]
-fn the_readme_names_variables_that_there_are() {
-    let text = fs::read_to_string(render::root().join("README.md")).unwrap();
+fn the_documents_name_variables_that_there_are() {
     let word = |c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
-    let named: BTreeSet<_> = text
-        .split(word)
-        .filter(|name| name.starts_with("SCONE_"))
-        .collect();
-    assert!(named.len() > 3, "{named:?}");
     let commands = [
         ("embed-service", "serve"),
         ("embed-service", "fetch"),
@@ -213,341 +207,20 @@ fn the_readme_names_variables_that_there_are() {
     ];
     let helps: Vec<_> = commands
         .iter()
-        .map(|(p, c)| programs::help(p, c).unwrap())
+        .map(|(p, c)| help::help(p, c).unwrap())
         .collect();
-    for name in named {
-        assert!(
-            helps.iter().any(|help| help.variables.contains(name)),
-            "{name}"
-        );
-    }
-}
-
-/// One mistake in the base, and what must be said about it.
-struct Mistake {
-    kind: &'static str,
-    name: &'static str,
-    /// Where, as a JSON pointer.
-    at: &'static str,
-    /// What stands there instead, as YAML; nothing takes the field away.
-    instead: &'static str,
-    told: &'static str,
-}
-
-const MISTAKES: &[Mistake] = &[
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/selector/matchLabels",
-        "{a: b}",
-        "its own pods",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/serviceName",
-        "other",
-        "no headless Service",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/replicas",
-        "2",
-        "fixes its replicas",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/template/spec/enableServiceLinks",
-        "",
-        "enableServiceLinks",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/template/spec/terminationGracePeriodSeconds",
-        "25",
-        "not above",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/template/spec/volumes",
-        "[]",
-        "no volume",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/template/spec/containers/0/volumeMounts/0/name",
-        "x",
-        "no volume",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/template/spec/containers/0/args",
-        "[serv]",
-        "no command",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/template/spec/containers/0/args",
-        "[serve, --tables]",
-        "no flag",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/template/spec/containers/0/ports/0/containerPort",
-        "7301",
-        "7301",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/template/spec/containers/0/ports/1/name",
-        "metrics-of-embedding",
-        "1 to 15",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/template/spec/containers/0/image",
-        "scone/embed-service",
-        "no tag",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/template/spec/containers/0/image",
-        "scone/embed:1",
-        "no target",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/template/spec/containers/0/resources/requests/memory",
-        "8Gi",
-        "more memory",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/template/spec/containers/0/resources/requests/cpu",
-        "",
-        "no request of cpu",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/template/spec/containers/0/livenessProbe/grpc/service",
-        "scone.embed.v1.EmbedService",
-        "liveness",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/template/spec/containers/0/startupProbe/grpc/port",
-        "7301",
-        "not declared",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/template/spec/containers/0/lifecycle",
-        "",
-        "preStop",
-    ),
-    mistake(
-        "StatefulSet",
-        "embed-service",
-        "/spec/template/spec/containers/0/securityContext/readOnlyRootFilesystem",
-        "false",
-        "readOnly",
-    ),
-    mistake(
-        "Deployment",
-        "decoder-service",
-        "/spec/template/spec/containers/0/envFrom/0/configMapRef/name",
-        "x",
-        "no ConfigMap",
-    ),
-    mistake(
-        "Deployment",
-        "decoder-service",
-        "/spec/template/spec/containers/0/startupProbe/failureThreshold",
-        "100",
-        "startup probe",
-    ),
-    mistake(
-        "Deployment",
-        "decoder-service",
-        "/spec/template/spec/volumes/0/persistentVolumeClaim/claimName",
-        "x",
-        "no claim",
-    ),
-    mistake(
-        "ConfigMap",
-        "decoder-service",
-        "/data/SCONE_EMBED",
-        "decoder-service:7400",
-        "SCONE_EMBED names",
-    ),
-    mistake(
-        "ConfigMap",
-        "decoder-service",
-        "/data/SCONE_TYPO",
-        "'1'",
-        "no variable",
-    ),
-    mistake(
-        "Service",
-        "decoder-service",
-        "/spec/ports/0/targetPort",
-        "grcp",
-        "leads to",
-    ),
-    mistake(
-        "Service",
-        "decoder-service",
-        "/spec/selector",
-        "{a: b}",
-        "of 0 workloads",
-    ),
-    mistake(
-        "HorizontalPodAutoscaler",
-        "embed-service",
-        "/spec/scaleTargetRef/name",
-        "x",
-        "there is no",
-    ),
-    mistake(
-        "HorizontalPodAutoscaler",
-        "embed-service",
-        "/spec/minReplicas",
-        "9",
-        "at least",
-    ),
-    mistake(
-        "PodDisruptionBudget",
-        "embed-service",
-        "/spec/selector/matchLabels",
-        "{a: b}",
-        "0 disruption budgets",
-    ),
-    mistake(
-        "NetworkPolicy",
-        "embed-service",
-        "/spec/ingress/0/from",
-        "[]",
-        "anybody",
-    ),
-    mistake(
-        "NetworkPolicy",
-        "decoder-service",
-        "/spec/podSelector",
-        "{}",
-        "may be reached",
-    ),
-    mistake(
-        "NetworkPolicy",
-        "default-deny",
-        "/spec/policyTypes",
-        "[Ingress]",
-        "by default",
-    ),
-    mistake(
-        "PersistentVolumeClaim",
-        "models",
-        "/metadata/namespace",
-        "default",
-        "namespace scone",
-    ),
-];
-
-const fn mistake(
-    kind: &'static str,
-    name: &'static str,
-    at: &'static str,
-    instead: &'static str,
-    told: &'static str,
-) -> Mistake {
-    Mistake {
-        kind,
-        name,
-        at,
-        instead,
-        told,
-    }
-}
-
-#[test]
-fn each_mistake_is_told() {
-    let sound = render::by_hand("base").unwrap();
-    for Mistake {
-        kind,
-        name,
-        at,
-        instead,
-        told,
-    } in MISTAKES
-    {
-        let mut objects = sound.clone();
-        let object = objects
-            .iter_mut()
-            .find(|object| object["kind"] == *kind && object["metadata"]["name"] == *name)
-            .unwrap_or_else(|| panic!("there is no {kind} {name}"));
-        change(object, at, instead);
-        let problems = all_problems(&cluster_of(objects).unwrap());
-        assert!(
-            problems.iter().any(|problem| problem.contains(told)),
-            "{at} = {instead}: {problems:?}"
-        );
-    }
-}
-
-#[test]
-fn fields_that_do_not_exist_and_values_of_the_wrong_type_are_told() {
-    let read = |at: &str, instead: &str| {
-        let mut objects = render::by_hand("base").unwrap();
-        let object = objects
-            .iter_mut()
-            .find(|object| object["kind"] == "Deployment")
-            .unwrap();
-        change(object, at, instead);
-        cluster_of(objects).unwrap_err()
-    };
-    let error = read("/spec/template/spec/containers/0/readynessProbe", "{}");
-    assert!(error.contains("readynessProbe"), "{error}");
-    let error = read("/spec/replicas", "two");
-    assert!(error.contains("two"), "{error}");
-    let error = read("/apiVersion", "apps/v1beta1");
-    assert!(error.contains("apps/v1beta1"), "{error}");
-}
-
-/// Sets what is at a JSON pointer, or takes it away.
-fn change(object: &mut Value, at: &str, instead: &str) {
-    let (parent, last) = at.rsplit_once('/').unwrap();
-    let parent = parent
-        .split('/')
-        .skip(1)
-        .fold(object, |value, key| match value {
-            Value::Sequence(entries) => &mut entries[key.parse::<usize>().unwrap()],
-            other => &mut other[key],
-        });
-    match parent {
-        Value::Sequence(entries) => {
-            entries[last.parse::<usize>().unwrap()] = serde_yaml_ng::from_str(instead).unwrap();
+    for document in ["README.md", "../docs/operations.md"] {
+        let text = fs::read_to_string(render::root().join(document)).unwrap();
+        let named: BTreeSet<_> = text
+            .split(word)
+            .filter(|name| name.starts_with("SCONE_"))
+            // What the build is told, not the program.
+            .filter(|name| *name != "SCONE_REVISION")
+            .collect();
+        assert!(named.len() > 3, "{document}: {named:?}");
+        for name in named {
+            let known = helps.iter().any(|help| help.variables.contains(name));
+            assert!(known, "{document}: {name}");
         }
-        Value::Mapping(fields) if instead.is_empty() => {
-            assert!(fields.remove(last).is_some(), "{at} is not there");
-        }
-        Value::Mapping(fields) => {
-            fields.insert(last.into(), serde_yaml_ng::from_str(instead).unwrap());
-        }
-        other => panic!("{at}: {other:?}"),
     }
 }
