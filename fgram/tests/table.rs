@@ -409,3 +409,21 @@ fn threads_share_a_table() {
         assert!(stats.coalesced <= stats.misses, "{stats:?}");
     }
 }
+
+/// A pipe has no end to read to: opening one would wait for somebody to write.
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_place_of_a_file_is_refused() {
+    let names = ["table.json", "keys.bin", "index.bin", "rows.bin"];
+    for name in names {
+        let (dir, table) = open_in(StoreKind::Mapped, TableOptions::default());
+        drop(table);
+        let path = dir.path().join(name);
+        std::fs::remove_file(&path).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        let error = Table::open(dir.path(), &TableOptions::default()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(name) && text.contains("not a file"), "{text}");
+    }
+}

@@ -7,6 +7,7 @@ use std::{fmt, fs};
 use scone_files::sha256_hex;
 use serde::{Deserialize, Serialize};
 
+use super::mapping::must_be_a_file;
 use super::names::{BUILD_FILE, MANIFEST_FILE};
 use crate::error::{Error, Result};
 use crate::matcher::{ID_LIMIT, check_max_n};
@@ -158,6 +159,7 @@ impl Manifest {
 
     /// Reads a manifest under whatever name it has.
     pub(crate) fn read_file(path: &Path) -> Result<Self> {
+        must_be_a_file(path)?;
         let bytes = fs::read(path).map_err(Error::at("read", path))?;
         Self::from_json(&path.display().to_string(), &bytes)
     }

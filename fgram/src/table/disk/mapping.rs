@@ -27,9 +27,22 @@ pub(crate) struct Mapping {
     may_ask: bool,
 }
 
+/// Refuses what is there and no file: to open a pipe is to wait for somebody who writes to it.
+pub(super) fn must_be_a_file(path: &Path) -> Result<()> {
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => {
+            let file = path.display().to_string();
+            Err(Error::format(file, "not a file"))
+        }
+        // What is missing is said by whoever opens it.
+        _ => Ok(()),
+    }
+}
+
 impl Mapping {
     /// Maps the file at `path`; reads nothing yet.
     pub(crate) fn open(path: &Path) -> Result<Self> {
+        must_be_a_file(path)?;
         let file = File::open(path).map_err(Error::at("open", path))?;
         // SAFETY: the memory is only read, as bytes, for which every value is valid. Its content
         // changes only if somebody writes to the file, against the rule in this type's
