@@ -292,12 +292,12 @@ fn check_length(field: &'static str, text: &str, model: &ModelInfo) -> Result<()
     if text.len() <= most {
         return Ok(());
     }
-    let bytes = text.len();
+    let (bytes, context) = (text.len(), model.context_tokens);
     Err(invalid(
         field,
         format!(
-            "has {bytes} bytes; {tokens} tokens, as many as the context allows and one new token, hold at \
-             most {most}"
+            "has {bytes} bytes; the context of {context} allows {tokens} tokens and one new token, at most \
+             {most} bytes of text"
         ),
     ))
 }

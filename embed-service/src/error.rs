@@ -93,6 +93,20 @@ pub enum Error {
         /// When to try again.
         retry_delay: Duration,
     },
+    /// Look-ups of prompts would wait longer for their turn than they may.
+    #[error(
+        "overloaded: look-ups of more than {positions} positions would wait longer than \
+         max_prompt_wait = {} ms",
+        .limit.as_millis()
+    )]
+    PromptsWait {
+        /// Above which a look-up is a prompt's.
+        positions: usize,
+        /// The limit.
+        limit: Duration,
+        /// When to try again.
+        retry_delay: Duration,
+    },
     /// The table is still being opened.
     #[error("the table is still being opened")]
     Loading {
@@ -121,7 +135,9 @@ impl Error {
             | Self::NoAnswers { .. }
             | Self::SpansDoNotCover { .. } => Code::InvalidArgument,
             Self::OtherTable { .. } => Code::FailedPrecondition,
-            Self::Overloaded { .. } | Self::TooManyStreams { .. } => Code::ResourceExhausted,
+            Self::Overloaded { .. } | Self::TooManyStreams { .. } | Self::PromptsWait { .. } => {
+                Code::ResourceExhausted
+            }
             Self::Loading { .. } => Code::Unavailable,
             Self::Interrupted(_) => Code::Internal,
             Self::Table(error) => match error.kind() {
@@ -140,6 +156,7 @@ impl Error {
         match self {
             Self::Overloaded { retry_delay, .. }
             | Self::TooManyStreams { retry_delay, .. }
+            | Self::PromptsWait { retry_delay, .. }
             | Self::Loading { retry_delay } => Some(*retry_delay),
             Self::RequestTooLarge { .. }
             | Self::PartialTokenId { .. }

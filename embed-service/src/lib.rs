@@ -20,6 +20,7 @@ pub mod inspect;
 pub mod load;
 mod lookup;
 mod metrics;
+mod prompts;
 mod readers;
 mod request;
 mod server;
@@ -53,8 +54,8 @@ pub use error::{Error, RunError, TableError};
 pub use request::Limits;
 
 use crate::{
-    admission::Admission, lookup::Lookups, metrics::Metrics, readers::Readers, server::Server,
-    switch::Switcher, tables::Tables,
+    admission::Admission, lookup::Lookups, metrics::Metrics, prompts::Prompts, readers::Readers,
+    server::Server, switch::Switcher, tables::Tables,
 };
 
 /// Serves the table until `shutdown` resolves, then drains. Once the table is open and the port
@@ -146,6 +147,12 @@ fn lookups(config: &Config, registry: &mut Registry) -> Arc<Lookups> {
         tables,
         limits: config.limits,
         admission: Admission::new(&config.capacity, (inflight, open), readers),
+        prompts: Prompts::new(
+            // One of the processor's threads at least is left to decode steps.
+            config.threads.saturating_sub(1).max(1) as u32,
+            config.max_prompt_wait,
+            config.capacity.retry_delay,
+        ),
         metrics,
     })
 }

@@ -12,6 +12,7 @@ use crate::{
     admission::{Admission, Admitted},
     error::Error,
     metrics::Metrics,
+    prompts::{PROMPT_POSITIONS, Prompts, Turn},
     request::{Limits, Query},
     tables::{ServedTable, Tables},
 };
@@ -34,6 +35,8 @@ pub(crate) struct Lookups {
     pub limits: Limits,
     /// The most all requests may ask together.
     pub admission: Admission,
+    /// Turns of long ones.
+    pub prompts: Prompts,
     /// Counters and times.
     pub metrics: Metrics,
 }
@@ -72,8 +75,12 @@ impl Lookups {
         let admitted = self
             .admission
             .admit(served.largest_answer(query.answers()))?;
+        let turn = match query.answers() > PROMPT_POSITIONS {
+            true => Some(self.prompts.turn(query.answers()).await?),
+            false => None,
+        };
         let started = Instant::now();
-        let (result, mut admitted) = look_up(&served, query, admitted).await?;
+        let (result, mut admitted) = look_up(&served, query, (admitted, turn)).await?;
         admitted.shrink_to(bytes_of(&result));
         let row_bytes = served.info.row_bytes as usize;
         let rows = result.rows.len().checked_div(row_bytes).unwrap_or(0);
@@ -100,12 +107,13 @@ impl Lookups {
 async fn look_up(
     served: &Arc<ServedTable>,
     query: Query,
-    admitted: Admitted,
+    (admitted, turn): (Admitted, Option<Turn>),
 ) -> Result<(LookupResult, Admitted), Error> {
     let mut result = LookupResult::default();
     let served = Arc::clone(served);
     if served.largest_answer(query.answers()) > INLINE_BYTES {
         return on_the_pool(move || {
+            let _turn = turn;
             served.table.lookup(&query.ids, &query.spans, &mut result)?;
             Ok((result, admitted))
         })
@@ -116,6 +124,7 @@ async fn look_up(
         None => Ok((result, admitted)),
         Some(cold) => {
             on_the_pool(move || {
+                let _turn = turn;
                 served.table.fetch_cold(cold, &mut result)?;
                 Ok((result, admitted))
             })
@@ -186,6 +195,7 @@ mod tests {
                 (Gauge::default(), Gauge::default()),
                 Readers::new(Duration::ZERO, Counter::default()),
             ),
+            prompts: Prompts::new(1, Duration::ZERO, retry_delay),
         };
         let answer = lookups.answer(&LookupRequest::default()).await;
         let error = answer.expect_err("no table is open");

@@ -183,6 +183,18 @@ pub struct LimitArgs {
     )]
     pub max_connection_streams: u32,
 
+    /// How long look-ups of more than 256 positions may wait for their turn behind each other, with a unit;
+    /// what would wait longer is refused with RESOURCE_EXHAUSTED. Shorter ones, of decode steps, do
+    /// not wait for them.
+    #[arg(
+        long,
+        env = "SCONE_EMBED_MAX_PROMPT_WAIT",
+        value_name = "DURATION",
+        default_value = "100ms",
+        value_parser = parse_duration
+    )]
+    pub max_prompt_wait: Duration,
+
     /// How long an answer may stay unread while others are refused, with a unit; then its client's
     /// connection is cut.
     #[arg(

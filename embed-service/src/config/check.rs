@@ -48,6 +48,8 @@ pub struct Config {
     pub max_connection_streams: u32,
     /// How long an answer may stay unread while others are refused.
     pub stall_time: Duration,
+    /// How long look-ups of prompts may wait for their turn.
+    pub max_prompt_wait: Duration,
     /// Threads of the async runtime, at least 1.
     pub threads: usize,
     /// Threads of the blocking pool, at least 1.
@@ -92,6 +94,7 @@ impl Config {
             connections: args.connections.limits(),
             max_connection_streams: limits.max_connection_streams,
             stall_time: limits.stall_time,
+            max_prompt_wait: limits.max_prompt_wait,
             threads: limits.threads.unwrap_or_else(default_threads),
             read_threads: limits.read_threads,
         })

@@ -215,3 +215,49 @@ async fn clients_that_do_not_read_keep_nobody_out() {
     assert_eq!(cut, Some(1.0));
     drop(unread);
 }
+
+/// Prompts without end are refused before they wait long, and steps beside them never.
+#[tokio::test(flavor = "multi_thread")]
+async fn prompts_are_shed_before_steps() {
+    let server = TestServer::start_with(|config| {
+        config.max_prompt_wait = Duration::from_micros(100);
+        config.capacity.max_inflight_bytes = 64 * LARGEST_ANSWER;
+    })
+    .await;
+    let ids = document(8, 2048);
+    let mut prompts = Vec::new();
+    for _ in 0..8 {
+        let mut stream = server.stream().await;
+        for _ in 0..32 {
+            let prompt = request(1, &[(&ids, 0)]);
+            stream.requests.send(prompt).await.unwrap();
+        }
+        prompts.push(tokio::spawn(async move {
+            let (mut answered, mut refused) = (0, 0);
+            for _ in 0..32 {
+                match stream.next().await.1 {
+                    lookup_response::Result::Rows(_) => answered += 1,
+                    lookup_response::Result::Error(error) => {
+                        assert!(error.message.contains("max_prompt_wait"), "{error:?}");
+                        refused += 1;
+                    }
+                }
+            }
+            (answered, refused)
+        }));
+    }
+    let mut steps = server.stream().await;
+    for _ in 0..50 {
+        steps.rows(request(2, &[(&ids[..5], 4); 16])).await;
+    }
+    let (mut answered, mut refused) = (0, 0);
+    for one in prompts {
+        let (a, r) = one.await.unwrap();
+        (answered, refused) = (answered + a, refused + r);
+    }
+    assert_eq!(answered + refused, 256);
+    assert!(
+        answered > 0 && refused > 0,
+        "{answered} answered, {refused} refused"
+    );
+}

@@ -232,6 +232,7 @@ pub(crate) fn config(table: &Path) -> Config {
         connections: ConnectionLimits::default(),
         max_connection_streams: 128,
         stall_time: Duration::from_millis(50),
+        max_prompt_wait: Duration::from_secs(60),
         threads: 2,
         read_threads: 4,
     }
