@@ -1,7 +1,7 @@
 //! How long a text can be that still fits.
 
 use serde_json::Value;
-use tokenizers::Tokenizer;
+use tokenizers::{Tokenizer, pre_tokenizers::byte_level::ByteLevel};
 
 /// Most bytes of text that one token of this tokenizer stands for; `None` where a token may stand for
 /// any number of them, as with unknown words or a normaliser that takes text away.
@@ -18,6 +18,13 @@ pub(crate) fn longest_token(tokenizer: &Tokenizer) -> Option<usize> {
     }
     // Written with one or two bytes of UTF-8 for each byte of text.
     let vocabulary = tokenizer.get_vocab(true);
+    // A byte without a token of its own would be dropped, or be unknown together with others.
+    let every_byte = ByteLevel::alphabet()
+        .iter()
+        .all(|byte| vocabulary.contains_key(byte.encode_utf8(&mut [0; 4]) as &str));
+    if !every_byte {
+        return None;
+    }
     vocabulary.keys().map(String::len).max()
 }
 
@@ -76,7 +83,15 @@ mod tests {
             {"type": "Split", "pattern": {"Regex": "x"}, "behavior": "Removed", "invert": false},
             {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
         ]});
-        let changes: [&dyn Fn(&mut Value); 3] = [
+        let changes: [&dyn Fn(&mut Value); 4] = [
+            &|json| {
+                // A byte that no text in the vocabulary's merges has.
+                json["model"]["vocab"]
+                    .as_object_mut()
+                    .unwrap()
+                    .remove("\u{142}")
+                    .unwrap();
+            },
             &|json| json["normalizer"] = serde_json::json!({"type": "Lowercase"}),
             &|json| json["pre_tokenizer"] = removes.clone(),
             &|json| json["added_tokens"][0]["rstrip"] = true.into(),
