@@ -16,6 +16,7 @@ mod mixed;
 pub(crate) mod packed;
 pub(crate) mod paged;
 pub(crate) mod rows;
+mod strided;
 pub(crate) mod tree;
 
 /// Partial sums of a reduction: one AVX-512 register, two of AVX2.

@@ -5,9 +5,7 @@
     reason = "vector instructions that the pulp crate has no words for"
 )]
 
-use super::block::Sums;
-use super::pack::{Order, Window};
-use super::{TILE, Tile};
+use super::tile::{Order, Sums, TILE, Tile, Window};
 use std::arch::x86_64::*;
 
 /// Rows whose sums are in registers at once.
@@ -133,7 +131,7 @@ fn transpose(tile: &mut Tile) {
     }
 }
 
-/// `out = left · right`, see [`super::block::multiply`].
+/// `out = left · right`, two tiles a step.
 pub(super) fn multiply(left: &[Tile], right: &[Tile], out: &mut Sums) {
     // SAFETY: `Unit::available` found AVX512-BF16.
     unsafe { sums(left, right, out) }

@@ -1,20 +1,14 @@
 //! A block of the output: two tiles of rows by two of columns.
 
+use super::tile::{BLOCK, Sums, TILE, Tile};
 use super::unit::Unit;
-use super::{TILE, Tile};
 use crate::cpu::kernels::simd;
-
-/// Rows and columns of a block.
-pub(super) const BLOCK: usize = 2 * TILE;
-
-/// Sums of a block, row by row.
-pub(super) type Sums = [[f32; BLOCK]; BLOCK];
 
 /// `out = left · right`; both have two tiles for each step along the inner side, one after the other.
 pub(super) fn multiply(unit: Unit, left: &[Tile], right: &[Tile], out: &mut Sums) {
     match unit {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        Unit::Amx => super::tiles::multiply(left, right, out),
+        Unit::Amx => super::amx::multiply(left, right, out),
         #[cfg(target_arch = "x86_64")]
         Unit::Avx512 => super::avx512::multiply(left, right, out),
         _ => simd(

@@ -3,30 +3,23 @@
 //! Both factors are rounded to bf16 while they are packed into tiles, which AMX, AVX512-BF16 or
 //! plain Rust multiply, whatever the machine has. The last bits of a sum are up to which.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 mod avx512;
 mod block;
 mod pack;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-mod tiles;
+mod tile;
 mod unit;
 
-use super::gemm::Matrix;
-use block::{BLOCK, Sums};
+use super::strided::Matrix;
 use std::cell::RefCell;
+use tile::{BLOCK, DEPTH, Sums, Tile};
 pub(crate) use unit::Unit;
 
-/// Rows and columns of a tile; also pairs of inner positions in one.
-const TILE: usize = 16;
-/// Inner positions of a tile.
-const DEPTH: usize = 2 * TILE;
 /// Inner positions that are packed at once: two blocks of so many fit into a core's nearest cache.
 const INNER: usize = 512;
 /// Rows of the left factor that are packed at once.
 const ROWS: usize = 512;
-
-/// 16 lines of one factor by 32 inner positions, two bf16 in a number. Of the left factor a line of
-/// the tile is a row; of the right one it is a pair of inner positions, 16 columns abreast.
-type Tile = [[u32; TILE]; TILE];
 
 /// `out = a · b`, or `out += a · b`, on the calling thread. Sizes have been checked.
 pub(super) fn product(unit: Unit, a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], add: bool) {

@@ -1,30 +1,9 @@
 //! Factors as tiles of bf16.
 
+use super::tile::{DEPTH, Order, TILE, Tile, Window};
 use super::unit::Unit;
-use super::{DEPTH, TILE, Tile};
-use crate::cpu::kernels::gemm::Matrix;
+use crate::cpu::kernels::strided::Matrix;
 use std::ops::Range;
-
-/// 16 lines of a factor by 32 inner positions, in the f32 memory that they come from; what lies
-/// beyond the factor's edges is 0.
-#[derive(Clone, Copy)]
-pub(super) struct Window<'a> {
-    /// From the first element on.
-    pub(super) values: &'a [f32],
-    pub(super) lines: usize,
-    pub(super) inner: usize,
-    pub(super) line_stride: usize,
-    pub(super) inner_stride: usize,
-}
-
-/// How a tile is laid out.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
-    /// A line of the tile is a row of the left factor.
-    Rows,
-    /// A line of the tile is a pair of inner positions of the right factor.
-    Pairs,
-}
 
 /// Rows of the left factor: for every 32 of them two tiles a step.
 pub(super) fn rows(

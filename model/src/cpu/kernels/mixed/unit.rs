@@ -44,7 +44,7 @@ impl Unit {
     pub(super) fn with_tiles(self, work: impl FnOnce()) {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if self == Self::Amx {
-            super::tiles::configured(work);
+            super::amx::configured(work);
             return;
         }
         work();
@@ -64,7 +64,7 @@ fn has_avx512() -> bool {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn has_amx() -> bool {
     static PERMITTED: OnceLock<bool> = OnceLock::new();
-    *PERMITTED.get_or_init(super::tiles::are_permitted)
+    *PERMITTED.get_or_init(super::amx::are_permitted)
 }
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]

@@ -1,8 +1,7 @@
 //! AMX, which Rust has no stable words for: assembler.
 #![expect(unsafe_code, reason = "AMX has no stable intrinsics")]
 
-use super::Tile;
-use super::block::Sums;
+use super::tile::{Sums, Tile};
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid_count, __get_cpuid_max};
 
