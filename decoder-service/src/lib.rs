@@ -112,7 +112,7 @@ pub async fn run(
     let engine = Arc::new(OnceLock::new());
     let _loading_ends_with_this = draining.clone().drop_guard();
     let (service, set_grpc) = late_service(Error::Loading.into());
-    let budget = MessageBudget::of(&connections);
+    let budget = MessageBudget::new(&connections.limits, &connections.metrics);
     let streams = config.max_connection_streams;
     let router = router(service, health_service, streams, &budget)?;
     let finish = Finish {

@@ -160,11 +160,7 @@ fn lookups(config: &Config, registry: &mut Registry) -> Arc<Lookups> {
 /// The service, its health and reflection on one port.
 async fn router(lookups: &Arc<Lookups>, config: &Config) -> Result<(Router, Health), RunError> {
     let (health, health_service) = Health::register(&[SERVICE_NAME]).await;
-    let connections = &lookups.metrics.connections;
-    let budget = MessageBudget::new(
-        config.connections.unfinished_bytes,
-        connections.unfinished.clone(),
-    );
+    let budget = MessageBudget::new(&config.connections, &lookups.metrics.connections);
     let router = grpc::server_builder()
         .max_concurrent_streams(config.max_connection_streams)
         .add_service(budget.guard(Server::service(Arc::clone(lookups))))

@@ -20,7 +20,7 @@ use tonic::{
     server::NamedService,
 };
 
-use crate::connections::Connections;
+use crate::connections::{ConnectionLimits, ConnectionMetrics};
 
 /// Bytes before each message of gRPC: whether it is compressed, and its length.
 const PREFIX: usize = 5;
@@ -40,22 +40,16 @@ pub struct MessageBudget {
 }
 
 impl MessageBudget {
-    /// So many bytes; `taken` shows those that are taken.
+    /// What these limits allow; the metrics show what is taken.
     #[must_use]
-    pub fn new(bytes: usize, taken: Gauge) -> Self {
-        let bytes = bytes.min(u32::MAX as usize).min(Semaphore::MAX_PERMITS);
+    pub fn new(limits: &ConnectionLimits, metrics: &ConnectionMetrics) -> Self {
+        let bytes = limits.unfinished_bytes.min(u32::MAX as usize);
+        let bytes = bytes.min(Semaphore::MAX_PERMITS);
         Self {
             free: Arc::new(Semaphore::new(bytes)),
             bytes,
-            taken,
+            taken: metrics.unfinished.clone(),
         }
-    }
-
-    /// What these connections may take, and where it is shown.
-    #[must_use]
-    pub fn of(connections: &Connections) -> Self {
-        let bytes = connections.limits.unfinished_bytes;
-        Self::new(bytes, connections.metrics.unfinished.clone())
     }
 
     /// Puts the guard before a service.
@@ -307,8 +301,13 @@ mod tests {
 
     #[test]
     fn unfinished_messages_of_all_bodies_share_the_budget() {
-        let taken = Gauge::default();
-        let budget = MessageBudget::new(100, taken.clone());
+        let limits = ConnectionLimits {
+            unfinished_bytes: 100,
+            ..ConnectionLimits::default()
+        };
+        let metrics = ConnectionMetrics::default();
+        let taken = &metrics.unfinished;
+        let budget = MessageBudget::new(&limits, &metrics);
         let body = || Arriving::new(Body::empty(), budget.clone());
         let (mut one, mut two) = (body(), body());
         let message = message(60);

@@ -102,7 +102,7 @@ impl HealthServer {
         let (ready, draining) = (health.clone(), CancellationToken::new());
         let seen = draining.clone();
         let task = tokio::spawn(async move {
-            let budget = MessageBudget::of(&connections);
+            let budget = MessageBudget::new(&connections.limits, &connections.metrics);
             let router = grpc::server_builder().add_service(budget.guard(service));
             let shutdown = async { stopped.await.unwrap() };
             let timeout = Duration::from_secs(60);
@@ -114,6 +114,12 @@ impl HealthServer {
             stop,
             task,
         }
+    }
+
+    /// Tells it to stop, and waits until all has ended.
+    async fn drain(self) {
+        self.stop.send(()).unwrap();
+        assert_eq!(self.task.await.unwrap(), Drained::Complete);
     }
 }
 
@@ -162,8 +168,7 @@ async fn a_message_of_several_windows_arrives() {
     let answer = client.check(HealthCheckRequest { service }).await;
     assert_eq!(answer.unwrap_err().code(), Code::NotFound);
     drop(client);
-    server.stop.send(()).unwrap();
-    assert_eq!(server.task.await.unwrap(), Drained::Complete);
+    server.drain().await;
 }
 
 /// A stream that does not end by itself is cut after the grace period; others may connect.
@@ -193,8 +198,7 @@ async fn an_old_connection_is_ended() {
         }
     }
     assert_eq!(metrics.refused.get(), 0);
-    server.stop.send(()).unwrap();
-    assert_eq!(server.task.await.unwrap(), Drained::Complete);
+    server.drain().await;
 }
 
 /// The port answers before what it serves is there; then calls on the same connection succeed.
@@ -259,8 +263,7 @@ async fn connections_that_say_nothing_are_cut() {
     assert_eq!(metrics.silent.get(), 2);
     assert!(speaks.message().await.unwrap().is_some(), "others live on");
     drop(speaks);
-    server.stop.send(()).unwrap();
-    assert_eq!(server.task.await.unwrap(), Drained::Complete);
+    server.drain().await;
 }
 
 #[tokio::test]
@@ -309,8 +312,7 @@ async fn messages_that_do_not_end_take_a_bounded_amount_of_memory() {
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     assert!(refused.message().contains("20000 bytes"), "{refused}");
     drop(client);
-    server.stop.send(()).unwrap();
-    assert_eq!(server.task.await.unwrap(), Drained::Complete);
+    server.drain().await;
     assert_eq!(metrics.unfinished.get(), 0);
 }
 
@@ -354,6 +356,5 @@ async fn what_is_no_grpc_is_refused_as_http_says() {
         status.unwrap(),
         &(Code::InvalidArgument as i32).to_string()[..]
     );
-    server.stop.send(()).unwrap();
-    assert_eq!(server.task.await.unwrap(), Drained::Complete);
+    server.drain().await;
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{Fixture, bytes};
+use support::{Fixture, bytes, timeless};
 use trainer::training::train;
 
 fn entries(dir: &Path) -> Vec<Value> {
@@ -16,21 +16,6 @@ fn entries(dir: &Path) -> Vec<Value> {
     log.lines()
         .map(|l| serde_json::from_str(l).unwrap())
         .collect()
-}
-
-/// An entry without what a clock or the machine decides.
-fn timeless(mut entry: Value) -> Value {
-    for key in [
-        "tokens_per_s",
-        "peak_share",
-        "memory_bytes",
-        "seconds",
-        "seconds_left",
-        "ms",
-    ] {
-        entry.as_object_mut().unwrap().remove(key);
-    }
-    entry
 }
 
 /// Steps and losses of the event file.

@@ -1,6 +1,8 @@
 //! Commands that are killed at any moment and started again end with the same bytes.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod support;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -157,23 +159,10 @@ training: {sequence_length: 16, batch_tokens: 256, steps: 120, seed: 5, log_ever
 optimizer: {lr: 0.01, warmup_steps: 5}
 ";
 
-/// A log without what a clock or the machine decides.
-fn timeless(path: &Path) -> Vec<serde_json::Value> {
+/// The entries of a log, timeless.
+fn entries(path: &Path) -> Vec<serde_json::Value> {
     let log = fs::read_to_string(path).unwrap();
-    let entry = |line: &str| {
-        let mut entry: serde_json::Value = serde_json::from_str(line).unwrap();
-        for key in [
-            "tokens_per_s",
-            "peak_share",
-            "memory_bytes",
-            "seconds",
-            "seconds_left",
-            "ms",
-        ] {
-            entry.as_object_mut().unwrap().remove(key);
-        }
-        entry
-    };
+    let entry = |line| support::timeless(serde_json::from_str(line).unwrap());
     log.lines().map(entry).collect()
 }
 
@@ -187,7 +176,7 @@ fn training_survives_kills() {
     let args = "train --config train.yaml fgrams=f.bin --out out/run";
     fixture.run(args);
     let result = || {
-        let log = timeless(&fixture.path("out/run/log.jsonl"));
+        let log = entries(&fixture.path("out/run/log.jsonl"));
         let file = |name: &str| fs::read(fixture.path("out/run").join(name)).unwrap();
         let weights = ["model.safetensors", "fgram_model.safetensors"].map(file);
         (log, weights)
@@ -215,7 +204,7 @@ fn sweeps_survive_kills() {
         runs.sort();
         let one = |run: &PathBuf| {
             let weights = fs::read(run.join("model.safetensors")).unwrap();
-            (run.clone(), timeless(&run.join("log.jsonl")), weights)
+            (run.clone(), entries(&run.join("log.jsonl")), weights)
         };
         runs.iter().map(one).collect::<Vec<_>>()
     };

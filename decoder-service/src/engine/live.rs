@@ -71,6 +71,8 @@ impl Place {
 pub(super) struct Closing {
     pub(super) mailbox: Mailbox,
     pub(super) deadline: Option<Instant>,
+    /// Generated.
+    pub(super) tokens: u32,
     /// Held until the message is gone, so that slow clients cannot pile up.
     pub(super) place: Place,
 }
@@ -121,10 +123,15 @@ impl Closing {
         let late = self.deadline.is_some_and(|at| at <= now);
         let stalled = silence >= config.client_timeout
             || silence >= config.stall_time && !self.place.step_aside(places);
-        if late || stalled {
-            self.mailbox.post(Err(Error::ClientStalled(silence)));
-            self.mailbox.flush(now);
-        }
-        late || stalled
+        let why = match (late, stalled) {
+            (true, _) => Error::DeadlineExceeded {
+                tokens: self.tokens,
+            },
+            (false, true) => Error::ClientStalled(silence),
+            (false, false) => return false,
+        };
+        self.mailbox.post(Err(why));
+        self.mailbox.flush(now);
+        true
     }
 }

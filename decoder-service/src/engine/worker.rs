@@ -221,11 +221,11 @@ impl Worker {
     /// Takes the slots and KV blocks of sequences whose clients do not read, as long as others wait
     /// that could go on.
     fn make_way(&mut self, stalled: &[SequenceId]) {
-        let waits = |live: &&Live| live.blocks.is_none() && !live.mailbox.is_blocked();
-        let waiting = self.live.values().filter(waits).count();
-        if waiting == 0 {
+        if stalled.is_empty() || self.scheduler.has_room() {
             return;
         }
+        let waits = |live: &&Live| live.blocks.is_none() && !live.mailbox.is_blocked();
+        let waiting = self.live.values().filter(waits).count();
         let running = |id: &&SequenceId| self.live.get(id).is_some_and(|l| l.blocks.is_some());
         let give_way: Vec<SequenceId> = stalled.iter().filter(running).copied().collect();
         for id in give_way.into_iter().take(waiting) {
@@ -456,6 +456,7 @@ impl Worker {
             self.closing.push(Closing {
                 mailbox: live.mailbox,
                 deadline: live.sequence.request().deadline,
+                tokens: usage.completion_tokens,
                 place: live.place,
             });
         }

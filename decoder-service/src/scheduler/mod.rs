@@ -227,6 +227,11 @@ impl Scheduler {
         }
     }
 
+    /// Whether a slot of the batch is free, and the last that had one did not lack memory.
+    pub fn has_room(&self) -> bool {
+        self.running.len() < self.limits.max_batch && !self.stuck
+    }
+
     /// Forgets a sequence, whether it runs or waits. Its slot is free at once.
     pub fn remove(&mut self, id: SequenceId) {
         self.waiting.retain(|entry| entry.id != id);
