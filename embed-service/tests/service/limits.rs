@@ -180,6 +180,9 @@ async fn streams_are_limited_and_free_again_when_closed() {
 async fn clients_that_do_not_read_keep_nobody_out() {
     let server = TestServer::start_with(|config| {
         config.capacity.max_inflight_bytes = LARGEST_ANSWER;
+        config.capacity.max_streams = 1024;
+        // Long enough to see the answer wait, whatever else this machine does.
+        config.stall_time = Duration::from_secs(3);
     })
     .await;
     let ids = document(8, 2048);
