@@ -7,7 +7,7 @@ use std::{
 };
 
 use scone_embed_client::Monitor;
-use scone_model::{Dtype, KvPool, checkpoint};
+use scone_model::{KvPool, checkpoint};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -152,7 +152,7 @@ fn load(config: &ModelConfig, stop: &CancellationToken) -> Result<Loaded, Error>
             table_cache::open_or_build(&config.model, &model, cache, stop, open)?
         }
     };
-    if !config.device.is_cpu() && config.dtype != Dtype::F32 {
+    if !config.device.is_cpu() {
         model.decoder = model.decoder.cast(config.dtype)?;
     }
     freed_memory::give_back();

@@ -147,7 +147,7 @@ impl Decoder {
         self
     }
 
-    /// The model with its weights in another type, to serve on a device other than the CPU.
+    /// The model with its weights in another type, as they are served on a device other than the CPU.
     ///
     /// # Errors
     /// A model that is [packed](Self::pack), or a device without the memory.

@@ -42,9 +42,28 @@ impl DeviceChoice {
             ))),
             // One stream beside the default one: only such a stream can be captured later on.
             Self::Cuda(number) => {
-                Device::new_cuda_with_stream(number).map_err(|error| refused(error.to_string()))
+                let device = Device::new_cuda_with_stream(number)
+                    .map_err(|error| refused(error.to_string()))?;
+                all_on_one_stream(&device);
+                Ok(device)
             }
         }
+    }
+}
+
+/// Leaves away the events by which buffers of several streams wait for each other: some of them with
+/// every operation.
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+#[cfg_attr(
+    feature = "cuda",
+    expect(unsafe_code, reason = "candle cannot know it")
+)]
+fn all_on_one_stream(device: &Device) {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        // SAFETY: all buffers of this device are allocated, used and freed on its one stream, in order.
+        // Nothing has been allocated yet.
+        unsafe { device.disable_event_tracking() };
     }
 }
 

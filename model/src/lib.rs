@@ -16,6 +16,7 @@
 //! Weights and configs have the layout of Hugging Face `transformers`: llama, qwen2, qwen3, gpt2.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+mod best;
 pub mod checkpoint;
 pub mod config;
 mod cpu;
@@ -55,5 +56,5 @@ pub use packed_ends::Packing;
 pub use packed_weights::PackedWeights;
 pub use precision::Precision;
 pub use prefix_tree::PrefixTree;
-pub use step::Segment;
+pub use step::{Given, Giving, Segment};
 pub use weight_type::WeightType;

@@ -1,5 +1,6 @@
 //! Serving: prefill chunks and decode steps of several sequences in one call.
 
+use crate::best::{NO_BEST, best_of_rows};
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::input::{self, Position};
@@ -25,6 +26,29 @@ pub struct Segment<'a> {
     pub samples: bool,
 }
 
+/// What a step gives of a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Giving {
+    /// The logits of its last position, if it samples.
+    #[default]
+    Last,
+    /// The logits of all its positions, in order, whether it samples or not.
+    All,
+    /// The token of the largest logit at its last position, if it samples: no logits leave the
+    /// device.
+    Best,
+}
+
+/// What a step gave.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Given {
+    /// V numbers a position, in the order of the segments, without those that gave their best.
+    pub logits: Vec<f32>,
+    /// For each segment that gave its best, in order, the token with the largest logit, the lowest of
+    /// several; none when a logit is NaN or the largest one is not finite.
+    pub best: Vec<Option<u32>>,
+}
+
 impl Decoder {
     /// Computes the next positions of some sequences. Returns the logits of the segments that
     /// sample, V numbers each, in order. A segment's positions follow those it held before; their keys
@@ -39,22 +63,22 @@ impl Decoder {
     /// of vocabulary, more positions than the model or the blocks have, a block beyond the pool, a
     /// pool of another model.
     pub fn step(&self, pool: &mut KvPool, segments: &[Segment<'_>]) -> Result<Vec<f32>> {
-        self.step_scoring(pool, segments, &[])
+        Ok(self.step_giving(pool, segments, &[])?.logits)
     }
 
-    /// As [`step`](Self::step), and of segment i with `scored[i]` the logits of all its positions
-    /// are returned, in order, whether it samples or not. What is left away is `false`.
+    /// As [`step`](Self::step), and of segment i what `giving[i]` says; what is left away is
+    /// [`Giving::Last`].
     ///
     /// # Errors
     /// As [`step`](Self::step).
-    pub fn step_scoring(
+    pub fn step_giving(
         &self,
         pool: &mut KvPool,
         segments: &[Segment<'_>],
-        scored: &[bool],
-    ) -> Result<Vec<f32>> {
+        giving: &[Giving],
+    ) -> Result<Given> {
         let mut positions = Vec::new();
-        let mut sampled = Vec::new();
+        let (mut logits_of, mut best_of) = (Vec::new(), Vec::new());
         for (i, segment) in segments.iter().enumerate() {
             self.check(pool, segment)?;
             let ids = segment.token_ids.iter().zip(segment.rows);
@@ -65,10 +89,12 @@ impl Decoder {
                 index,
             }));
             let end = positions.len() as u32;
-            if scored.get(i) == Some(&true) {
-                sampled.extend(end - segment.token_ids.len() as u32..end);
-            } else if segment.samples {
-                sampled.push(end - 1);
+            let start = end - segment.token_ids.len() as u32;
+            match giving.get(i).copied().unwrap_or_default() {
+                Giving::All => logits_of.extend(start..end),
+                Giving::Last if segment.samples => logits_of.push(end - 1),
+                Giving::Best if segment.samples => best_of.push(end - 1),
+                Giving::Last | Giving::Best => {}
             }
         }
         let (tokens, learned) = (self.token_embedding(), self.position_embedding.as_ref());
@@ -88,14 +114,27 @@ impl Decoder {
             })
             .collect();
         let hidden = self.blocks.step(input, pool, &parts, tokens.device())?;
-        if sampled.is_empty() {
-            return Ok(Vec::new());
+        let mut given = Given::default();
+        if !logits_of.is_empty() {
+            let logits = self.logits_of(&hidden, logits_of)?;
+            given.logits = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
         }
-        let count = sampled.len();
-        let sampled = Tensor::from_vec(sampled, count, tokens.device())?;
-        let last = hidden.index_select(&sampled, 0)?;
-        let logits = self.logits(&self.path.serve_norm(&self.norm, &last)?)?;
-        Ok(logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+        if !best_of.is_empty() {
+            let best = best_of_rows(&self.logits_of(&hidden, best_of)?)?;
+            given.best = best
+                .into_iter()
+                .map(|id| (id != NO_BEST).then_some(id))
+                .collect();
+        }
+        Ok(given)
+    }
+
+    /// Logits of some rows of hidden states before the final norm.
+    fn logits_of(&self, hidden: &Tensor, rows: Vec<u32>) -> Result<Tensor> {
+        let count = rows.len();
+        let rows = Tensor::from_vec(rows, count, hidden.device())?;
+        let last = hidden.index_select(&rows, 0)?;
+        self.logits(&self.path.serve_norm(&self.norm, &last)?)
     }
 
     fn check(&self, pool: &KvPool, segment: &Segment<'_>) -> Result<()> {
@@ -138,7 +177,7 @@ impl Decoder {
 mod tests {
     use crate::config::{Gpt2Config, LlamaConfig};
     use crate::{
-        Decoder, Dtype, KvDtype, KvPool, ModelConfig, Segment, init_parameters, var_builder,
+        Decoder, Dtype, Giving, KvDtype, KvPool, ModelConfig, Segment, init_parameters, var_builder,
     };
     use candle_core::Device;
     use scone_row::{EncodedRow, RowDtype};
@@ -195,7 +234,8 @@ mod tests {
                 );
             }
             let both = [segment(&[1], 0, 3, false), segment(&[0], 3, 1, true)];
-            let all = model.step_scoring(&mut pool, &both, &[true]).unwrap();
+            let giving = [Giving::All];
+            let all = model.step_giving(&mut pool, &both, &giving).unwrap().logits;
             assert_eq!(all.len(), 4 * 11);
             for (a, b) in all.iter().zip(single) {
                 assert!((a - b).abs() < 1e-5, "{a} {b}");

@@ -80,6 +80,36 @@ fn both_families_and_the_plain_model_learn_by_the_same_code() {
 }
 
 #[test]
+fn controls_learn_and_leave_no_model() {
+    let fixture = Fixture::new();
+    let plain = fixture
+        .train("plain", &["training.steps=30", "fgrams=null"])
+        .unwrap();
+    for (out, changes) in [
+        ("direct", &["control={kind: direct}"][..]),
+        ("unigram", &["control={kind: unigram}", "fgrams=null"]),
+        (
+            "bigram",
+            &["control={kind: bigram, rows: 500}", "fgrams=null"],
+        ),
+    ] {
+        let changes = [
+            &["training.steps=30", "training.checkpoint_every=15"],
+            changes,
+        ]
+        .concat();
+        let outcome = fixture.train(out, &changes).unwrap();
+        let (first, last) = (mean(&outcome.losses[..5]), mean(&outcome.losses[25..]));
+        assert!(last < first - 0.7, "{out}: {first} to {last}");
+        // Rows begin at zero, or as token embeddings: the first step is the plain model's.
+        assert!((outcome.losses[0] - plain.losses[0]).abs() < 1e-6, "{out}");
+        assert!(last != mean(&plain.losses[25..]), "{out}");
+        assert!(outcome.valid[0].1.matched_share() > 0.5, "{out}");
+        assert!(!fixture.path(out).join("model.safetensors").exists());
+    }
+}
+
+#[test]
 fn a_run_that_was_killed_goes_on_to_the_same_curve_and_weights() {
     let fixture = Fixture::new();
     let whole = fixture.train("whole", &[]).unwrap();

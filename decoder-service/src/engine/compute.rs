@@ -7,7 +7,7 @@ use std::{
 };
 
 use scone_fgram::EncodedRow;
-use scone_model::{Decoder, KvPool, Segment};
+use scone_model::{Decoder, Given, Giving, KvPool, Segment};
 use tracing::{error, warn};
 
 use super::{
@@ -97,9 +97,9 @@ impl Compute {
         self.ask_for_prompts(&mut parts);
         let began = Instant::now();
         match self.forward(&parts) {
-            Ok(logits) => {
+            Ok(given) => {
                 times.forward = began.elapsed();
-                self.finish(parts, logits, times, &mut outcomes);
+                self.finish(parts, given, times, &mut outcomes);
             }
             Err(error) => {
                 error!(error = %error, "step failed");
@@ -223,9 +223,8 @@ impl Compute {
         });
     }
 
-    /// Runs the model. Returns the logits of the parts that sample, and of all positions of those
-    /// whose prompt is scored, in order.
-    fn forward(&mut self, parts: &[Part<'_>]) -> Result<Vec<f32>, Error> {
+    /// Runs the model. Returns what [`giving`] says of each part, in order.
+    fn forward(&mut self, parts: &[Part<'_>]) -> Result<Given, Error> {
         let rows: Vec<Vec<Option<EncodedRow<'_>>>> = parts
             .iter()
             .map(|part| self.lookups.rows(&part.stretch).collect())
@@ -243,22 +242,23 @@ impl Compute {
                 samples: part.planned.samples,
             });
         }
-        let scored: Vec<bool> = parts.iter().map(|p| p.live.sequence.scores()).collect();
+        let giving: Vec<Giving> = parts.iter().map(giving).collect();
         let decoder = &self.decoder;
-        Ok(decoder.step_scoring(&mut self.pool, &segments, &scored)?)
+        Ok(decoder.step_giving(&mut self.pool, &segments, &giving)?)
     }
 
     /// Chooses tokens and books what was computed.
     fn finish(
         &self,
         mut parts: Vec<Part<'_>>,
-        mut logits: Vec<f32>,
+        mut given: Given,
         mut times: StepTimes,
         outcomes: &mut Outcomes,
     ) {
         let began = Instant::now();
         let vocab_size = self.info.vocab_size;
-        let mut logits = logits.as_mut_slice();
+        let mut logits = given.logits.as_mut_slice();
+        let mut best = given.best.into_iter();
         // Cuts off the logits of the next positions; the model gave as many as it was asked for.
         let mut next = |positions: usize| {
             let (next, rest) = std::mem::take(&mut logits)
@@ -270,14 +270,21 @@ impl Compute {
         let mut choose = |part: &mut Part<'_>| {
             let lengths = self.lookups.match_lengths(&part.stretch);
             let (tokens, samples) = (part.planned.tokens, part.planned.samples);
-            let scores = part.live.sequence.scores();
-            let logits = next(if scores { tokens } else { usize::from(samples) })?;
-            let prompt = match scores {
-                true => part.live.sequence.score(logits, lengths),
-                false => Vec::new(),
+            let last_match = lengths.last().copied().unwrap_or(0);
+            let (logits, prompt) = match giving(part) {
+                Giving::Best if samples => {
+                    let id = best.next().flatten().ok_or(Error::Internal)?;
+                    return Ok((Some(best_token(id, last_match)), Vec::new()));
+                }
+                Giving::Best => return Ok((None, Vec::new())),
+                Giving::All => {
+                    let logits = next(tokens)?;
+                    let prompt = part.live.sequence.score(logits, lengths);
+                    (logits, prompt)
+                }
+                Giving::Last => (next(usize::from(samples))?, Vec::new()),
             };
             let last = logits.len().saturating_sub(vocab_size);
-            let last_match = lengths.last().copied().unwrap_or(0);
             let token = match samples {
                 true => Some(choose(part.live, &mut logits[last..], last_match)?),
                 false => None,
@@ -320,6 +327,27 @@ impl Compute {
         self.metrics.matched_positions.inc_by(u64::from(matched));
         self.metrics.fallback_positions.inc_by(u64::from(fallback));
         fallback
+    }
+}
+
+/// What the model is to give of a part: logits leave the device only where they are looked at.
+fn giving(part: &Part<'_>) -> Giving {
+    let (sequence, sampler) = (&part.live.sequence, &part.live.sampler);
+    if sequence.scores() {
+        Giving::All
+    } else if sampler.takes_best() && sequence.banned().next().is_none() {
+        Giving::Best
+    } else {
+        Giving::Last
+    }
+}
+
+fn best_token(id: u32, match_length: u8) -> GeneratedToken {
+    GeneratedToken {
+        id,
+        match_length,
+        logprob: None,
+        top_logprobs: Vec::new(),
     }
 }
 

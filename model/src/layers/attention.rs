@@ -32,7 +32,8 @@ pub(crate) enum Input {
         k: Linear,
         v: Linear,
     },
-    /// gpt2's `c_attn`: query, key and value side by side in one weight.
+    /// Query, key and value side by side in one weight: gpt2's `c_attn`, and any model's on a device
+    /// where one product is faster than three.
     Joint(Linear),
 }
 
@@ -74,16 +75,12 @@ impl Attention {
         })
     }
 
-    /// The same half with its weights in another type.
+    /// The same half with its weights in another type, and queries, keys and values in one product.
     pub(crate) fn cast(&self, dtype: DType) -> Result<Self> {
         let head_norms = self.head_norms.as_ref().map(|norms| norms.cast(dtype));
         Ok(Self {
             input: match &self.input {
-                Input::Split { q, k, v } => Input::Split {
-                    q: q.cast(dtype)?,
-                    k: k.cast(dtype)?,
-                    v: v.cast(dtype)?,
-                },
+                Input::Split { q, k, v } => Input::Joint(Linear::joint(&[q, k, v])?.cast(dtype)?),
                 Input::Joint(joint) => Input::Joint(joint.cast(dtype)?),
             },
             head_norms: head_norms.transpose()?,

@@ -40,6 +40,20 @@ impl Linear {
         })
     }
 
+    /// Layers of one input as one, their outputs side by side: all `(out, in)`, all with a bias or none.
+    pub(crate) fn joint(parts: &[&Self]) -> Result<Self> {
+        let weights: Vec<_> = parts.iter().map(|part| &part.weight).collect();
+        let biases: Vec<_> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
+        Ok(Self {
+            weight: Tensor::cat(&weights, 0)?,
+            bias: match biases.is_empty() {
+                true => None,
+                false => Some(Tensor::cat(&biases, 0)?),
+            },
+            layout: WeightLayout::OutIn,
+        })
+    }
+
     /// The same layer in another type.
     pub(crate) fn cast(&self, dtype: DType) -> Result<Self> {
         let bias = self.bias.as_ref().map(|bias| bias.to_dtype(dtype));

@@ -91,6 +91,12 @@ impl Sampler {
         })
     }
 
+    /// Whether [`sample`](Self::sample) does no more than to take the token of the largest logit.
+    pub fn takes_best(&self) -> bool {
+        let p = &self.params;
+        p.temperature == 0.0 && !p.penalises() && p.logit_bias.is_empty() && p.logprobs.is_none()
+    }
+
     /// Logit bias, then penalties.
     fn adjust(&self, logits: &mut [f32]) {
         for &(id, bias) in &self.params.logit_bias {

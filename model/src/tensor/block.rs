@@ -1,8 +1,8 @@
 //! One block's forward pass, and all blocks one after the other.
 
-use super::ops::{self, linear, mlp};
+use super::ops::{self, linear};
 use crate::error::Result;
-use crate::layers::{Attention, AttentionInput, Block, Norm};
+use crate::layers::{Attention, AttentionInput, Block, Mlp, Norm};
 use crate::layout::Heads;
 use candle_core::Tensor;
 
@@ -15,6 +15,11 @@ pub(crate) trait Attend {
     /// The norm over the last axis.
     fn norm(&self, norm: &Norm, x: &Tensor) -> Result<Tensor> {
         ops::norm(norm, x)
+    }
+
+    /// `silu(gate) · up`.
+    fn gate(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        Ok((gate.silu()? * up)?)
     }
 }
 
@@ -39,7 +44,7 @@ fn block(block: &Block, layer: usize, x: &Tensor, attend: &mut impl Attend) -> R
     }
     let mixed = attend.attend(layer, &q, &k, &v)?;
     let x = (x + linear(&block.attention.output, &mixed)?)?;
-    let y = mlp(&block.mlp, &attend.norm(&block.mlp_norm, &x)?)?;
+    let y = mlp(&block.mlp, &attend.norm(&block.mlp_norm, &x)?, attend)?;
     Ok((x + y)?)
 }
 
@@ -49,6 +54,16 @@ fn norm_heads(weights: &Norm, x: &Tensor, heads: &Heads, attend: &impl Attend) -
     Ok(attend.norm(weights, &split)?.reshape(x.dims())?)
 }
 
+/// The feed-forward half, `(N, D)` to `(N, D)`.
+fn mlp(mlp: &Mlp, x: &Tensor, attend: &impl Attend) -> Result<Tensor> {
+    match mlp {
+        Mlp::Swiglu { gate, up, down } => {
+            linear(down, &attend.gate(&linear(gate, x)?, &linear(up, x)?)?)
+        }
+        Mlp::Gelu { fc, proj } => linear(proj, &linear(fc, x)?.gelu()?),
+    }
+}
+
 /// Queries `(N, H·Dh)`, keys and values `(N, Hkv·Dh)`.
 fn project(attention: &Attention, x: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
     match &attention.input {
@@ -56,7 +71,7 @@ fn project(attention: &Attention, x: &Tensor) -> Result<(Tensor, Tensor, Tensor)
         AttentionInput::Joint(joint) => {
             let (q, kv) = (attention.heads.q_width(), attention.heads.kv_width());
             let joint = linear(joint, x)?;
-            let part = |start, len| joint.narrow(1, start, len)?.contiguous();
+            let part = |start, len| joint.narrow(1, start, len);
             Ok((part(0, q)?, part(q, kv)?, part(q + kv, kv)?))
         }
     }

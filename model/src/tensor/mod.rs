@@ -7,14 +7,18 @@
 mod attention;
 mod block;
 mod gradient;
-mod group;
+#[cfg(feature = "cuda")]
+mod kernels;
 mod ops;
 mod pool;
+mod ragged;
 mod select;
 mod step;
 
 pub(crate) use attention::Whole;
 pub(crate) use block::blocks;
+#[cfg(feature = "cuda")]
+pub(crate) use kernels::best as best_on_cuda;
 pub(crate) use ops::{linear, linear_cross_entropy, norm, select_rows, serve_norm, token_losses};
 pub(crate) use pool::Pool;
 pub(crate) use step::step;

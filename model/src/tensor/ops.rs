@@ -3,7 +3,7 @@
 use super::gradient::{known, known_of_two};
 use super::select::select;
 use crate::error::{Error, Result};
-use crate::layers::{Linear, Mlp, Norm};
+use crate::layers::{Linear, Norm};
 use crate::layout::WeightLayout;
 use candle_core::{D, DType, Tensor};
 
@@ -70,17 +70,6 @@ pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -
     let variance = x.sqr()?.mean_keepdim(D::Minus1)?;
     let x = x.broadcast_div(&(variance + f64::from(eps))?.sqrt()?)?;
     Ok(x.broadcast_mul(weight)?.broadcast_add(bias)?)
-}
-
-/// The feed-forward half of a block, `(N, D)` to `(N, D)`.
-pub(crate) fn mlp(mlp: &Mlp, x: &Tensor) -> Result<Tensor> {
-    match mlp {
-        Mlp::Swiglu { gate, up, down } => {
-            let inner = (linear(gate, x)?.silu()? * linear(up, x)?)?;
-            linear(down, &inner)
-        }
-        Mlp::Gelu { fc, proj } => linear(proj, &linear(fc, x)?.gelu()?),
-    }
 }
 
 /// Row `index[i]` of `first (V, D)`, or row `index[i] - V` of `second (R, D)`: `(N, D)`.

@@ -1,10 +1,14 @@
 //! Rows of a table by index, with a gradient that GPUs compute fast.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, DType, InplaceOp3, Layout, Result, Shape, Tensor,
+};
 
 /// Elements of the matrix that says which row went where, at most, at a time.
 const ELEMENTS: usize = 1 << 26;
+/// Rows of a table above which such a matrix is mostly zeros, and rows are added where they went.
+const MANY_ROWS: usize = 1 << 16;
 
 /// `table (V, D)`, `index (N)` to `(N, D)`: candle's `index_select` with another gradient. candle
 /// adds the rows of a gradient one after the other; here they are a product with the matrix
@@ -46,6 +50,11 @@ impl CustomOp2 for SelectRows {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (rows, count) = (table.dim(0)?, index.dim(0)?);
+        if rows > MANY_ROWS {
+            let sum = table.zeros_like()?;
+            sum.inplace_op3(&grad.contiguous()?, index, &AddRows)?;
+            return Ok((Some(sum), None));
+        }
         let numbers = Tensor::arange(0, rows as u32, index.device())?.unsqueeze(1)?;
         let columns = (ELEMENTS / rows.max(1)).max(1);
         let mut sum: Option<Tensor> = None;
@@ -60,6 +69,56 @@ impl CustomOp2 for SelectRows {
             });
         }
         Ok((sum, None))
+    }
+}
+
+/// To `(V, D)` are added rows `(N, D)`, each where an index says, in place.
+struct AddRows;
+
+impl InplaceOp3 for AddRows {
+    fn name(&self) -> &'static str {
+        "add-rows"
+    }
+
+    fn cpu_fwd(
+        &self,
+        to: &mut CpuStorage,
+        _: &Layout,
+        rows: &CpuStorage,
+        of_rows: &Layout,
+        index: &CpuStorage,
+        _: &Layout,
+    ) -> Result<()> {
+        let width = of_rows.shape().dims2()?.1;
+        let CpuStorage::U32(index) = index else {
+            candle_core::bail!("an index is {:?}", DType::U32);
+        };
+        match (to, rows) {
+            (CpuStorage::F32(to), CpuStorage::F32(rows)) => add(to, rows, index, width),
+            (CpuStorage::F64(to), CpuStorage::F64(rows)) => add(to, rows, index, width),
+            _ => candle_core::bail!("gradients are f32 or f64"),
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        to: &mut CudaStorage,
+        _: &Layout,
+        rows: &CudaStorage,
+        of_rows: &Layout,
+        index: &CudaStorage,
+        of_index: &Layout,
+    ) -> Result<()> {
+        super::kernels::add_rows(to, (rows, of_rows), (index, of_index))
+    }
+}
+
+fn add<T: Copy + std::ops::AddAssign>(to: &mut [T], rows: &[T], index: &[u32], width: usize) {
+    for (row, &at) in rows.chunks(width.max(1)).zip(index) {
+        let to = &mut to[at as usize * width..][..width];
+        to.iter_mut().zip(row).for_each(|(to, x)| *to += *x);
     }
 }
 
@@ -80,6 +139,26 @@ pub(super) fn select(table: &Tensor, index: &Tensor) -> Result<Tensor> {
 mod tests {
     use super::*;
     use candle_core::{Device, Var};
+
+    #[test]
+    fn rows_of_a_large_table_get_their_gradient() {
+        let rows = MANY_ROWS + 3;
+        let table = Var::zeros((rows, 2), DType::F32, &Device::Cpu).unwrap();
+        let index = Tensor::new(&[5u32, MANY_ROWS as u32, 5], &Device::Cpu).unwrap();
+        let weights = Tensor::new(&[[1f32, 2.0], [3.0, 4.0], [5.0, 6.0]], &Device::Cpu).unwrap();
+        let ours = select(table.as_tensor(), &index).unwrap();
+        let grads = (ours * weights)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .backward()
+            .unwrap();
+        let grad = grads.get(table.as_tensor()).unwrap();
+        let row = |i: usize| grad.get(i).unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(row(5), [6.0, 8.0]);
+        assert_eq!(row(MANY_ROWS), [3.0, 4.0]);
+        assert_eq!(grad.sum_all().unwrap().to_scalar::<f32>().unwrap(), 21.0);
+    }
 
     #[test]
     fn rows_and_their_gradient_are_those_of_index_select() {

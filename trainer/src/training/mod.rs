@@ -12,6 +12,7 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
+mod control;
 mod flops;
 pub mod gradients;
 mod log;

@@ -13,6 +13,7 @@ use scone_model::{
 
 use super::batch::Batch;
 use super::config::Trainable;
+use super::control::Control;
 use crate::embedding::Inputs;
 
 /// Decoder and A over variables, or over plain tensors where they are not trained: those get no
@@ -21,6 +22,8 @@ use crate::embedding::Inputs;
 pub struct Network {
     decoder: Decoder,
     fgram_model: Option<FgramModel>,
+    /// In place of A.
+    control: Option<(Control, Weights)>,
     main: Weights,
     fgram: Weights,
 }
@@ -63,9 +66,21 @@ impl Network {
         Ok(Self {
             decoder,
             fgram_model,
+            control: None,
             main,
             fgram,
         })
+    }
+
+    /// Takes the rows of a control where A's would be taken.
+    ///
+    /// # Errors
+    /// When the device has not the memory.
+    pub(super) fn with_control(mut self, control: Control, rows: &Parameters) -> Result<Self> {
+        let device = self.decoder.token_embedding().device();
+        let rows = Weights::new(rows, |_| true, device)?;
+        self.control = Some((control, rows));
+        Ok(self)
     }
 
     /// Computes blocks again for the backward pass rather than keep what is in them.
@@ -100,9 +115,10 @@ impl Network {
     /// The parameters that are trained; names of the main model start with `model/`, of A with
     /// `fgram_model/`.
     pub fn vars(&self) -> BTreeMap<String, Var> {
-        let prefixed = [("model", &self.main), ("fgram_model", &self.fgram)];
-        prefixed
+        let control = self.control.iter().map(|(_, rows)| ("control", rows));
+        [("model", &self.main), ("fgram_model", &self.fgram)]
             .into_iter()
+            .chain(control)
             .flat_map(|(prefix, own)| {
                 let named = own.trained.iter();
                 named.map(move |(name, var)| (format!("{prefix}/{name}"), var.clone()))
@@ -138,6 +154,10 @@ impl Network {
     fn rows_and_nodes(&self, fgrams: &[&[u32]]) -> Result<(Option<Tensor>, usize)> {
         if fgrams.is_empty() {
             return Ok((None, 0));
+        }
+        if let Some((control, rows)) = &self.control {
+            let rows = rows.all(|var| var.as_tensor().clone());
+            return Ok((Some(control.rows(&self.decoder, &rows, fgrams)?), 0));
         }
         let model = self
             .fgram_model

@@ -30,6 +30,10 @@ pub(super) fn round_weights(prepared: &Prepared) -> Result<()> {
 /// f-grams, `scone.json`, `fgram_model.safetensors`, `fgrams.bin` into `out`. Config and weights of a
 /// base model that was not trained are its files, byte for byte, where it has them as two files.
 pub(super) fn write_model(config: &TrainConfig, prepared: &Prepared, out: &Path) -> Result<()> {
+    if config.control.is_some() {
+        tracing::info!("a control: scored, but no model is written");
+        return Ok(());
+    }
     let (main, fgram) = prepared.network.parameters();
     let set_hash = &prepared.hashes.fgram_set;
     let parts = prepared.fgrams.as_ref().map(|fgrams| FgramParts {

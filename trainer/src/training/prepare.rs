@@ -10,10 +10,11 @@ use scone_model::init_fgram_parameters;
 
 use super::checkpoint::InputHashes;
 use super::config::TrainConfig;
+use super::control::Control;
 use super::main_model::{BaseFiles, MainModel};
 use super::network::Network;
 use super::shape::{eos_id, fgram_model_config};
-use super::stream::{TokenStream, WindowOrder};
+use super::stream::{Tags, TokenStream, WindowOrder};
 use crate::corpus::{self, Mixture};
 use crate::evaluation::HeldOut;
 use crate::fgram_set::{first_fgrams, load_set};
@@ -132,15 +133,22 @@ fn network(
 ) -> Result<Network> {
     let seed = config.training.seed;
     let own = match fgrams {
-        None => None,
-        Some(fgrams) => {
+        Some(fgrams) if config.control.is_none() => {
             let parameters = init_fgram_parameters(&fgrams.config, &main.config, seed)?;
             Some((&fgrams.config, parameters))
         }
+        _ => None,
     };
     let fgram = own.as_ref().map(|(config, own)| (*config, own));
     let trainable = config.trainable;
-    Network::new(&main.config, &main.parameters, fgram, trainable, device)
+    let network = Network::new(&main.config, &main.parameters, fgram, trainable, device)?;
+    let Some(kind) = config.control else {
+        return Ok(network);
+    };
+    let name = main.config.token_embedding_name();
+    let table = main.parameters.get(name).context("no token embedding")?;
+    let (control, rows) = Control::new(kind, fgrams.map(|fgrams| &fgrams.set), table)?;
+    network.with_control(control, &rows)
 }
 
 fn read_stream(
@@ -156,7 +164,7 @@ fn read_stream(
         .map(|source| (source.path.clone(), source.weight))
         .collect();
     let mixture = corpus::mix(&sources, training.seed, tokenizer, options).context("data.train")?;
-    let stream = join(&mixture, eos, fgrams, training.seed);
+    let stream = join(&mixture, eos, config, fgrams);
     let per_step = training.batch_tokens / training.sequence_length;
     let order = WindowOrder::new(
         stream.len(),
@@ -178,13 +186,19 @@ fn read_stream(
     Ok((stream, order))
 }
 
-fn join(mixture: &Mixture, eos: u32, fgrams: Option<&Fgrams>, seed: u64) -> TokenStream {
+fn join(mixture: &Mixture, eos: u32, config: &TrainConfig, fgrams: Option<&Fgrams>) -> TokenStream {
     let matcher = fgrams.map(|f| f.set.matcher());
+    let tags = match (&matcher, config.control.and_then(Control::last_tokens)) {
+        (Some(matcher), _) => Tags::Fgrams(matcher),
+        (None, Some(count)) => Tags::LastTokens(count),
+        (None, None) => Tags::None,
+    };
+    let seed = config.training.seed;
     let read = |document: usize, out: &mut Vec<u32>| {
         let corpus = &mixture.corpus;
         corpus.copy_ids(corpus.document_range(mixture.documents[document]), out);
     };
-    TokenStream::new(mixture.documents.len(), read, eos, matcher.as_ref(), seed)
+    TokenStream::new(mixture.documents.len(), read, eos, &tags, seed)
 }
 
 /// One text for each path of `data.valid`, under the path as name.

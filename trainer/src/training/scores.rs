@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::checkpoint::State;
 use super::config::TrainConfig;
+use super::control::Control;
 use super::prepare::Prepared;
 use crate::evaluation::{Evaluator, LiveRows, NoRows, Options, RowSource, Totals};
 
@@ -18,9 +19,11 @@ pub(super) fn scores(config: &TrainConfig, prepared: &Prepared) -> Result<Vec<(S
             .context("no f-grams to compute")?;
         Ok(rows.flatten_all()?.to_vec1()?)
     };
-    let source: Box<dyn RowSource> = match &prepared.fgrams {
-        None => Box::new(NoRows),
-        Some(fgrams) => Box::new(LiveRows::new(fgrams.set.matcher(), dim, None, compute)),
+    let last_tokens = config.control.and_then(Control::last_tokens);
+    let source: Box<dyn RowSource> = match (&prepared.fgrams, last_tokens) {
+        (None, None) => Box::new(NoRows),
+        (None, Some(most)) => Box::new(LastTokens { most, compute }),
+        (Some(fgrams), _) => Box::new(LiveRows::new(fgrams.set.matcher(), dim, None, compute)),
     };
     let training = &config.training;
     let context = training.sequence_length;
@@ -35,6 +38,23 @@ pub(super) fn scores(config: &TrainConfig, prepared: &Prepared) -> Result<Vec<(S
     texts
         .map(|text| Ok((text.name.clone(), evaluator.run(text, |_| {})?)))
         .collect()
+}
+
+/// Rows of the last tokens of every position.
+struct LastTokens<F> {
+    most: u8,
+    compute: F,
+}
+
+impl<F: FnMut(&[&[u32]]) -> Result<Vec<f32>>> RowSource for LastTokens<F> {
+    fn tag(&mut self, document: &[u32]) -> Result<Vec<u8>> {
+        let length = |end: usize| usize::from(self.most).min(end) as u8;
+        Ok((1..=document.len()).map(length).collect())
+    }
+
+    fn rows(&mut self, fgrams: &[&[u32]]) -> Result<Vec<f32>> {
+        (self.compute)(fgrams)
+    }
 }
 
 /// The log entry of an evaluation, also told to people.

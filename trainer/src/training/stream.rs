@@ -21,6 +21,17 @@ pub struct TokenStream {
     lengths: Vec<u8>,
 }
 
+/// What a position is embedded by.
+#[derive(Debug)]
+pub enum Tags<'a> {
+    /// Its token.
+    None,
+    /// The longest f-gram that ends there.
+    Fgrams(&'a Matcher),
+    /// As many tokens as these, or as its document has up to there.
+    LastTokens(u8),
+}
+
 /// Which random order is drawn; each has its own generator.
 #[derive(Clone, Copy)]
 enum Order {
@@ -39,13 +50,12 @@ fn generator(seed: u64, order: Order) -> ChaCha12Rng {
 
 impl TokenStream {
     /// Joins `count` documents in an order drawn from `seed`; `read` appends the ids of one. Each
-    /// document is tagged as a whole by `matcher` (`None`: nothing matches) before windows are
-    /// cut, so no tag depends on a window.
+    /// document is tagged as a whole before windows are cut, so no tag depends on a window.
     pub fn new(
         count: usize,
         read: impl Fn(usize, &mut Vec<u32>),
         eos: u32,
-        matcher: Option<&Matcher>,
+        tags: &Tags<'_>,
         seed: u64,
     ) -> Self {
         let mut order: Vec<usize> = (0..count).collect();
@@ -58,8 +68,10 @@ impl TokenStream {
             read(document, &mut ids);
         }
         let mut lengths = vec![0; ids.len()];
-        if let Some(matcher) = matcher {
-            tag_documents(&ids, &starts, matcher, &mut lengths);
+        match tags {
+            Tags::None => {}
+            Tags::Fgrams(matcher) => tag_documents(&ids, &starts, matcher, &mut lengths),
+            Tags::LastTokens(most) => tag_last(&starts, *most, &mut lengths),
         }
         Self { ids, lengths }
     }
@@ -72,7 +84,8 @@ impl TokenStream {
         seed: u64,
     ) -> Self {
         let read = |at: usize, out: &mut Vec<u32>| out.extend_from_slice(documents[at]);
-        Self::new(documents.len(), read, eos, matcher, seed)
+        let tags = matcher.map_or(Tags::None, Tags::Fgrams);
+        Self::new(documents.len(), read, eos, &tags, seed)
     }
 
     /// SHA-256, in hexadecimal, over the ids in stream order.
@@ -114,6 +127,16 @@ impl TokenStream {
         match self.lengths[at] {
             0 => None,
             length => Some(&self.ids[at + 1 - usize::from(length)..=at]),
+        }
+    }
+}
+
+/// Tags every position but the eos that documents begin with.
+fn tag_last(starts: &[usize], most: u8, lengths: &mut [u8]) {
+    for (at, &start) in starts.iter().enumerate() {
+        let end = starts.get(at + 1).copied().unwrap_or(lengths.len());
+        for (i, length) in lengths[start..end].iter_mut().enumerate() {
+            *length = most.min(i.min(usize::from(u8::MAX)) as u8);
         }
     }
 }
@@ -243,6 +266,19 @@ mod tests {
         assert_eq!(stream.fgram(three - 1).unwrap(), [1, 2]);
         assert_eq!(stream.fgram(three - 2), None);
         assert!((stream.matched_share() - 3.0 / 8.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn last_tokens_reach_back_to_the_document_start_and_no_further() {
+        let documents: [&[u32]; 2] = [&[1, 2, 3], &[4]];
+        let read = |at: usize, out: &mut Vec<u32>| out.extend_from_slice(documents[at]);
+        let stream = TokenStream::new(2, read, EOS, &Tags::LastTokens(2), 1);
+        let fgrams: Vec<_> = (0..stream.len()).map(|at| stream.fgram(at)).collect();
+        let first = [None, Some(&[1][..]), Some(&[1, 2]), Some(&[2, 3])];
+        let second = [None, Some(&[4][..])];
+        assert!(
+            fgrams == [&first[..], &second].concat() || fgrams == [&second[..], &first].concat()
+        );
     }
 
     #[test]

@@ -13,8 +13,8 @@ mod validate;
 pub use optimizer::{GroupScales, OptimizerConfig, OptimizerKind, ParameterGroup};
 pub use resume::{Difference, check_resumable, differences};
 pub use schema::{
-    DataConfig, Family, FgramModelShape, ModelShape, OutputConfig, OutputDtype, TrainConfig,
-    Trainable,
+    ControlKind, DataConfig, Family, FgramModelShape, ModelShape, OutputConfig, OutputDtype,
+    TrainConfig, Trainable,
 };
 pub use source::Source;
 pub use training::TrainingConfig;

@@ -14,8 +14,8 @@ use super::validate::{self, Mistakes};
 use super::{overrides, presets};
 
 /// What [`Sections`] knows, for messages.
-const KNOWN: &str = "data, tokenizer, fgrams, max_fgrams, preset, base, trainable, model, \
-     fgram_model, training, optimizer, output, device, dtype, tf32";
+const KNOWN: &str = "data, tokenizer, fgrams, max_fgrams, preset, base, trainable, control, \
+     model, fgram_model, training, optimizer, output, device, dtype, tf32";
 
 impl TrainConfig {
     /// Reads `path`, applies `overrides` (`optimizer.lr=3e-3`) and checks every field.
@@ -82,6 +82,7 @@ fn read(mut sections: Sections<'_>) -> Option<TrainConfig> {
     let fgrams = sections.optional("fgrams", |_, _| {});
     let max_fgrams = sections.optional("max_fgrams", validate::max_fgrams);
     let trainable = sections.optional("trainable", |_, _| {});
+    let control = sections.optional("control", validate::control);
     let model = match fresh {
         true => sections.required("model", validate::model),
         false => sections.optional("model", validate::model),
@@ -104,6 +105,7 @@ fn read(mut sections: Sections<'_>) -> Option<TrainConfig> {
         max_fgrams,
         base,
         trainable: trainable.unwrap_or_default(),
+        control,
         model,
         fgram_model: fgram_model.unwrap_or_default(),
         training: training?,

@@ -34,6 +34,9 @@ pub struct TrainConfig {
     /// Shape of a main model that starts from random weights. Give this or `base`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelShape>,
+    /// Rows in place of A, to compare it with. Such a run leaves no model: nothing serves them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<ControlKind>,
     /// Shape of the f-gram model A. Ignored without `fgrams`.
     pub fgram_model: FgramModelShape,
     /// Batches, length and evaluation.
@@ -121,6 +124,21 @@ impl Trainable {
     pub fn rest(self) -> bool {
         self == Self::All
     }
+}
+
+/// `control`: rows that are trained as they are, with no model behind them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum ControlKind {
+    /// A row for each f-gram of `fgrams`, in place of the token embedding where it ends.
+    Direct,
+    /// A row for each token, added to its embedding; without `fgrams`.
+    Unigram,
+    /// Rows that the last two tokens are hashed to, added to the embedding; without `fgrams`.
+    Bigram {
+        /// How many.
+        rows: usize,
+    },
 }
 
 /// The families of main models that can be trained.

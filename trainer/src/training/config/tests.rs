@@ -363,3 +363,26 @@ fn what_keeps_a_run_safe_is_checked() {
     assert_eq!(config.optimizer.groups.embeddings, 0.5);
     assert_eq!(config.optimizer.groups.matrices, 1.0);
 }
+
+#[test]
+fn controls_say_what_they_need() {
+    let config = parse(&["control={kind: direct}"]).unwrap();
+    assert_eq!(config.control, Some(ControlKind::Direct));
+    let config = parse(&["control={kind: bigram, rows: 9}", "fgrams=null"]).unwrap();
+    assert_eq!(config.control, Some(ControlKind::Bigram { rows: 9 }));
+    for (overrides, expected) in [
+        (
+            &["control={kind: direct}", "fgrams=null"][..],
+            "there are no fgrams",
+        ),
+        (&["control={kind: unigram}"], "set fgrams=null"),
+        (
+            &["control={kind: bigram, rows: 0}", "fgrams=null"],
+            "control.rows = 0",
+        ),
+        (&["control={kind: trigram}"], "trigram"),
+    ] {
+        let text = error(overrides);
+        assert!(text.contains(expected), "{text}");
+    }
+}

@@ -4,7 +4,9 @@
 use scone_model::{DeviceChoice, Dtype, Precision};
 
 use super::optimizer::OptimizerConfig;
-use super::schema::{DataConfig, Family, FgramModelShape, ModelShape, TrainConfig, Trainable};
+use super::schema::{
+    ControlKind, DataConfig, Family, FgramModelShape, ModelShape, TrainConfig, Trainable,
+};
 use super::training::TrainingConfig;
 
 /// The mistakes found so far, one line each.
@@ -38,6 +40,15 @@ pub(super) fn data(data: &DataConfig, found: &mut Mistakes) {
 /// `max_fgrams` by itself.
 pub(super) fn max_fgrams(max_fgrams: &usize, found: &mut Mistakes) {
     found.positive("max_fgrams", *max_fgrams);
+}
+
+/// Section `control` by itself.
+pub(super) fn control(control: &ControlKind, found: &mut Mistakes) {
+    if let ControlKind::Bigram { rows } = control {
+        found.unless((1..=u32::MAX as usize / 2).contains(rows), || {
+            format!("control.rows = {rows} is not 1 to {}", u32::MAX / 2)
+        });
+    }
 }
 
 /// Section `model` by itself.
@@ -214,6 +225,19 @@ pub(super) fn together(config: &TrainConfig, found: &mut Mistakes) {
     found.unless(
         config.max_fgrams.is_none() || config.fgrams.is_some(),
         || "max_fgrams (or a preset) without fgrams".to_owned(),
+    );
+    match config.control {
+        None => {}
+        Some(ControlKind::Direct) => found.unless(config.fgrams.is_some(), || {
+            "control direct has a row for each f-gram, and there are no fgrams".to_owned()
+        }),
+        Some(_) => found.unless(config.fgrams.is_none(), || {
+            "this control has rows of tokens, not of f-grams: set fgrams=null".to_owned()
+        }),
+    }
+    found.unless(
+        config.control.is_none() || config.trainable == Trainable::All,
+        || "control is for trainable: all".to_owned(),
     );
     found.unless(
         !config.training.keeps_best() || !config.data.valid.is_empty(),
