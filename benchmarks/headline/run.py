@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
-"""The headline: SCONE on a small model beside a plain model of twice its inference FLOPs.
+"""Comparisons of SCONE on a small model: the headline, beside a plain model of twice its inference FLOPs, and
+the ladder, what sizes and seeds change and what controls come to.
 
     benchmarks/headline/run.py --trainer trainer --data DIR --work DIR --out FILE ARM[:key=value]...
 
-DIR of --data holds books, wiki and web as ../shared/data does. Arms run all at once, on one device.
-Each argument is an arm and what differs from its default; results come as JSON lines: one when an arm
+DIR of --data holds books, wiki and web as ../shared/data does. Arms run on one device, --jobs of them at a
+time. Each argument is an arm and what differs from its default; results come as JSON lines: one when an arm
 starts, its log as it grows, one when it ends. A run goes on where it was stopped.
 
-    M            plain, 4 layers
-    M2           plain, 9 layers: twice M's inference FLOPs, output layer included
-    SCONE        M with the f-grams of --fgrams and an f-gram model of 4 layers
+    M            plain
+    M2           plain, of more layers: twice M's inference FLOPs, output layer included
+    SCONE        M with the f-grams of --fgrams and the f-gram model of the config
+    direct       M with a trained row for each f-gram of --fgrams in place of A
+    unigram      M with a trained row for each token, added to its embedding
+    bigram       M with trained rows that the last two tokens are hashed to, added: control.rows of them
 
-`NAME=ARM:key=value,...` gives a run another name. Keys are those of headline.yaml.
+`NAME=ARM:key=value,...` gives a run another name. Keys are those of --config.
 """
 
 import argparse
@@ -30,13 +34,22 @@ TRAIN = [
     "web/crawl-train",
 ]
 VALID = ["books/valid", "wiki/valid", "web/c4-valid"]
-ARMS = {"M": [], "M2": ["model.num_hidden_layers=9"], "SCONE": []}
+ARMS = {
+    "M": [],
+    "M2": ["model.num_hidden_layers=9"],
+    "SCONE": [],
+    "direct": ["control={kind: direct}"],
+    "unigram": ["control={kind: unigram}"],
+    "bigram": ["control={kind: bigram, rows: 500000}"],
+}
+WITH_FGRAMS = ("SCONE", "direct")
 
 
 class Runs:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.lock = threading.Lock()
+        self.turns = threading.Semaphore(args.jobs or len(args.runs))
         self.out = open(args.out, "a", encoding="utf-8")
 
     def write(self, line: dict) -> None:
@@ -46,12 +59,13 @@ class Runs:
 
     def command(self, run: str, arm: str, overrides: list[str]) -> list[str]:
         args = self.args
-        texts = lambda names: "[" + ",".join(f"{args.data}/{name}.jsonl.zst" for name in names) + "]"
-        fgrams = f"fgrams={args.fgrams}" if arm == "SCONE" else "fgrams=null"
+        ending = lambda name: "" if Path(args.data, name).is_dir() else ".jsonl.zst"
+        texts = lambda names: "[" + ",".join(f"{args.data}/{name}{ending(name)}" for name in names) + "]"
+        fgrams = f"fgrams={args.fgrams}" if arm in WITH_FGRAMS else "fgrams=null"
         return [
-            *[args.trainer, "train", "--config", "benchmarks/headline/headline.yaml"],
+            *[args.trainer, "train", "--config", args.config],
             *["--out", f"{args.work}/{run}", "--device", args.device, "--threads", str(args.threads)],
-            *["--log", "warn", f"data.train={texts(TRAIN)}", f"data.valid={texts(VALID)}"],
+            *["--log", "warn", f"data.train={texts(args.train)}", f"data.valid={texts(VALID)}"],
             *[fgrams, *ARMS[arm], *overrides],
         ]
 
@@ -69,6 +83,10 @@ class Runs:
             ended.wait(5)
 
     def run(self, name: str) -> None:
+        with self.turns:
+            self.run_now(name)
+
+    def run_now(self, name: str) -> None:
         run, _, rest = name.partition("=") if "=" in name.split(":")[0] else (None, None, name)
         arm, _, overrides = rest.partition(":")
         run = run or arm
@@ -91,6 +109,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     for name in ("trainer", "data", "work", "out"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--config", default="benchmarks/headline/headline.yaml")
+    parser.add_argument("--train", type=lambda s: s.split(","), default=TRAIN, help="texts below --data, without endings, or what `trainer tokenize` wrote there")
+    parser.add_argument("--jobs", type=int, help="arms at a time; default: all")
     parser.add_argument("--fgrams", help="f-gram set of SCONE arms")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 1) // 4))
@@ -100,10 +121,14 @@ def main() -> None:
         arm = name.split(":")[0].split("=")[-1]
         if arm not in ARMS:
             sys.exit(f"{arm} is no arm: {', '.join(ARMS)}")
+        if arm in WITH_FGRAMS and not args.fgrams:
+            sys.exit(f"{arm} needs --fgrams")
     runs = Runs(args)
     threads = [threading.Thread(target=runs.run, args=(name,)) for name in args.runs]
     for thread in threads:
         thread.start()
+        # In the order of the arguments.
+        time.sleep(0.05)
     for thread in threads:
         thread.join()
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Training steps with factors in f32 and in bf16, plain and with f-grams, in turn.
+"""Training steps with factors in f32 and in bf16, plain and with f-grams, and PyTorch's in f32, in turn.
 
 usage: run.py [--trainer target/release/trainer] [--data ../shared/data] [--widths 128,256,512] [--rounds 2] [--steps 20]
+              [--torch PYTHON]
 
 Models of 4 layers on the demo's tokenizer and f-grams, one part of Wikipedia, windows of 256 tokens, 4,096 tokens a step. Each round trains
 every variant once from its first step; the best of the rounds' medians counts, over all steps but the first five. JSON lines
-on stdout, the last training loss beside the speed.
+on stdout, the last training loss beside the speed. PYTHON has torch, tokenizers and zstandard; without it there is no peer.
 """
 
 import argparse
@@ -45,6 +46,14 @@ def train(trainer: Path, steps: int, keys: list[str]) -> tuple[float, float]:
     return statistics.median(speeds), lines[-1]["loss"]
 
 
+def peer(python: str, steps: int, width: int, fgrams: bool, data: Path) -> tuple[float, float]:
+    """As `train`, by torch_peer.py."""
+    command = [python, ROOT / "benchmarks/training/torch_peer.py", str(width), str(steps), data]
+    command += ["--fgrams", ROOT / "models/demo/fgrams.bin"] if fgrams else []
+    result = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    return result["tokens_per_s"], result["loss"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--trainer", type=Path, default=ROOT / "target/release/trainer")
@@ -52,6 +61,7 @@ def main() -> None:
     parser.add_argument("--widths", default="128,256,512")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--torch", metavar="PYTHON")
     args = parser.parse_args()
     widths = [int(width) for width in args.widths.split(",")]
     best: dict[tuple[int, bool, str], tuple[float, float]] = {}
@@ -60,13 +70,16 @@ def main() -> None:
         subprocess.run([sys.executable, machine, f"training, round {number + 1}"], check=True)
         for width in widths:
             for fgrams in (False, True):
-                for precision in ("f32", "bf16"):
-                    keys = overrides(width, precision, fgrams, args.data)
-                    result = train(args.trainer.resolve(), args.steps, keys)
-                    case = (width, fgrams, precision)
+                for subject in ("trainer f32", "trainer bf16", *(["PyTorch f32"] if args.torch else [])):
+                    if subject.startswith("trainer"):
+                        keys = overrides(width, subject.split()[1], fgrams, args.data)
+                        result = train(args.trainer.resolve(), args.steps, keys)
+                    else:
+                        result = peer(args.torch, args.steps, width, fgrams, args.data)
+                    case = (width, fgrams, subject)
                     best[case] = max(best.get(case, result), result)
-    for (width, fgrams, precision), (speed, loss) in best.items():
-        line = {"bench": "training", "case": f"d = {width}, {'SCONE' if fgrams else 'plain'}", "subject": f"trainer {precision}"}
+    for (width, fgrams, subject), (speed, loss) in best.items():
+        line = {"bench": "training", "case": f"d = {width}, {'SCONE' if fgrams else 'plain'}", "subject": subject}
         print(json.dumps(line | {"metric": "training", "value": round(speed), "unit": "tokens/s"}))
         print(json.dumps(line | {"metric": "loss of the last step", "value": round(loss, 4), "unit": "nats"}))
 
