@@ -109,7 +109,7 @@ serve() {
 part_tokens() {
     table || return
     local cpu
-    serve 7511 cpu --model models/demo --table "$work/table" || return
+    serve 7511 cpu --model models/demo --table "$work/table" --weights f32 || return
     cpu=$server
     serve 7512 "$DEVICE" --model models/demo --table "$work/table" || return
     python3 benchmarks/gpu/tokens.py 127.0.0.1:7511 127.0.0.1:7512 "models/demo, f32"

@@ -7,6 +7,7 @@ usage: tokens.py EXPECTED_ADDRESS ADDRESS CASE
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from decoder import generate, request, wait_until_ready
 
@@ -35,9 +36,12 @@ PROMPTS = [
 ]
 
 
-def run(address: str) -> list[list]:
-    data = [request(prompt, TOKENS, logprobs=5) for prompt in PROMPTS]
-    return [[t for r in generate(address, one, 120) for t in r.tokens] for one in data]
+def run(address: str, **fields) -> list[list]:
+    """All prompts at once, so that their prompts and decode steps are mixed."""
+    data = [request(prompt, TOKENS, **fields) for prompt in PROMPTS]
+    of = lambda one: [t for r in generate(address, one, 120) for t in r.tokens]
+    with ThreadPoolExecutor(len(data)) as threads:
+        return list(threads.map(of, data))
 
 
 def probabilities(token) -> dict[int, float]:
@@ -67,18 +71,23 @@ def main() -> None:
     same = info[0].table_id == info[1].table_id
     print(f"{info[1].embed_mode} rows, same table: {same}", file=sys.stderr)
     found = []
-    for prompt, a, b in zip(PROMPTS, run(expected_at), run(got_at)):
+    scored = run(got_at, logprobs=5)
+    for prompt, a, b in zip(PROMPTS, run(expected_at, logprobs=5), scored):
         at, largest, gap = compare(a, b)
         found.append((at, largest))
         if at < TOKENS:
             print(f"{prompt!r}: parts after {at} tokens, best two {gap} nats apart", file=sys.stderr)
     matched = sum(t.match_length > 0 for t in b) / max(len(b), 1)
     print(f"f-gram rows in the last text: {matched:.0%}", file=sys.stderr)
+    # Without log probabilities tokens are chosen on the device.
+    ids = lambda texts: [[token.id for token in text] for text in texts]
+    chosen = sum(a == b for a, b in zip(ids(scored), ids(run(got_at))))
     lengths = sorted(at for at, _ in found)
     results = [
         ("prompts whose tokens are all equal", sum(at == TOKENS for at in lengths), "prompts"),
         ("tokens until the first that differs, least", lengths[0], "tokens"),
         ("tokens until the first that differs, mean", sum(lengths) / len(lengths), "tokens"),
+        ("prompts with the same tokens when no logits are asked for", chosen, "prompts"),
         ("largest difference of a log probability", max(largest for _, largest in found), "nats"),
     ]
     for metric, value, unit in results:

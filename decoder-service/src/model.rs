@@ -3,9 +3,11 @@
 use std::{path::Path, sync::Arc};
 
 use candle_core::Device;
+use scone_fgram::{EncodedRow, RowDtype};
 use scone_model::sampling::SamplingParams;
 use scone_model::{
-    Decoder, KV_BLOCK_POSITIONS, KvDtype, KvPool, ModelConfig, SconeConfig, WeightType,
+    Decoder, Giving, KV_BLOCK_POSITIONS, KvDtype, KvPool, ModelConfig, SconeConfig, Segment,
+    WeightType,
     checkpoint::{self, LoadedModel},
 };
 use serde::Deserialize;
@@ -190,6 +192,35 @@ impl ServedModel {
             self.info.context_bound = Some("--kv-memory");
         }
         Ok(self.decoder.new_pool(dtype, blocks)?)
+    }
+
+    /// Computes a short text and a token after it, so that a device has loaded its kernels before the
+    /// first request. The pool must not be in use.
+    ///
+    /// # Errors
+    /// When the device cannot.
+    pub fn warm_up(&self, pool: &mut KvPool) -> Result<(), Error> {
+        let ids = [0; KV_BLOCK_POSITIONS / 2];
+        let row = vec![0; RowDtype::F32.row_bytes(self.decoder.shape().hidden_size)];
+        let row = EncodedRow {
+            dtype: RowDtype::F32,
+            bytes: &row,
+        };
+        let rows = [Some(row); KV_BLOCK_POSITIONS / 2];
+        let (text, token) = ((0, ids.len()), (ids.len(), 1));
+        for giving in [Giving::Best, Giving::Last] {
+            for (held, count) in [text, token] {
+                let segment = Segment {
+                    blocks: &[0],
+                    held,
+                    token_ids: &ids[..count],
+                    rows: &rows[..count],
+                    samples: true,
+                };
+                self.decoder.step_giving(pool, &[segment], &[giving])?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -156,7 +156,10 @@ fn load(config: &ModelConfig, stop: &CancellationToken) -> Result<Loaded, Error>
         model.decoder = model.decoder.cast(config.dtype)?;
     }
     freed_memory::give_back();
-    let pool = model.new_pool(config.kv_memory, config.kv_dtype)?;
+    let mut pool = model.new_pool(config.kv_memory, config.kv_dtype)?;
+    if !config.device.is_cpu() {
+        model.warm_up(&mut pool)?;
+    }
     Ok(Loaded {
         model,
         pool,

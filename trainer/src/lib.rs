@@ -5,6 +5,7 @@
 //! nothing in this crate serves requests. The f-gram rule itself lives in `scone_fgram` and the
 //! transformer in `scone_model`, so that training and serving cannot drift apart.
 
+mod benchmark;
 mod columns;
 pub mod commands;
 pub mod corpus;

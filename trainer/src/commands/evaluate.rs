@@ -101,6 +101,9 @@ struct Report {
     context: usize,
     stride: usize,
     tokens_per_s: f64,
+    /// The most memory the process ever had; absent where the system does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_memory_bytes: Option<u64>,
 }
 
 /// Runs `trainer evaluate`.
@@ -229,6 +232,7 @@ fn report(args: &Args, rows: String, totals: &Totals, options: &Options, seconds
         context: options.context,
         stride: options.stride,
         tokens_per_s: totals.tokens as f64 / seconds.max(1e-9),
+        peak_memory_bytes: output::peak_memory_bytes(),
     }
 }
 

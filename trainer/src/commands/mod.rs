@@ -1,5 +1,6 @@
 //! One module per subcommand: its flags (`Args`) and its `run`; what several share beside them.
 
+pub mod benchmark;
 pub mod convert;
 pub mod corpus_args;
 pub mod evaluate;
@@ -39,6 +40,8 @@ pub enum Command {
     Precompute(precompute::Args),
     /// Measure a model on held-out text.
     Evaluate(evaluate::Args),
+    /// Measure several models on several texts, and write one report.
+    Benchmark(benchmark::Args),
 }
 
 impl Command {
@@ -59,6 +62,7 @@ impl Command {
             Command::Convert(args) => convert::run(args),
             Command::Precompute(args) => precompute::run(args),
             Command::Evaluate(args) => evaluate::run(args),
+            Command::Benchmark(args) => benchmark::run(args),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Pictures of training runs: losses and speed over tokens, from `log.jsonl`.
 
+pub(crate) mod bars;
 mod chart;
 mod series;
 

@@ -12,7 +12,7 @@ use super::config::Trainable;
 
 /// Operations of the matrix products of a training step, by what they depend on.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Flops {
+pub(crate) struct Flops {
     /// Of one position of the main model.
     position: f64,
     /// Of one f-gram prefix in A.
@@ -47,10 +47,30 @@ impl Flops {
         }
     }
 
+    /// Of weights that are all trained, at the longest context of the model; `fgram`: those of A.
+    pub(crate) fn of_weights(
+        config: &ModelConfig,
+        main: &Parameters,
+        fgram: Option<&Parameters>,
+    ) -> Self {
+        let own = fgram.map_or(0.0, |own| 6.0 * block_weights(own));
+        let sequence = config.max_positions();
+        Self {
+            node: own,
+            ..Self::new(config, main, None, Trainable::All, sequence)
+        }
+    }
+
     /// Operations of a step over so many positions and prefixes.
-    pub(super) fn of(&self, positions: usize, nodes: usize) -> f64 {
+    pub(crate) fn of(&self, positions: usize, nodes: usize) -> f64 {
         self.position * positions as f64 + self.node * nodes as f64
     }
+}
+
+/// Operations of one token in serving: products of blocks and output layer, forward.
+pub(crate) fn inference(config: &ModelConfig, main: &Parameters) -> f64 {
+    let shape = config.shape();
+    2.0 * (block_weights(main) + (shape.vocab_size * shape.hidden_size) as f64)
 }
 
 /// Weights of the matrices in blocks: those whose names have a number in them.

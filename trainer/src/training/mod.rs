@@ -13,7 +13,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod config;
 mod control;
-mod flops;
+pub(crate) mod flops;
 pub mod gradients;
 mod log;
 mod main_model;

@@ -11,6 +11,7 @@ mod training;
 mod validate;
 
 pub use optimizer::{GroupScales, OptimizerConfig, OptimizerKind, ParameterGroup};
+pub(crate) use overrides::apply as apply_override;
 pub use resume::{Difference, check_resumable, differences};
 pub use schema::{
     ControlKind, DataConfig, Family, FgramModelShape, ModelShape, OutputConfig, OutputDtype,

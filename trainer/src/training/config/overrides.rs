@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_yaml_ng::{Mapping, Value};
 
 /// Sets the value of `a.b=value`; the value is read as YAML, so `[x, y]`, `3e-3`, `null` work.
-pub(super) fn apply(root: &mut Mapping, spec: &str) -> Result<()> {
+pub(crate) fn apply(root: &mut Mapping, spec: &str) -> Result<()> {
     let (path, text) = spec
         .split_once('=')
         .with_context(|| format!("override `{spec}` is not of the form key=value"))?;
