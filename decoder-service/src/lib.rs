@@ -192,6 +192,7 @@ impl Ports {
             listener,
             limits: config.connections,
             metrics: ConnectionMetrics::default(),
+            tls: config.tls.clone(),
         };
         connections.metrics.register(&mut registry);
         let http_connections = match &config.http {
@@ -199,6 +200,7 @@ impl Ports {
                 listener: bind_for("HTTP", http.listen).await?,
                 limits: config.connections,
                 metrics: ConnectionMetrics::default(),
+                tls: config.tls.clone(),
             }),
             None => None,
         };

@@ -101,6 +101,7 @@ pub async fn run_with(
         listener,
         limits: config.connections,
         metrics: lookups.metrics.connections.clone(),
+        tls: config.tls.clone(),
     };
     let serving = grpc::serve_until(
         router,

@@ -18,6 +18,7 @@ mod suite {
     mod shutdown;
     mod start;
     mod table_switch;
+    mod tls;
     mod training;
     mod upsert;
 }

@@ -8,6 +8,8 @@ use scone_proto::decoder::v1::{
     GetModelInfoRequest, SamplingParameters, decoder_service_client::DecoderServiceClient,
     finish::StoppedBy, generate_request,
 };
+use scone_service::client_tls::{ClientTlsArgs, ClientTlsNames};
+use scone_tls::Connector;
 use tonic::{
     Streaming,
     transport::{Channel, Endpoint},
@@ -33,6 +35,54 @@ pub struct ServerArgs {
         default_value = "127.0.0.1:7400"
     )]
     pub addr: String,
+
+    /// TLS towards the server.
+    #[command(flatten)]
+    pub tls: ClientTlsArgs<TlsNames>,
+}
+
+/// The environment variables of the flags of TLS.
+#[derive(Clone, Debug)]
+pub struct TlsNames;
+
+impl ClientTlsNames for TlsNames {
+    const CA: &'static str = "SCONE_CLIENT_TLS_CA";
+    const CERT: &'static str = "SCONE_CLIENT_TLS_CERT";
+    const KEY: &'static str = "SCONE_CLIENT_TLS_KEY";
+    const NAME: &'static str = "SCONE_CLIENT_TLS_NAME";
+}
+
+impl ServerArgs {
+    /// Connects, over TLS if that is asked for.
+    async fn connect(&self) -> Result<Channel, Error> {
+        let unreachable = |source: &dyn std::error::Error| Error::Server {
+            address: self.addr.clone(),
+            problem: root_cause(source),
+        };
+        let address = self.addr.trim_start_matches("http://");
+        let address = address.trim_start_matches("https://");
+        let endpoint = |origin: String| {
+            let endpoint = Endpoint::from_shared(origin).map_err(|error| unreachable(&error))?;
+            Ok::<_, Error>(endpoint.connect_timeout(CONNECT_TIMEOUT))
+        };
+        let tls = self.tls.open();
+        let tls = tls.map_err(|error| Error::Config(format!("--tls-ca: {error}")))?;
+        let connected = match tls {
+            None => endpoint(format!("http://{address}"))?.connect().await,
+            Some(tls) => {
+                let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+                let name = self.tls.tls_name.as_deref().unwrap_or(host);
+                let connector = Connector {
+                    tls,
+                    name: name.to_owned(),
+                    address: address.to_owned(),
+                };
+                let endpoint = endpoint(format!("https://{name}"))?;
+                endpoint.connect_with_connector(connector).await
+            }
+        };
+        connected.map_err(|error| unreachable(&error))
+    }
 }
 
 /// A server that was reached.
@@ -48,15 +98,7 @@ impl Server {
     /// # Errors
     /// Names the address that cannot be reached.
     pub(super) async fn reach(args: &ServerArgs) -> Result<Self, Error> {
-        let unreachable = |source: tonic::transport::Error| Error::Server {
-            address: args.addr.clone(),
-            problem: root_cause(&source),
-        };
-        let address = args.addr.trim_start_matches("http://");
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unreachable)?;
-        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT);
-        let channel = endpoint.connect().await.map_err(unreachable)?;
-        let mut client = DecoderServiceClient::new(channel);
+        let mut client = DecoderServiceClient::new(args.connect().await?);
         let info = client.get_model_info(GetModelInfoRequest {}).await;
         let info = info.map_err(|status| refused(args, &status))?;
         Ok(Self {

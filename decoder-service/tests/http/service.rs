@@ -148,6 +148,7 @@ fn config(fixture: &Fixture, http: SocketAddr) -> Config {
             heartbeat: PATIENCE,
         }),
         connections: ConnectionLimits::default(),
+        tls: None,
         max_connection_streams: 256,
         metrics_listen: None,
         drain_timeout: PATIENCE,
