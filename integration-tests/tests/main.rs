@@ -9,6 +9,7 @@ mod suite {
     mod embed_tier_down;
     mod generate;
     mod health;
+    mod keys;
     mod lookup;
     mod mapped;
     mod overload;

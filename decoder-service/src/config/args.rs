@@ -232,6 +232,16 @@ pub struct ServeArgs {
     )]
     pub http_listen: HttpListen,
 
+    /// File of API keys, a line each: NAME KEY [max_concurrent=N] [tokens_per_minute=N]. Calls must then
+    /// send one (authorization: Bearer KEY), over gRPC and HTTP; it is looked at every 2 seconds.
+    #[arg(
+        long,
+        env = "SCONE_API_KEYS",
+        value_name = "FILE",
+        help_heading = "Service"
+    )]
+    pub api_keys: Option<PathBuf>,
+
     /// Origins, as scheme://host:port, whose web pages may call the HTTP API, with commas
     /// between; * is any. Default: none but the service's own page.
     #[arg(
@@ -369,8 +379,9 @@ pub struct ServeArgs {
     )]
     pub max_queue_time: Duration,
 
-    /// Most sequences of one client that run and wait: of a gRPC connection, or of one HTTP request. More
-    /// are refused with RESOURCE_EXHAUSTED. Default: three quarters of --max-batch + --max-queue.
+    /// Most sequences of one client that run and wait: of an API key, else of a gRPC connection or of one
+    /// HTTP request. More are refused with RESOURCE_EXHAUSTED. Default: three quarters of --max-batch +
+    /// --max-queue.
     #[arg(
         long,
         env = "SCONE_MAX_PER_CLIENT",

@@ -20,6 +20,7 @@ use crate::{
     engine::{EngineConfig, OnLookupFailure},
     error::Error,
     http::HttpConfig,
+    keys::ApiKeys,
     scheduler::Limits,
 };
 
@@ -88,6 +89,8 @@ pub struct Config {
     pub http: Option<HttpConfig>,
     /// Of connections, for each port.
     pub connections: ConnectionLimits,
+    /// Who may call; anybody when absent.
+    pub api_keys: Option<ApiKeys>,
     /// What both ports speak, if it is not plain.
     pub tls: Option<ServerTls>,
     /// Calls of one gRPC connection at one time.
@@ -287,6 +290,7 @@ impl ServeArgs {
         }
         self.connections.check(&mut problems.0);
         let tls = self.connections.tls.open(&mut problems.0);
+        let api_keys = self.open_api_keys(&mut problems);
         self.check_http(&mut problems);
         problems.or(model.map(|model| Config {
             model,
@@ -306,6 +310,7 @@ impl ServeArgs {
             },
             http: self.http(),
             connections: self.connections.limits(),
+            api_keys,
             tls,
             max_connection_streams: self.max_connection_streams,
             metrics_listen: self.metrics_listen,
@@ -315,6 +320,13 @@ impl ServeArgs {
 }
 
 impl ServeArgs {
+    fn open_api_keys(&self, problems: &mut Problems) -> Option<ApiKeys> {
+        let opened = ApiKeys::open(self.api_keys.clone()?);
+        opened
+            .inspect_err(|error| problems.add(format!("--api-keys {error}")))
+            .ok()
+    }
+
     fn places(&self) -> usize {
         self.max_batch.saturating_add(self.max_queue)
     }

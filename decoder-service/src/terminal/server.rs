@@ -1,6 +1,6 @@
 //! A decoder-service over gRPC, from a client's side.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use scone_proto::decoder::v1::{
@@ -11,7 +11,9 @@ use scone_proto::decoder::v1::{
 use scone_service::client_tls::{ClientTlsArgs, ClientTlsNames};
 use scone_tls::Connector;
 use tonic::{
-    Streaming,
+    Request, Status, Streaming,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
 };
 
@@ -36,6 +38,10 @@ pub struct ServerArgs {
     )]
     pub addr: String,
 
+    /// File whose first line is the API key to send.
+    #[arg(long, env = "SCONE_CLIENT_API_KEY_FILE", value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+
     /// TLS towards the server.
     #[command(flatten)]
     pub tls: ClientTlsArgs<TlsNames>,
@@ -53,6 +59,27 @@ impl ClientTlsNames for TlsNames {
 }
 
 impl ServerArgs {
+    /// What is sent with each call.
+    fn authorization(&self) -> Result<Option<MetadataValue<Ascii>>, Error> {
+        let Some(path) = &self.api_key_file else {
+            return Ok(None);
+        };
+        let text = std::fs::read_to_string(path).map_err(|source| Error::File {
+            action: "read --api-key-file",
+            path: path.display().to_string(),
+            source: source.into(),
+        })?;
+        let key = text.lines().next().unwrap_or_default().trim();
+        let value: Option<MetadataValue<Ascii>> = format!("Bearer {key}").parse().ok();
+        let Some(mut value) = value.filter(|_| !key.is_empty()) else {
+            let path = path.display();
+            let problem = format!("--api-key-file {path}: its first line is no key");
+            return Err(Error::Config(problem));
+        };
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+
     /// Connects, over TLS if that is asked for.
     async fn connect(&self) -> Result<Channel, Error> {
         let unreachable = |source: &dyn std::error::Error| Error::Server {
@@ -85,9 +112,24 @@ impl ServerArgs {
     }
 }
 
+/// Adds the key to each call.
+#[derive(Clone)]
+struct Authorize(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Authorize {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request
+                .metadata_mut()
+                .insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
 /// A server that was reached.
 pub(super) struct Server {
-    client: DecoderServiceClient<Channel>,
+    client: DecoderServiceClient<InterceptedService<Channel, Authorize>>,
     /// Where its rows come from.
     pub(super) embed_mode: String,
 }
@@ -98,7 +140,9 @@ impl Server {
     /// # Errors
     /// Names the address that cannot be reached.
     pub(super) async fn reach(args: &ServerArgs) -> Result<Self, Error> {
-        let mut client = DecoderServiceClient::new(args.connect().await?);
+        let authorize = Authorize(args.authorization()?);
+        let channel = args.connect().await?;
+        let mut client = DecoderServiceClient::with_interceptor(channel, authorize);
         let info = client.get_model_info(GetModelInfoRequest {}).await;
         let info = info.map_err(|status| refused(args, &status))?;
         Ok(Self {

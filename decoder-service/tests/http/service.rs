@@ -148,6 +148,7 @@ fn config(fixture: &Fixture, http: SocketAddr) -> Config {
             heartbeat: PATIENCE,
         }),
         connections: ConnectionLimits::default(),
+        api_keys: None,
         tls: None,
         max_connection_streams: 256,
         metrics_listen: None,
