@@ -1,12 +1,15 @@
 //! Both tiers with TLS: who is let in, and that tokens are the same.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use integration_tests::{
+    binaries::binaries,
     client::{decoder, generate, greedy, seeded},
     cluster::Service,
     eventually::{eventually, in_time},
     fixtures::fixtures,
+    folders::{copy_of, scratch},
+    process::run,
 };
 use scone_proto::decoder::v1::{GetModelInfoRequest, decoder_service_client::DecoderServiceClient};
 use scone_test_support::certificates::{Authority, replace};
@@ -182,4 +185,46 @@ async fn certificates_are_replaced_while_both_tiers_run() {
         assert_eq!(completions(&client).await, before);
         tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     }
+}
+
+/// The first commands in docs/security.md.
+fn documented() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/security.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, begun) = text.split_once("```sh\n").unwrap();
+    begun.split_once("```").unwrap().0.to_owned()
+}
+
+#[test]
+fn certificates_are_made_as_the_documents_say() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        eprintln!("openssl is not installed: the commands are not run");
+        return;
+    }
+    let folder = scratch("certificates");
+    let mut shell = Command::new("sh");
+    shell.args(["-e", "-c", &documented()]).current_dir(&folder);
+    run("openssl", shell).success();
+    let flag = |name: &str, file: &str| format!("--{name}={}", folder.join(file).display());
+    let flags = [
+        flag("tls-cert", "embed-service.crt"),
+        flag("tls-key", "embed-service.key"),
+        flag("tls-client-ca", "ca.crt"),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let embed = Service::embed(&fixtures().table, &flags);
+    let mut load = Command::new(&binaries().embed_service);
+    load.args([
+        "load",
+        "--addr",
+        &embed.address,
+        "--seconds=1",
+        "--warm-up-seconds=0",
+    ]);
+    load.arg("--table").arg(copy_of(&fixtures().table));
+    load.arg(flag("tls-ca", "ca.crt"));
+    load.arg(flag("tls-cert", "decoder-service.crt"));
+    load.arg(flag("tls-key", "decoder-service.key"));
+    let said = run("load", load).success();
+    assert!(said.contains("requests"), "{said}");
 }
