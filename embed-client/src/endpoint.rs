@@ -39,7 +39,8 @@ pub async fn connect(
     let Some((tls, name)) = tls else {
         return endpoint(address, connect_timeout)?.connect().await;
     };
-    let endpoint = configured(format!("https://{name}"), connect_timeout)?;
+    let port = address.rsplit_once(':').map_or("443", |(_, port)| port);
+    let endpoint = configured(format!("https://{name}:{port}"), connect_timeout)?;
     let connector = Connector {
         tls: tls.clone(),
         name: name.to_owned(),

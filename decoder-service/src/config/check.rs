@@ -524,7 +524,9 @@ mod tests {
             mixed.contains("--embed-tls-ca: cannot read /no/ca.crt"),
             "{mixed}"
         );
-        let half = parse(&["--embed-tls-cert=/a", ca]).unwrap_err();
+        let nobody = parse(&[ca]).unwrap_err().to_string();
+        assert!(nobody.contains("--embed <ADDRESSES>"), "{nobody}");
+        let half = parse(&["--embed=a:1", "--embed-tls-cert=/a", ca]).unwrap_err();
         assert!(half.to_string().contains("--embed-tls-key"), "{half}");
     }
 

@@ -12,7 +12,12 @@ use scone_service::client_tls;
 pub struct EmbedTlsArgs {
     /// Authorities in PEM whose certificates embed-services must have: speak TLS with all of them.
     /// Plain when absent. Files are looked at every 2 seconds.
-    #[arg(long, env = "SCONE_EMBED_TLS_CA", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "SCONE_EMBED_TLS_CA",
+        value_name = "FILE",
+        requires = "embed"
+    )]
     pub embed_tls_ca: Option<PathBuf>,
 
     /// Certificate in PEM to show to embed-services.

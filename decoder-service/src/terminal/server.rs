@@ -97,14 +97,14 @@ impl ServerArgs {
         let connected = match tls {
             None => endpoint(format!("http://{address}"))?.connect().await,
             Some(tls) => {
-                let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+                let (host, port) = address.rsplit_once(':').unwrap_or((address, "443"));
                 let name = self.tls.tls_name.as_deref().unwrap_or(host);
                 let connector = Connector {
                     tls,
                     name: name.to_owned(),
                     address: address.to_owned(),
                 };
-                let endpoint = endpoint(format!("https://{name}"))?;
+                let endpoint = endpoint(format!("https://{name}:{port}"))?;
                 endpoint.connect_with_connector(connector).await
             }
         };

@@ -90,6 +90,7 @@ async fn connect_one(
     tls: Option<&Tls>,
 ) -> anyhow::Result<EmbedServiceClient<Channel>> {
     let address = address.trim_start_matches("http://");
+    let address = address.trim_start_matches("https://");
     let name = tls.map(|tls| tls.name_of(address));
     let tls = tls.map(|tls| &tls.client).zip(name.as_deref());
     let channel = scone_embed_client::connect(address, tls, CONNECT_TIMEOUT).await?;
