@@ -188,9 +188,14 @@ impl Generation {
 }
 
 fn refused(args: &ServerArgs, status: &tonic::Status) -> Error {
+    // One that the server did not send has the reason at the end of its sources.
+    let problem = match std::error::Error::source(status) {
+        Some(source) => root_cause(source),
+        None => status.message().to_owned(),
+    };
     Error::Server {
         address: args.addr.clone(),
-        problem: status.message().to_owned(),
+        problem,
     }
 }
 
