@@ -51,6 +51,27 @@ pub enum Error {
         /// When to try again.
         retry_after: Duration,
     },
+    /// No key came with a call, or none that is known.
+    #[error(
+        "an API key is needed, and none that is known here came: send authorization: Bearer KEY"
+    )]
+    Unauthenticated,
+    /// As many sequences of a key run and wait as may.
+    #[error("{most} sequences of this API key may run and wait; try again later")]
+    KeyBusy {
+        /// The key's limit.
+        most: u32,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// As many tokens of a key were used as may.
+    #[error("{tokens_per_minute} tokens a minute are the limit of this API key; try again later")]
+    KeyRate {
+        /// The key's limit.
+        tokens_per_minute: u32,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// Too much text waits to be tokenised.
     #[error("{most} bytes of text are being tokenised, which is the limit; try again later")]
     TooMuchText {
@@ -173,6 +194,9 @@ impl Error {
             Error::QueueFull { .. } => "queue_full",
             Error::QueueTooLong { .. } => "queue_too_long",
             Error::ClientBusy { .. } => "client_busy",
+            Error::Unauthenticated => "unauthenticated",
+            Error::KeyBusy { .. } => "key_busy",
+            Error::KeyRate { .. } => "key_rate",
             Error::TooMuchText { .. } => "too_much_text",
             Error::Loading => "loading",
             Error::Draining => "draining",
@@ -211,9 +235,12 @@ impl From<Error> for Status {
             Error::InvalidField { .. } => Status::invalid_argument(text),
             Error::QueueFull { retry_after, .. }
             | Error::QueueTooLong { retry_after, .. }
-            | Error::ClientBusy { retry_after, .. } => {
+            | Error::ClientBusy { retry_after, .. }
+            | Error::KeyBusy { retry_after, .. }
+            | Error::KeyRate { retry_after, .. } => {
                 with_retry(Code::ResourceExhausted, text, retry_after)
             }
+            Error::Unauthenticated => Status::unauthenticated(text),
             Error::TooMuchText { .. } => {
                 with_retry(Code::ResourceExhausted, text, Duration::from_secs(1))
             }

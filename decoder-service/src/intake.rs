@@ -11,6 +11,7 @@ use std::{
     time::Instant,
 };
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
@@ -20,9 +21,10 @@ use crate::{
     engine::{EngineConfig, EngineHandle, Message},
     error::Error,
     freed_memory,
+    keys::Admitted,
     metrics::Metrics,
     model::ModelInfo,
-    request::{Draft, Request},
+    request::{Draft, MAX_N, Request},
     sequence::Delta,
     startup::TierInfo,
 };
@@ -167,18 +169,20 @@ impl Intake {
 
     async fn checked_and_submitted(
         &self,
-        drafts: Vec<Draft>,
+        mut drafts: Vec<Draft>,
         deadline: Option<Instant>,
     ) -> Result<Vec<Deltas>, Error> {
         if self.draining.is_cancelled() {
             return Err(Error::Draining);
         }
+        let admitted = admit(&mut drafts)?;
         let requests = self.check(drafts, deadline).await?;
         if let Some(first) = requests.first() {
             Span::current().record("request.id", &first.id);
         }
         // Those that were accepted before one is refused are cancelled as they are dropped.
-        requests.into_iter().map(|one| self.submit(one)).collect()
+        let submit = |one| self.submit(one, admitted.clone());
+        requests.into_iter().map(submit).collect()
     }
 
     async fn check(
@@ -204,7 +208,7 @@ impl Intake {
         self.tokenising.run(bytes, check).await?
     }
 
-    fn submit(&self, request: Request) -> Result<Deltas, Error> {
+    fn submit(&self, request: Request, admitted: Option<Arc<Admitted>>) -> Result<Deltas, Error> {
         debug!(
             request.id,
             prompt_tokens = request.prompt_ids.len(),
@@ -213,8 +217,16 @@ impl Intake {
         );
         let (completions, prompt_ids) = (request.n, request.prompt_ids.clone());
         let messages = self.engine.submit(request)?;
+        let paying = admitted.map(|admitted| Paying {
+            counter: self.metrics.key_tokens(admitted.name()),
+            admitted,
+        });
+        if let Some(paying) = &paying {
+            paying.for_tokens(prompt_ids.len());
+        }
         Ok(Deltas {
             messages,
+            paying,
             completions,
             prompt_ids,
         })
@@ -228,6 +240,37 @@ pub struct Deltas {
     /// Completions that are not finished yet.
     completions: u32,
     prompt_ids: Vec<u32>,
+    paying: Option<Paying>,
+}
+
+/// Who pays for the tokens of a request.
+#[derive(Debug)]
+struct Paying {
+    admitted: Arc<Admitted>,
+    counter: Counter,
+}
+
+impl Paying {
+    fn for_tokens(&self, tokens: usize) {
+        self.admitted.charge(tokens);
+        self.counter.inc_by(tokens as u64);
+    }
+}
+
+/// Counts the drafts of a call towards its key, which then is the client as well.
+fn admit(drafts: &mut [Draft]) -> Result<Option<Arc<Admitted>>, Error> {
+    let Some(key) = drafts.first().and_then(|draft| draft.key.clone()) else {
+        return Ok(None);
+    };
+    let client = key.client();
+    let mut sequences: u32 = 0;
+    for draft in drafts {
+        draft.client = Some(client);
+        // More are refused soon, for another reason.
+        let n = draft.n.unwrap_or(1).min(MAX_N);
+        sequences = sequences.saturating_add(n);
+    }
+    Ok(Some(Arc::new(key.admit(sequences)?)))
 }
 
 impl Deltas {
@@ -247,6 +290,9 @@ impl Stream for Deltas {
         Poll::Ready(match ready!(this.messages.poll_recv(context)) {
             Some(Ok(delta)) => {
                 this.completions -= u32::from(delta.finish.is_some());
+                if let Some(paying) = &this.paying {
+                    paying.for_tokens(delta.tokens.len());
+                }
                 Some(Ok(delta))
             }
             Some(Err(error)) => {

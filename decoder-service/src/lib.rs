@@ -22,7 +22,8 @@
 //! A plain model (a directory without scone.json) is served as well: it has no f-grams, so there is
 //! no table and no look-up.
 //!
-//! What it is not: it has no users and no encryption; those belong in front.
+//! Who may call is said by TLS with certificates of clients ([`config`]) and by [`keys`]; there are no
+//! users.
 
 pub mod chat;
 pub mod config;
@@ -33,6 +34,7 @@ mod freed_memory;
 pub mod generate;
 pub mod http;
 pub mod intake;
+pub mod keys;
 pub mod kv;
 pub mod metrics;
 pub mod model;
@@ -65,7 +67,7 @@ use scone_service::{
 };
 use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Router;
+use tonic::service::Routes;
 use tracing::{error, info, warn};
 
 pub use config::Config;
@@ -114,7 +116,15 @@ pub async fn run(
     let (service, set_grpc) = late_service(Error::Loading.into());
     let budget = MessageBudget::new(&connections.limits, &connections.metrics);
     let streams = config.max_connection_streams;
-    let router = router(service, health_service, streams, &budget)?;
+    let mut routes = routes(service, health_service, &budget)?;
+    let mut followed = JoinSet::new();
+    if let Some(keys) = &config.api_keys {
+        routes = server::authenticated(routes, keys.clone());
+        followed.spawn(keys.clone().follow());
+    }
+    let router = server_builder()
+        .max_concurrent_streams(streams)
+        .add_routes(routes);
     let finish = Finish {
         health: health.clone(),
         draining: draining.clone(),
@@ -192,6 +202,7 @@ impl Ports {
             listener,
             limits: config.connections,
             metrics: ConnectionMetrics::default(),
+            tls: config.tls.clone(),
         };
         connections.metrics.register(&mut registry);
         let http_connections = match &config.http {
@@ -199,12 +210,17 @@ impl Ports {
                 listener: bind_for("HTTP", http.listen).await?,
                 limits: config.connections,
                 metrics: ConnectionMetrics::default(),
+                tls: config.tls.clone(),
             }),
             None => None,
         };
         if let Some(http) = &http_connections {
             http.metrics
                 .register(registry.sub_registry_with_prefix("http"));
+        }
+        if let Some(keys) = &config.api_keys {
+            let help = "Calls without an API key that is known";
+            registry.register("unauthenticated", help, keys.refused.clone());
         }
         let registry = Arc::new(registry);
         let endpoint = match config.metrics_listen {
@@ -224,7 +240,7 @@ impl Ports {
         let mut serving = JoinSet::new();
         let mut set_http = None;
         if let (Some(http), Some(connections)) = (&config.http, http_connections) {
-            let (router, set) = http::router(http, registry);
+            let (router, set) = http::router(http, registry, config.api_keys.clone());
             set_http = Some(set);
             serving.spawn(connections.serve_http(router, closing.clone()));
         }
@@ -275,18 +291,14 @@ async fn start_engine(
 }
 
 /// The service, its health and reflection on one port.
-fn router(
+fn routes(
     service: LateService<GrpcService>,
     health: HealthGrpc,
-    max_connection_streams: u32,
     budget: &MessageBudget,
-) -> Result<Router, Error> {
-    let router = server_builder()
-        .max_concurrent_streams(max_connection_streams)
-        .add_service(budget.guard(service))
-        .add_service(budget.guard(health));
+) -> Result<Routes, Error> {
+    let routes = Routes::new(budget.guard(service)).add_service(budget.guard(health));
     let descriptors = scone_proto::FILE_DESCRIPTOR_SET;
-    with_reflection(router, descriptors, SERVICE_NAME, budget)
+    with_reflection(routes, descriptors, SERVICE_NAME, budget)
         .map_err(|error| Error::Reflection(error.into()))
 }
 

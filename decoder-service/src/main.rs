@@ -34,9 +34,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve generation over gRPC and HTTP, with continuous batching.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Continue one text in this terminal, without a server.
-    Generate(GenerateArgs),
+    Generate(Box<GenerateArgs>),
     /// Have a server continue one text.
     Client(ClientArgs),
     /// Converse with a server's model, by its chat template.

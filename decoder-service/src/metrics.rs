@@ -26,6 +26,13 @@ pub struct Outcome {
     pub outcome: &'static str,
 }
 
+/// Whose tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KeyName {
+    /// Name of an API key, as in its file.
+    pub key: Arc<str>,
+}
+
 /// The metrics of the decoder-service. Cloning shares them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -59,6 +66,8 @@ pub struct Metrics {
     pub lookup_failures: Counter,
     /// Positions taken from the prefix cache.
     pub cached_positions: Counter,
+    /// Tokens of prompts and generated ones, by API key.
+    pub key_tokens: Family<KeyName, Counter>,
     /// Sequences that gave their KV blocks to older ones and are computed again.
     pub preemptions: Counter,
     /// KV blocks in use.
@@ -92,6 +101,7 @@ impl Default for Metrics {
             fallback_positions: Counter::default(),
             lookup_failures: Counter::default(),
             cached_positions: Counter::default(),
+            key_tokens: Family::default(),
             preemptions: Counter::default(),
             kv_blocks_used: Gauge::default(),
             kv_blocks: Gauge::default(),
@@ -199,12 +209,23 @@ impl Metrics {
         for (name, help, counter) in counters {
             r.register(name, help, counter.clone());
         }
+        r.register(
+            "key_tokens",
+            "Tokens of prompts and generated ones, by name of the API key",
+            self.key_tokens.clone(),
+        );
     }
 
     /// Shows the figures of remote look-ups from now on.
     pub fn watch_embed_tier(&self, monitor: Monitor) {
         // Set once, at start; a second embed tier does not exist.
         let _ = self.embed_tier.set(monitor);
+    }
+
+    /// Counts the tokens of one API key.
+    pub fn key_tokens(&self, name: &Arc<str>) -> Counter {
+        let key = name.clone();
+        self.key_tokens.get_or_create(&KeyName { key }).clone()
     }
 
     /// Counts an ended completion or a refused request.

@@ -15,6 +15,8 @@ pub enum Client {
     Connection(SocketAddr),
     /// One request with several prompts.
     Request(u64),
+    /// All calls with one API key.
+    Key(u64),
 }
 
 /// Why there is no place.

@@ -4,8 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use scone_model::sampling::SamplingParams;
 
-use crate::places::Client;
-use crate::{chat::Conversation, error::Error, model::ModelInfo};
+use crate::{chat::Conversation, error::Error, keys::Key, model::ModelInfo, places::Client};
 
 /// Most stop strings of a request.
 pub const MAX_STOP_STRINGS: usize = 16;
@@ -58,6 +57,8 @@ pub struct Draft {
     pub logit_bias: HashMap<u32, f32>,
     /// Who asks, as the server sees it.
     pub client: Option<Client>,
+    /// The key that came with it.
+    pub key: Option<Arc<Key>>,
 }
 
 /// A request that can be served.

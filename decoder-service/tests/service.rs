@@ -100,6 +100,8 @@ impl Service {
             engine: common::engine_config(limits),
             http: None,
             connections: ConnectionLimits::default(),
+            api_keys: None,
+            tls: None,
             max_connection_streams: 256,
             metrics_listen: None,
             drain_timeout: PATIENCE,

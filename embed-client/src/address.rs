@@ -14,7 +14,7 @@ pub enum Address {
 impl FromStr for Address {
     type Err = &'static str;
 
-    /// Reads `host:port`, `http://host:port` or `file:PATH`.
+    /// Reads `host:port`, also after `http://` or `https://`, or `file:PATH`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.strip_prefix("file:") {
             Some("") => Err("expected file:PATH"),
@@ -35,15 +35,22 @@ impl fmt::Display for Address {
 
 /// `host:port` of what was written.
 fn host_and_port(text: &str) -> Result<&str, &'static str> {
-    let rest = text.strip_prefix("http://").unwrap_or(text);
+    let rest = text.strip_prefix("http://");
+    let rest = rest.or_else(|| text.strip_prefix("https://"));
+    let rest = rest.unwrap_or(text);
     if rest.contains("://") {
-        return Err("only http:// is supported; encryption belongs to the mesh");
+        return Err("expected host:port, or that after http:// or https://");
     }
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     match rest.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(rest),
         _ => Err("expected host:port"),
     }
+}
+
+/// The host of `host:port`.
+pub(crate) fn host(name: &str) -> &str {
+    name.rsplit_once(':').map_or(name, |(host, _)| host)
 }
 
 /// The names in the text of a file.
@@ -98,7 +105,8 @@ mod tests {
         assert_eq!("a:1".parse(), Ok(name("a:1")));
         assert_eq!("http://[::1]:7300".parse(), Ok(name("[::1]:7300")));
         assert_eq!("file:/x".parse(), Ok(Address::File("/x".into())));
-        for wrong in ["a", "https://a:1", ":1", "a:b", "a:70000", "file:"] {
+        assert_eq!("https://a:1".parse(), Ok(name("a:1")));
+        for wrong in ["a", "ftp://a:1", ":1", "a:b", "a:70000", "file:"] {
             assert!(wrong.parse::<Address>().is_err(), "{wrong}");
         }
     }

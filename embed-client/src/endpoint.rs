@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tonic::transport::{Endpoint, Error};
+use scone_tls::{ClientTls, Connector};
+use tonic::transport::{Channel, Endpoint, Error};
 
 /// HTTP/2 window of one stream. What a client has room for bounds what a server sends, and a
 /// prompt's rows are some MiB: the default of 64 KiB would stop them for a round trip every 64 KiB.
@@ -22,7 +23,34 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// When `address` is not a host and a port.
 pub fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpoint, Error> {
-    Ok(Endpoint::from_shared(format!("http://{address}"))?
+    configured(format!("http://{address}"), connect_timeout)
+}
+
+/// Connects to the embed-service at `address` as [`endpoint`] says: over TLS, to a server whose
+/// certificate has this name, or plain.
+///
+/// # Errors
+/// When `address` is not a host and a port, or there is no connection.
+pub async fn connect(
+    address: &str,
+    tls: Option<(&ClientTls, &str)>,
+    connect_timeout: Duration,
+) -> Result<Channel, Error> {
+    let Some((tls, name)) = tls else {
+        return endpoint(address, connect_timeout)?.connect().await;
+    };
+    let port = address.rsplit_once(':').map_or("443", |(_, port)| port);
+    let endpoint = configured(format!("https://{name}:{port}"), connect_timeout)?;
+    let connector = Connector {
+        tls: tls.clone(),
+        name: name.to_owned(),
+        address: address.to_owned(),
+    };
+    endpoint.connect_with_connector(connector).await
+}
+
+fn configured(origin: String, connect_timeout: Duration) -> Result<Endpoint, Error> {
+    Ok(Endpoint::from_shared(origin)?
         .connect_timeout(connect_timeout)
         // With Nagle's algorithm on, a small request waits for a delayed acknowledgement.
         .tcp_nodelay(true)

@@ -14,12 +14,13 @@ use scone_proto::embed::v1::{
     LookupError as WireError, LookupRequest, LookupResponse, LookupRows,
     embed_service_client::EmbedServiceClient, lookup_response,
 };
+use scone_tls::ClientTls;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming, transport::Channel};
 
 use crate::{
-    endpoint::endpoint,
+    endpoint,
     error::{LookupError, Unusable},
     parts,
 };
@@ -110,13 +111,14 @@ pub(crate) enum Ended {
     Broken(String),
 }
 
-/// Opens a connection, within `limit`.
+/// Opens a connection, within `limit`; over TLS to a server of a name, if asked for.
 pub(crate) async fn connect(
     address: SocketAddr,
+    tls: Option<(&ClientTls, &str)>,
     limit: Duration,
 ) -> Result<EmbedServiceClient<Channel>, String> {
-    let endpoint = endpoint(&address.to_string(), limit).map_err(|error| chain(&error))?;
-    let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
+    let channel = endpoint::connect(&address.to_string(), tls, limit).await;
+    let channel = channel.map_err(|error| chain(&error))?;
     let client = EmbedServiceClient::new(channel);
     Ok(client.max_decoding_message_size(parts::LARGEST_ANSWER_BYTES))
 }

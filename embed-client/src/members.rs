@@ -34,10 +34,17 @@ pub(crate) struct Members {
     files: HashMap<Address, Vec<String>>,
     names: HashMap<String, Vec<SocketAddr>>,
     /// Replicas in use; one is drained when its sender is dropped.
-    running: HashMap<SocketAddr, oneshot::Sender<()>>,
+    running: HashMap<SocketAddr, Running>,
     /// The connections end with this value.
     tasks: JoinSet<()>,
     next_id: ReplicaId,
+}
+
+/// A replica in use.
+struct Running {
+    /// What its certificate must say.
+    name: Arc<str>,
+    _stop: oneshot::Sender<()>,
 }
 
 impl Members {
@@ -55,6 +62,9 @@ impl Members {
 
     /// Follows the addresses for ever.
     pub(crate) async fn follow(mut self) {
+        if let Some(tls) = &self.options.tls {
+            self.tasks.spawn(tls.client.clone().follow());
+        }
         loop {
             let mut problems = BTreeMap::new();
             let addresses = self.resolve(&mut problems).await;
@@ -66,8 +76,12 @@ impl Members {
         }
     }
 
-    /// All addresses now, with the ones known before where nothing new is to be had.
-    async fn resolve(&mut self, problems: &mut BTreeMap<String, String>) -> BTreeSet<SocketAddr> {
+    /// All addresses now, with the ones known before where nothing new is to be had; and for each what
+    /// a certificate there must say.
+    async fn resolve(
+        &mut self,
+        problems: &mut BTreeMap<String, String>,
+    ) -> BTreeMap<SocketAddr, Arc<str>> {
         let mut names = BTreeSet::new();
         for address in &self.options.addresses {
             match address {
@@ -91,7 +105,7 @@ impl Members {
             }
         }
         self.names.retain(|name, _| names.contains(name));
-        let mut addresses = BTreeSet::new();
+        let mut addresses = BTreeMap::new();
         for name in names {
             let resolved = timeout(PATIENCE, self.options.resolver.resolve(&name)).await;
             match resolved {
@@ -108,15 +122,19 @@ impl Members {
                     problems.insert(name.clone(), "resolving takes too long".to_owned());
                 }
             }
-            addresses.extend(self.names.get(&name).into_iter().flatten());
+            let tls = self.options.tls.as_ref();
+            let called: Arc<str> = tls.map_or("".into(), |tls| tls.name_of(&name).into());
+            for &address in self.names.get(&name).into_iter().flatten() {
+                addresses.entry(address).or_insert_with(|| called.clone());
+            }
         }
         addresses
     }
 
-    fn reconcile(&mut self, addresses: BTreeSet<SocketAddr>) {
+    fn reconcile(&mut self, addresses: BTreeMap<SocketAddr, Arc<str>>) {
         self.running
-            .retain(|address, _| addresses.contains(address));
-        for address in addresses {
+            .retain(|address, running| addresses.get(address) == Some(&running.name));
+        for (address, name) in addresses {
             if self.running.contains_key(&address) {
                 continue;
             }
@@ -126,11 +144,17 @@ impl Members {
             }
             self.next_id += 1;
             let (stop, stopped) = oneshot::channel();
-            self.running.insert(address, stop);
+            let running = Running {
+                name: name.clone(),
+                _stop: stop,
+            };
+            self.running.insert(address, running);
             self.pool.add(self.next_id, address);
             let replica = Replica {
                 id: self.next_id,
                 address,
+                name,
+                tls: self.options.tls.as_ref().map(|tls| tls.client.clone()),
                 pool: self.pool.clone(),
                 poll_interval: self.options.poll_interval,
             };

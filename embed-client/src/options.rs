@@ -2,16 +2,38 @@
 
 use std::{sync::Arc, time::Duration};
 
+use scone_tls::ClientTls;
+
 use crate::{
-    address::{Address, Resolve, SystemResolver},
+    address::{Address, Resolve, SystemResolver, host},
     facts::ModelFacts,
 };
+
+/// TLS with embed-services.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// What is trusted, and the client's own certificate.
+    pub client: ClientTls,
+    /// What the certificates of all servers must say; the host that each was named by when absent.
+    pub name: Option<String>,
+}
+
+impl Tls {
+    /// What the certificate of a server at `host:port` must say.
+    #[must_use]
+    pub fn name_of(&self, address: &str) -> String {
+        let name = self.name.as_deref();
+        name.unwrap_or_else(|| host(address)).to_owned()
+    }
+}
 
 /// How to reach the embed tier, and how hard to try.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where the replicas of all shards are.
     pub addresses: Vec<Address>,
+    /// Encrypted, or plain when absent.
+    pub tls: Option<Tls>,
     /// What tables must agree with; that of the first table met when absent.
     pub model: Option<ModelFacts>,
     /// How long a look-up may take, all tries included.
@@ -35,6 +57,7 @@ impl Options {
     pub fn new(addresses: Vec<Address>) -> Self {
         Self {
             addresses,
+            tls: None,
             model: None,
             timeout: Duration::from_millis(500),
             start_timeout: Duration::from_secs(30),

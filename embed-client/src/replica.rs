@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use scone_proto::embed::v1::{
     GetTableInfoRequest, GetTableInfoResponse, embed_service_client::EmbedServiceClient,
 };
+use scone_tls::ClientTls;
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep, timeout},
@@ -34,6 +35,9 @@ const MAX_SERVED: usize = 8;
 pub(crate) struct Replica {
     pub(crate) id: ReplicaId,
     pub(crate) address: SocketAddr,
+    /// What its certificate must say, with TLS.
+    pub(crate) name: Arc<str>,
+    pub(crate) tls: Option<ClientTls>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) poll_interval: Duration,
 }
@@ -85,7 +89,8 @@ impl Replica {
     }
 
     async fn connect(&self) -> Result<Connection, Unusable> {
-        let mut client = link::connect(self.address, PATIENCE).await?;
+        let tls = self.tls.as_ref().map(|tls| (tls, &*self.name));
+        let mut client = link::connect(self.address, tls, PATIENCE).await?;
         let (report, refused) = self.ask(&mut client, None).await?;
         let (link, answers) = Link::open(self.address, &mut client).await?;
         info!(address = %self.address, shard = report.shard, "embed-service connected");

@@ -46,7 +46,7 @@ use scone_service::{
 };
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Router;
+use tonic::{service::Routes, transport::server::Router};
 
 pub use admission::Capacity;
 pub use config::Config;
@@ -101,6 +101,7 @@ pub async fn run_with(
         listener,
         limits: config.connections,
         metrics: lookups.metrics.connections.clone(),
+        tls: config.tls.clone(),
     };
     let serving = grpc::serve_until(
         router,
@@ -161,11 +162,12 @@ fn lookups(config: &Config, registry: &mut Registry) -> Arc<Lookups> {
 async fn router(lookups: &Arc<Lookups>, config: &Config) -> Result<(Router, Health), RunError> {
     let (health, health_service) = Health::register(&[SERVICE_NAME]).await;
     let budget = MessageBudget::new(&config.connections, &lookups.metrics.connections);
-    let router = grpc::server_builder()
-        .max_concurrent_streams(config.max_connection_streams)
-        .add_service(budget.guard(Server::service(Arc::clone(lookups))))
+    let routes = Routes::new(budget.guard(Server::service(Arc::clone(lookups))))
         .add_service(budget.guard(health_service));
     let descriptors = scone_proto::FILE_DESCRIPTOR_SET;
-    let router = with_reflection(router, descriptors, SERVICE_NAME, &budget)?;
+    let routes = with_reflection(routes, descriptors, SERVICE_NAME, &budget)?;
+    let router = grpc::server_builder()
+        .max_concurrent_streams(config.max_connection_streams)
+        .add_routes(routes);
     Ok((router, health))
 }

@@ -4,15 +4,18 @@
 //!   write beside the target, sync, rename, and sync the directory; [`publish`] does the last two
 //!   steps for whole directories.
 //! - A hash is SHA-256 in lower-case hexadecimal: [`hex`], [`sha256_hex`], [`sha256_file`].
+//! - What is made of small files, certificates for example, follows them: [`Followed`].
 //! - What can be made again is kept in one folder: [`cache_dir`].
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 mod atomic;
 mod cache;
+mod followed;
 mod hash;
 
 pub use atomic::{publish, sync_dir, write_atomic, write_atomic_with};
 pub use cache::cache_dir;
+pub use followed::{Followed, Refreshed};
 pub use hash::{hex, sha256_file, sha256_hex};
 
 use std::io;

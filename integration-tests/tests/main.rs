@@ -9,6 +9,7 @@ mod suite {
     mod embed_tier_down;
     mod generate;
     mod health;
+    mod keys;
     mod lookup;
     mod mapped;
     mod overload;
@@ -18,6 +19,7 @@ mod suite {
     mod shutdown;
     mod start;
     mod table_switch;
+    mod tls;
     mod training;
     mod upsert;
 }

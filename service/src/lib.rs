@@ -26,6 +26,7 @@
 
 pub mod announce;
 pub mod args;
+pub mod client_tls;
 pub mod connections;
 mod error;
 pub mod grpc;

@@ -71,6 +71,8 @@ impl MetricsEndpoint {
                 ..ConnectionLimits::default()
             },
             metrics: ConnectionMetrics::default(),
+            // Probes and scrapers have no certificates.
+            tls: None,
         };
         let task = tokio::spawn(connections.serve_http(app, CancellationToken::new()));
         Ok(Self { address, task })

@@ -1,11 +1,11 @@
 //! gRPC server reflection: clients learn the protos from the server.
 
-use tonic::transport::server::Router;
+use tonic::service::Routes;
 use tonic_reflection::server::{Builder, Error};
 
 use crate::guard::MessageBudget;
 
-/// Adds reflection of `service_name` and of the health service to a router. `descriptors` is an
+/// Adds reflection of `service_name` and of the health service to routes. `descriptors` is an
 /// encoded descriptor set that holds the service; what else it holds is not listed.
 ///
 /// Both versions of the protocol are served: Python's grpcio-reflection and older grpcurl know
@@ -14,11 +14,11 @@ use crate::guard::MessageBudget;
 /// # Errors
 /// When `descriptors` is not a descriptor set.
 pub fn with_reflection(
-    router: Router,
+    routes: Routes,
     descriptors: &[u8],
     service_name: &str,
     budget: &MessageBudget,
-) -> Result<Router, Error> {
+) -> Result<Routes, Error> {
     let builder = || {
         Builder::configure()
             .register_encoded_file_descriptor_set(descriptors)
@@ -26,7 +26,7 @@ pub fn with_reflection(
             .with_service_name(service_name)
             .with_service_name("grpc.health.v1.Health")
     };
-    Ok(router
+    Ok(routes
         .add_service(budget.guard(builder().build_v1()?))
         .add_service(budget.guard(builder().build_v1alpha()?)))
 }

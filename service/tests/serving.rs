@@ -186,6 +186,7 @@ async fn an_old_connection_is_ended() {
         listener,
         limits,
         metrics: metrics.clone(),
+        tls: None,
     })
     .await;
     for aged in 1..=2 {
@@ -252,6 +253,7 @@ async fn connections_that_say_nothing_are_cut() {
         listener,
         limits,
         metrics: metrics.clone(),
+        tls: None,
     })
     .await;
     let mut speaks = watch(&endpoint).await;
@@ -298,6 +300,7 @@ async fn messages_that_do_not_end_take_a_bounded_amount_of_memory() {
         listener,
         limits,
         metrics: metrics.clone(),
+        tls: None,
     })
     .await;
     let endpoint = Endpoint::from_shared(endpoint).unwrap();

@@ -2,12 +2,14 @@
 //! protocol, and misbehaves on request.
 //!
 //! - [`EmbedServer`] is a running server, with threads of its own,
+//! - [`certificates`] are for tests of TLS,
 //! - [`tables`] are what it can serve: a [`scone_fgram::Table`], or every pair of ids.
 //!
 //! Steps that must succeed panic when they do not: this runs inside tests.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod behaviour;
+pub mod certificates;
 mod server;
 mod service;
 pub mod tables;

@@ -7,8 +7,11 @@ use std::{
 };
 
 use scone_proto::embed::v1::embed_service_server::EmbedServiceServer;
-use scone_service::grpc;
+use scone_service::{connections::Connections, grpc, health::Health};
+use scone_tls::{ServerFiles, ServerTls};
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Router;
 
 use crate::{
     PATIENCE,
@@ -30,6 +33,8 @@ pub struct Setup {
     pub behaviour: Behaviour,
     /// Connections are asked to end when they are this old, and cut soon after.
     pub connection_age: Option<Duration>,
+    /// Its certificate, with TLS; connections have no age then.
+    pub tls: Option<ServerFiles>,
 }
 
 impl Default for Setup {
@@ -41,6 +46,7 @@ impl Default for Setup {
             max_spans: 8,
             behaviour: Behaviour::Answer,
             connection_age: None,
+            tls: None,
         }
     }
 }
@@ -89,8 +95,13 @@ impl<T: Rows> EmbedServer<T> {
                 .max_connection_age_grace(age / 4);
         }
         let server = EmbedServiceServer::new(service.clone());
+        let tls = setup.tls.map(|files| ServerTls::open(files).unwrap());
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            if tls.is_some() {
+                serve_over_tls(builder.add_service(server), listener, tls).await;
+                return;
+            }
             builder
                 .add_service(server)
                 .serve_with_incoming(grpc::incoming(listener))
@@ -142,6 +153,18 @@ impl<T: Rows> EmbedServer<T> {
 
     /// Cuts everything, as a killed process would.
     pub fn kill(self) {}
+}
+
+/// Serves for ever.
+async fn serve_over_tls(router: Router, listener: tokio::net::TcpListener, tls: Option<ServerTls>) {
+    let (health, _) = Health::register(&[]).await;
+    let connections = Connections {
+        tls,
+        ..Connections::from(listener)
+    };
+    let never = std::future::pending();
+    let draining = CancellationToken::new();
+    grpc::serve_until(router, connections, never, &health, draining, PATIENCE).await;
 }
 
 impl<T> Drop for EmbedServer<T> {

@@ -10,6 +10,7 @@ use scone_service::{
     connections::{ConnectionArgs, ConnectionNames},
 };
 
+use super::embed_tls::EmbedTlsArgs;
 use crate::engine::OnLookupFailure;
 
 /// The model and where its f-gram rows come from; the same for `serve` and `generate`.
@@ -145,6 +146,10 @@ pub struct ModelArgs {
     )]
     pub embed_hedge: bool,
 
+    /// TLS towards embed-services.
+    #[command(flatten)]
+    pub embed_tls: EmbedTlsArgs,
+
     /// Memory for keys and values of all running sequences, with a unit (MiB, GiB). Sequences get it
     /// in blocks of 16 positions as they grow; when it runs out the youngest one waits and is
     /// computed again. It also bounds the context.
@@ -205,8 +210,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// Address and port of gRPC; port 0 takes a free one. There is no encryption and no
-    /// authentication, so the default is this machine only; use 0.0.0.0:7400 inside a cluster.
+    /// Address and port of gRPC; port 0 takes a free one. Without --tls-client-ca and --api-keys anybody
+    /// may call, so the default is this machine only; use 0.0.0.0:7400 inside a cluster.
     #[arg(
         long,
         env = "SCONE_LISTEN",
@@ -217,7 +222,7 @@ pub struct ServeArgs {
     pub listen: SocketAddr,
 
     /// Address and port of HTTP: OpenAI's API and a page to try the model; port 0 takes a free one,
-    /// "none" is no HTTP. No encryption and no authentication here either.
+    /// "none" is no HTTP. TLS and API keys are for this port as well.
     #[arg(
         long,
         env = "SCONE_HTTP_LISTEN",
@@ -226,6 +231,16 @@ pub struct ServeArgs {
         help_heading = "Service"
     )]
     pub http_listen: HttpListen,
+
+    /// File of API keys, a line each: NAME KEY [max_concurrent=N] [tokens_per_minute=N]. Calls must then
+    /// send one (authorization: Bearer KEY), over gRPC and HTTP; it is looked at every 2 seconds.
+    #[arg(
+        long,
+        env = "SCONE_API_KEYS",
+        value_name = "FILE",
+        help_heading = "Service"
+    )]
+    pub api_keys: Option<PathBuf>,
 
     /// Origins, as scheme://host:port, whose web pages may call the HTTP API, with commas
     /// between; * is any. Default: none but the service's own page.
@@ -364,8 +379,9 @@ pub struct ServeArgs {
     )]
     pub max_queue_time: Duration,
 
-    /// Most sequences of one client that run and wait: of a gRPC connection, or of one HTTP request. More
-    /// are refused with RESOURCE_EXHAUSTED. Default: three quarters of --max-batch + --max-queue.
+    /// Most sequences of one client that run and wait: of an API key, else of a gRPC connection or of one
+    /// HTTP request. More are refused with RESOURCE_EXHAUSTED. Default: three quarters of --max-batch +
+    /// --max-queue.
     #[arg(
         long,
         env = "SCONE_MAX_PER_CLIENT",
@@ -421,6 +437,9 @@ impl ConnectionNames for Names {
     const MAX_CONNECTION_AGE_GRACE: &'static str = "SCONE_MAX_CONNECTION_AGE_GRACE";
     const CONNECTION_SILENCE: &'static str = "SCONE_CONNECTION_SILENCE";
     const MAX_UNFINISHED_BYTES: &'static str = "SCONE_MAX_UNFINISHED_BYTES";
+    const TLS_CERT: &'static str = "SCONE_TLS_CERT";
+    const TLS_KEY: &'static str = "SCONE_TLS_KEY";
+    const TLS_CLIENT_CA: &'static str = "SCONE_TLS_CLIENT_CA";
     /// A generation may be long, and one whose client does not read ends by itself.
     const DEFAULT_GRACE: &'static str = "1h";
 }

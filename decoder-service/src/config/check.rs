@@ -13,12 +13,14 @@ use scone_embed_client::{Address, Options};
 use scone_fgram::{RowDtype, TableOptions};
 use scone_model::{DeviceChoice, Dtype, KvDtype, WeightType};
 use scone_service::connections::ConnectionLimits;
+use scone_tls::ServerTls;
 
 use super::args::{HttpListen, ModelArgs, ServeArgs};
 use crate::{
     engine::{EngineConfig, OnLookupFailure},
     error::Error,
     http::HttpConfig,
+    keys::ApiKeys,
     scheduler::Limits,
 };
 
@@ -87,6 +89,10 @@ pub struct Config {
     pub http: Option<HttpConfig>,
     /// Of connections, for each port.
     pub connections: ConnectionLimits,
+    /// Who may call; anybody when absent.
+    pub api_keys: Option<ApiKeys>,
+    /// What both ports speak, if it is not plain.
+    pub tls: Option<ServerTls>,
     /// Calls of one gRPC connection at one time.
     pub max_connection_streams: u32,
     /// Prometheus endpoint.
@@ -210,7 +216,9 @@ impl ModelArgs {
             return Some(EmbedSource::Table(table.clone()));
         }
         if !self.embed.is_empty() {
+            let tls = self.embed_tls.open(&mut problems.0);
             return Some(EmbedSource::Remote(Options {
+                tls,
                 timeout: self.lookup_timeout,
                 start_timeout: self.embed_start_timeout,
                 resolve_interval: self.embed_resolve_interval,
@@ -232,7 +240,17 @@ impl ModelArgs {
 
     fn addresses(&self, problems: &mut Problems) -> Vec<Address> {
         let mut addresses = Vec::new();
+        let tls = self.embed_tls.embed_tls_ca.is_some();
         for text in &self.embed {
+            match text.split_once("://") {
+                Some(("http", _)) if tls => problems.add(format!(
+                    "--embed {text}: plain, and --embed-tls-ca asks for TLS; leave http:// away"
+                )),
+                Some(("https", _)) if !tls => {
+                    problems.add(format!("--embed {text}: TLS needs --embed-tls-ca"));
+                }
+                _ => {}
+            }
             match text.parse() {
                 Ok(address) => addresses.push(address),
                 Err(problem) => problems.add(format!("--embed {text}: {problem}")),
@@ -271,6 +289,8 @@ impl ServeArgs {
             problems.add("--max-connection-streams is 0; at least 1 is needed");
         }
         self.connections.check(&mut problems.0);
+        let tls = self.connections.tls.open(&mut problems.0);
+        let api_keys = self.open_api_keys(&mut problems);
         self.check_http(&mut problems);
         problems.or(model.map(|model| Config {
             model,
@@ -290,6 +310,8 @@ impl ServeArgs {
             },
             http: self.http(),
             connections: self.connections.limits(),
+            api_keys,
+            tls,
             max_connection_streams: self.max_connection_streams,
             metrics_listen: self.metrics_listen,
             drain_timeout: self.drain_timeout,
@@ -298,6 +320,13 @@ impl ServeArgs {
 }
 
 impl ServeArgs {
+    fn open_api_keys(&self, problems: &mut Problems) -> Option<ApiKeys> {
+        let opened = ApiKeys::open(self.api_keys.clone()?);
+        opened
+            .inspect_err(|error| problems.add(format!("--api-keys {error}")))
+            .ok()
+    }
+
     fn places(&self) -> usize {
         self.max_batch.saturating_add(self.max_queue)
     }
@@ -481,6 +510,24 @@ mod tests {
             error.contains("--device cuda:0") && error.contains("cpu"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn schemes_of_addresses_agree_with_the_flags_of_tls() {
+        let refused = |args: &[&str]| check(args).unwrap_err().to_string();
+        let plain = refused(&["--model=.", "--embed=https://a:1"]);
+        assert!(plain.contains("--embed https://a:1: TLS needs"), "{plain}");
+        let ca = "--embed-tls-ca=/no/ca.crt";
+        let mixed = refused(&["--model=.", "--embed=http://a:1", ca]);
+        assert!(mixed.contains("leave http:// away"), "{mixed}");
+        assert!(
+            mixed.contains("--embed-tls-ca: cannot read /no/ca.crt"),
+            "{mixed}"
+        );
+        let nobody = parse(&[ca]).unwrap_err().to_string();
+        assert!(nobody.contains("--embed <ADDRESSES>"), "{nobody}");
+        let half = parse(&["--embed=a:1", "--embed-tls-cert=/a", ca]).unwrap_err();
+        assert!(half.to_string().contains("--embed-tls-key"), "{half}");
     }
 
     #[test]

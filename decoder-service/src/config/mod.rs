@@ -2,6 +2,8 @@
 
 mod args;
 mod check;
+mod embed_tls;
 
 pub use args::{HttpListen, ModelArgs, ServeArgs};
 pub use check::{CacheOptions, Config, EmbedSource, ModelConfig};
+pub use embed_tls::EmbedTlsArgs;

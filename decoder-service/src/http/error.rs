@@ -137,10 +137,20 @@ impl From<Error> for Refusal {
             Error::InvalidField { field, problem } => Self::field(field_over_http(field), problem),
             Error::QueueFull { retry_after, .. }
             | Error::QueueTooLong { retry_after, .. }
-            | Error::ClientBusy { retry_after, .. } => Self {
+            | Error::ClientBusy { retry_after, .. }
+            | Error::KeyBusy { retry_after, .. } => Self {
                 code: Some(outcome),
                 retry_after: Some(retry_after),
                 ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", text)
+            },
+            Error::KeyRate { retry_after, .. } => Self {
+                code: Some("rate_limit_exceeded"),
+                retry_after: Some(retry_after),
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", text)
+            },
+            Error::Unauthenticated => Self {
+                code: Some("invalid_api_key"),
+                ..Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", text)
             },
             Error::TooMuchText { .. } => Self {
                 code: Some(outcome),
@@ -205,6 +215,9 @@ impl IntoResponse for Refusal {
                 HeaderName::from_static("retry-after-ms"),
                 after.as_millis().to_string(),
             );
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            set(header::WWW_AUTHENTICATE, "Bearer".to_owned());
         }
         // Clients repeat what failed on our side by themselves; a request that is wrong stays so.
         if self.retry_after.is_some() || self.status.is_client_error() {

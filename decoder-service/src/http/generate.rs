@@ -1,6 +1,6 @@
 //! What the two endpoints that generate have in common, from a request's fields to its answer.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use axum::{
     http::{HeaderMap, HeaderName},
@@ -16,7 +16,7 @@ use super::{
     respond::{Delivery, respond},
     write::{Endpoint, Writer},
 };
-use crate::{error::Error, intake::Intake, places::Client, request::Draft};
+use crate::{error::Error, intake::Intake, keys::Key, places::Client, request::Draft};
 
 /// A client's own name of a request, for logs; the answer has it too.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -107,6 +107,7 @@ pub(super) async fn answer(
     http: &Http,
     ready: &Ready,
     headers: &HeaderMap,
+    key: Option<Arc<Key>>,
     generation: Generation,
 ) -> Result<Response, Refusal> {
     let intake = &ready.intake;
@@ -126,6 +127,7 @@ pub(super) async fn answer(
     for draft in &mut drafts {
         draft.request_id = text.to_owned();
         draft.client = Some(client);
+        draft.key = key.clone();
     }
     let deltas = intake.start_all(drafts, None).await;
     let deltas = deltas.map_err(|error| renamed(error, endpoint))?;

@@ -11,6 +11,7 @@
 //! that are wrong are refused by name. docs/http.md has the fields and what differs from OpenAI's.
 
 mod answer;
+mod auth;
 mod body;
 mod completions;
 mod conversation;
@@ -32,7 +33,7 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     extract::State,
     http::{HeaderMap, Uri},
@@ -43,7 +44,12 @@ use axum::{
 use prometheus_client::registry::Registry;
 
 use self::{body::Bodies, cors::Origins, error::Refusal, respond::json_response};
-use crate::{error::Error, intake::Intake, text::Pieces};
+use crate::{
+    error::Error,
+    intake::Intake,
+    keys::{ApiKeys, Key},
+    text::Pieces,
+};
 
 /// How HTTP is served.
 #[derive(Clone, Debug)]
@@ -101,7 +107,12 @@ impl SetReady {
 }
 
 /// All routes. Until the model is loaded they refuse, but for those that need none.
-pub fn router(config: &HttpConfig, registry: Arc<Registry>) -> (Router, SetReady) {
+/// With keys, a request that needs one and has none is refused before anything is looked at.
+pub fn router(
+    config: &HttpConfig,
+    registry: Arc<Registry>,
+    keys: Option<ApiKeys>,
+) -> (Router, SetReady) {
     let ready = Arc::default();
     let http = Arc::new(Http {
         ready: Arc::clone(&ready),
@@ -116,10 +127,15 @@ pub fn router(config: &HttpConfig, registry: Arc<Registry>) -> (Router, SetReady
         router = router.route(path, handler);
     }
     let origins = Origins::new(&config.cors_origins);
-    let router = router
+    let mut router = router
         .merge(page::routes())
         .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
+        .method_not_allowed_fallback(method_not_allowed);
+    if let Some(keys) = keys {
+        router = router.layer(middleware::from_fn_with_state(keys, auth::authenticated));
+    }
+    // Outside: browsers ask without a key whether they may send one.
+    let router = router
         .layer(middleware::from_fn_with_state(origins, cors::cross_origin))
         .with_state(http);
     (router, SetReady(ready))
@@ -144,23 +160,27 @@ fn routes() -> [(&'static str, &'static str, MethodRouter<Shared>); 11] {
 
 async fn completions(
     State(http): State<Shared>,
+    key: Option<Extension<Arc<Key>>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
     let ready = http.ready()?;
     let read = |fields, _: &[u8]| completions::read(fields);
     let generation = http.bodies.parse(&headers, body, read).await?;
-    generate::answer(&http, ready, &headers, generation).await
+    let key = key.map(|Extension(key)| key);
+    generate::answer(&http, ready, &headers, key, generation).await
 }
 
 async fn chat_completions(
     State(http): State<Shared>,
+    key: Option<Extension<Arc<Key>>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
     let ready = http.ready()?;
     let generation = http.bodies.parse(&headers, body, conversation::read);
-    generate::answer(&http, ready, &headers, generation.await?).await
+    let key = key.map(|Extension(key)| key);
+    generate::answer(&http, ready, &headers, key, generation.await?).await
 }
 
 async fn tokenize(

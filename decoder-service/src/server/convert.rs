@@ -1,6 +1,6 @@
 //! Between the wire and the domain.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use minijinja::Value;
 use scone_proto::decoder::v1::{
@@ -11,12 +11,17 @@ use tonic::metadata::MetadataMap;
 
 use crate::{
     chat::Conversation,
+    keys::Key,
     places::Client,
     request::{Draft, Prompt},
     sequence::{Delta, Finish, FinishReason, GeneratedToken},
 };
 
-pub(super) fn draft(request: GenerateRequest, client: Option<Client>) -> Draft {
+pub(super) fn draft(
+    request: GenerateRequest,
+    client: Option<Client>,
+    key: Option<Arc<Key>>,
+) -> Draft {
     let s = request.sampling.unwrap_or_default();
     let prompt = request.prompt.map(|prompt| match prompt {
         generate_request::Prompt::Text(text) => Prompt::Text(text),
@@ -64,6 +69,7 @@ pub(super) fn draft(request: GenerateRequest, client: Option<Client>) -> Draft {
         echo,
         logit_bias,
         client,
+        key,
     }
 }
 

@@ -1,5 +1,6 @@
 //! `scone.decoder.v1.DecoderService`: decodes, submits, encodes. Nothing else.
 
+mod auth;
 mod convert;
 
 use std::{
@@ -17,8 +18,10 @@ use scone_service::connections::far_end;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
+pub use self::auth::authenticated;
 use crate::{
     intake::{Deltas, Intake},
+    keys::Key,
     places::Client,
 };
 
@@ -44,7 +47,8 @@ impl decoder_service_server::DecoderService for DecoderService {
     ) -> Result<Response<Messages>, Status> {
         let deadline = convert::timeout(request.metadata()).map(|limit| Instant::now() + limit);
         let client = far_end(request.extensions()).map(Client::Connection);
-        let draft = convert::draft(request.into_inner(), client);
+        let key = request.extensions().get::<Arc<Key>>().cloned();
+        let draft = convert::draft(request.into_inner(), client, key);
         let deltas = self.intake.start(draft, deadline).await?;
         Ok(Response::new(Messages(deltas)))
     }

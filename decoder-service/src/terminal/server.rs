@@ -1,6 +1,6 @@
 //! A decoder-service over gRPC, from a client's side.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use scone_proto::decoder::v1::{
@@ -8,8 +8,12 @@ use scone_proto::decoder::v1::{
     GetModelInfoRequest, SamplingParameters, decoder_service_client::DecoderServiceClient,
     finish::StoppedBy, generate_request,
 };
+use scone_service::client_tls::{ClientTlsArgs, ClientTlsNames};
+use scone_tls::Connector;
 use tonic::{
-    Streaming,
+    Request, Status, Streaming,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
 };
 
@@ -33,11 +37,99 @@ pub struct ServerArgs {
         default_value = "127.0.0.1:7400"
     )]
     pub addr: String,
+
+    /// File whose first line is the API key to send.
+    #[arg(long, env = "SCONE_CLIENT_API_KEY_FILE", value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+
+    /// TLS towards the server.
+    #[command(flatten)]
+    pub tls: ClientTlsArgs<TlsNames>,
+}
+
+/// The environment variables of the flags of TLS.
+#[derive(Clone, Debug)]
+pub struct TlsNames;
+
+impl ClientTlsNames for TlsNames {
+    const CA: &'static str = "SCONE_CLIENT_TLS_CA";
+    const CERT: &'static str = "SCONE_CLIENT_TLS_CERT";
+    const KEY: &'static str = "SCONE_CLIENT_TLS_KEY";
+    const NAME: &'static str = "SCONE_CLIENT_TLS_NAME";
+}
+
+impl ServerArgs {
+    /// What is sent with each call.
+    fn authorization(&self) -> Result<Option<MetadataValue<Ascii>>, Error> {
+        let Some(path) = &self.api_key_file else {
+            return Ok(None);
+        };
+        let text = std::fs::read_to_string(path).map_err(|source| Error::File {
+            action: "read --api-key-file",
+            path: path.display().to_string(),
+            source: source.into(),
+        })?;
+        let key = text.lines().next().unwrap_or_default().trim();
+        let value: Option<MetadataValue<Ascii>> = format!("Bearer {key}").parse().ok();
+        let Some(mut value) = value.filter(|_| !key.is_empty()) else {
+            let path = path.display();
+            let problem = format!("--api-key-file {path}: its first line is no key");
+            return Err(Error::Config(problem));
+        };
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+
+    /// Connects, over TLS if that is asked for.
+    async fn connect(&self) -> Result<Channel, Error> {
+        let unreachable = |source: &dyn std::error::Error| Error::Server {
+            address: self.addr.clone(),
+            problem: root_cause(source),
+        };
+        let address = self.addr.trim_start_matches("http://");
+        let address = address.trim_start_matches("https://");
+        let endpoint = |origin: String| {
+            let endpoint = Endpoint::from_shared(origin).map_err(|error| unreachable(&error))?;
+            Ok::<_, Error>(endpoint.connect_timeout(CONNECT_TIMEOUT))
+        };
+        let tls = self.tls.open();
+        let tls = tls.map_err(|error| Error::Config(format!("--tls-ca: {error}")))?;
+        let connected = match tls {
+            None => endpoint(format!("http://{address}"))?.connect().await,
+            Some(tls) => {
+                let (host, port) = address.rsplit_once(':').unwrap_or((address, "443"));
+                let name = self.tls.tls_name.as_deref().unwrap_or(host);
+                let connector = Connector {
+                    tls,
+                    name: name.to_owned(),
+                    address: address.to_owned(),
+                };
+                let endpoint = endpoint(format!("https://{name}:{port}"))?;
+                endpoint.connect_with_connector(connector).await
+            }
+        };
+        connected.map_err(|error| unreachable(&error))
+    }
+}
+
+/// Adds the key to each call.
+#[derive(Clone)]
+struct Authorize(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Authorize {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request
+                .metadata_mut()
+                .insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
 }
 
 /// A server that was reached.
 pub(super) struct Server {
-    client: DecoderServiceClient<Channel>,
+    client: DecoderServiceClient<InterceptedService<Channel, Authorize>>,
     /// Where its rows come from.
     pub(super) embed_mode: String,
 }
@@ -48,15 +140,9 @@ impl Server {
     /// # Errors
     /// Names the address that cannot be reached.
     pub(super) async fn reach(args: &ServerArgs) -> Result<Self, Error> {
-        let unreachable = |source: tonic::transport::Error| Error::Server {
-            address: args.addr.clone(),
-            problem: root_cause(&source),
-        };
-        let address = args.addr.trim_start_matches("http://");
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unreachable)?;
-        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT);
-        let channel = endpoint.connect().await.map_err(unreachable)?;
-        let mut client = DecoderServiceClient::new(channel);
+        let authorize = Authorize(args.authorization()?);
+        let channel = args.connect().await?;
+        let mut client = DecoderServiceClient::with_interceptor(channel, authorize);
         let info = client.get_model_info(GetModelInfoRequest {}).await;
         let info = info.map_err(|status| refused(args, &status))?;
         Ok(Self {
@@ -102,9 +188,14 @@ impl Generation {
 }
 
 fn refused(args: &ServerArgs, status: &tonic::Status) -> Error {
+    // One that the server did not send has the reason at the end of its sources.
+    let problem = match std::error::Error::source(status) {
+        Some(source) => root_cause(source),
+        None => status.message().to_owned(),
+    };
     Error::Server {
         address: args.addr.clone(),
-        problem: status.message().to_owned(),
+        problem,
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Service {
     _fixture: Fixture,
 }
 
-/// An address that is free now. Ports that were bound and closed are not given out again soon.
+/// An address that is free now, and may be somebody's a moment later.
 async fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap()
@@ -55,48 +55,36 @@ impl Service {
         change: impl FnOnce(&mut Config, &Fixture),
     ) -> Self {
         let fixture = fixture();
-        let mut config = config(&fixture, free_address().await);
+        let mut config = config(&fixture);
         config.engine.limits = limits(max_batch, max_queue, 64);
         config.engine.max_per_client = max_batch + max_queue;
         change(&mut config, &fixture);
-        let http = config.http.as_ref().unwrap().listen;
-        let any = "127.0.0.1:0".parse().unwrap();
-        let listener = scone_service::grpc::bind(any).await.unwrap();
-        let grpc = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel();
-        let shutdown = async {
-            stopped.await.ok();
-        };
-        let task = tokio::spawn(decoder_service::run(config, listener, shutdown));
-        let service = Self {
-            http,
-            grpc,
-            stop: Some(stop),
-            task,
-            _fixture: fixture,
-        };
-        service.eventually_healthy().await;
-        service
-    }
-
-    async fn eventually_healthy(&self) {
-        let healthy = async {
-            // The port is bound soon after the start.
-            loop {
-                if let Ok(mut socket) = TcpStream::connect(self.http).await {
-                    let health = request("GET", "/health", &[], "");
-                    let sent = socket.write_all(health.as_bytes()).await;
-                    if sent.is_ok()
-                        && let Ok(answer) = try_receive(socket).await
-                        && answer.status == 200
-                    {
-                        return;
-                    }
+        loop {
+            let http = free_address().await;
+            config.http.as_mut().unwrap().listen = http;
+            let any = "127.0.0.1:0".parse().unwrap();
+            let listener = scone_service::grpc::bind(any).await.unwrap();
+            let grpc = listener.local_addr().unwrap();
+            let (stop, stopped) = oneshot::channel();
+            let shutdown = async {
+                stopped.await.ok();
+            };
+            let mut task = tokio::spawn(decoder_service::run(config.clone(), listener, shutdown));
+            match eventually_healthy(http, &mut task).await {
+                Ok(()) => {
+                    return Self {
+                        http,
+                        grpc,
+                        stop: Some(stop),
+                        task,
+                        _fixture: fixture,
+                    };
                 }
-                sleep(Duration::from_millis(2)).await;
+                // Somebody was faster.
+                Err(decoder_service::Error::Service(_)) => {}
+                Err(error) => panic!("{error}"),
             }
-        };
-        timeout(PATIENCE, healthy).await.unwrap();
+        }
     }
 
     pub async fn grpc(&self) -> DecoderServiceClient<Channel> {
@@ -127,7 +115,37 @@ impl Service {
     }
 }
 
-fn config(fixture: &Fixture, http: SocketAddr) -> Config {
+/// Waits for the first good answer, or the end of the service.
+async fn eventually_healthy(
+    http: SocketAddr,
+    task: &mut JoinHandle<Result<(), decoder_service::Error>>,
+) -> Result<(), decoder_service::Error> {
+    let healthy = async {
+        // The port is bound soon after the start.
+        loop {
+            if let Ok(mut socket) = TcpStream::connect(http).await {
+                let health = request("GET", "/health", &[], "");
+                let sent = socket.write_all(health.as_bytes()).await;
+                if sent.is_ok()
+                    && let Ok(answer) = try_receive(socket).await
+                    && answer.status == 200
+                {
+                    return;
+                }
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::select! {
+        healthy = timeout(PATIENCE, healthy) => {
+            healthy.unwrap();
+            Ok(())
+        }
+        ended = task => ended.unwrap(),
+    }
+}
+
+fn config(fixture: &Fixture) -> Config {
     Config {
         model: ModelConfig {
             model: fixture.model.clone(),
@@ -143,11 +161,13 @@ fn config(fixture: &Fixture, http: SocketAddr) -> Config {
         },
         engine: common::engine_config(limits(1, 1, 64)),
         http: Some(HttpConfig {
-            listen: http,
+            listen: ([127, 0, 0, 1], 0).into(),
             cors_origins: Vec::new(),
             heartbeat: PATIENCE,
         }),
         connections: ConnectionLimits::default(),
+        api_keys: None,
+        tls: None,
         max_connection_streams: 256,
         metrics_listen: None,
         drain_timeout: PATIENCE,

@@ -1,6 +1,7 @@
 //! `decoder-service client` and `chat` against a server.
 
 use clap::Parser;
+use decoder_service::keys::ApiKeys;
 use decoder_service::terminal::{
     chat::{self, ChatArgs},
     client::{self, ClientArgs},
@@ -50,6 +51,33 @@ fn plain(text: &str) -> String {
     let mut parts = text.split("\x1b[");
     let first = parts.next().unwrap().to_owned();
     parts.fold(first, |plain, part| plain + part.split_once('m').unwrap().1)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_sends_the_key_in_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let keys = write("keys", "alice 0123456789abcdef\n");
+    let service = Service::with(2, 2, |config, _| {
+        config.api_keys = Some(ApiKeys::open(keys).unwrap());
+    })
+    .await;
+    let address = service.grpc.to_string();
+    let with_key = async |text: &str| {
+        let flag = format!("--api-key-file={}", write("key", text).display());
+        run(&address, &["then", "--max-tokens=4", &flag]).await
+    };
+    assert!(!with_key("0123456789abcdef\n").await.unwrap().0.is_empty());
+    let wrong = with_key("0123456789abcde").await.unwrap_err().to_string();
+    assert!(wrong.contains("an API key is needed"), "{wrong}");
+    let none = run(&address, &["then"]).await.unwrap_err().to_string();
+    assert!(none.contains("an API key is needed"), "{none}");
+    let empty = with_key("\n").await.unwrap_err().to_string();
+    assert!(empty.contains("its first line is no key"), "{empty}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

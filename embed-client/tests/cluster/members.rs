@@ -140,13 +140,13 @@ async fn connections_that_are_too_old_are_opened_again_without_a_failed_lookup()
 
 /// Answers for the name `embed:7300` what it is told to.
 #[derive(Debug, Default)]
-struct FakeResolver {
+pub(crate) struct FakeResolver {
     addresses: Mutex<Option<Vec<SocketAddr>>>,
     asked: AtomicU64,
 }
 
 impl FakeResolver {
-    fn answer(&self, servers: &[&Server]) {
+    pub(crate) fn answer(&self, servers: &[&Server]) {
         let addresses = servers.iter().map(|server| server.address).collect();
         *self.addresses.lock().unwrap() = Some(addresses);
     }

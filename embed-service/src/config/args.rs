@@ -38,8 +38,8 @@ pub struct ServeArgs {
     )]
     pub watch_table: Option<Duration>,
 
-    /// Address and port of gRPC; port 0 takes a free one. There is no encryption and no
-    /// authentication, so the default is this machine only; use 0.0.0.0:7300 inside a cluster.
+    /// Address and port of gRPC; port 0 takes a free one. Without --tls-client-ca anybody may ask, so
+    /// the default is this machine only; use 0.0.0.0:7300 inside a cluster.
     #[arg(
         long,
         env = "SCONE_EMBED_LISTEN",
@@ -117,6 +117,10 @@ impl ConnectionNames for Names {
     const MAX_CONNECTION_AGE_GRACE: &'static str = "SCONE_EMBED_MAX_CONNECTION_AGE_GRACE";
     const CONNECTION_SILENCE: &'static str = "SCONE_EMBED_CONNECTION_SILENCE";
     const MAX_UNFINISHED_BYTES: &'static str = "SCONE_EMBED_MAX_UNFINISHED_BYTES";
+    // Not SCONE_EMBED_TLS_CERT and the like: those are decoder-service's, as a client of this.
+    const TLS_CERT: &'static str = "SCONE_EMBED_SERVER_TLS_CERT";
+    const TLS_KEY: &'static str = "SCONE_EMBED_SERVER_TLS_KEY";
+    const TLS_CLIENT_CA: &'static str = "SCONE_EMBED_SERVER_TLS_CLIENT_CA";
     const DEFAULT_GRACE: &'static str = "10s";
 }
 

@@ -11,6 +11,7 @@ use std::{
 
 use scone_fgram::table::TableOptions;
 use scone_service::connections::ConnectionLimits;
+use scone_tls::ServerTls;
 
 use super::args::ServeArgs;
 use crate::{admission::Capacity, request::Limits};
@@ -44,6 +45,8 @@ pub struct Config {
     pub capacity: Capacity,
     /// Of connections.
     pub connections: ConnectionLimits,
+    /// What connections speak, if it is not plain.
+    pub tls: Option<ServerTls>,
     /// Calls of one connection at one time.
     pub max_connection_streams: u32,
     /// How long an answer may stay unread while others are refused.
@@ -62,7 +65,8 @@ impl Config {
     /// # Errors
     /// Every mistake, each naming its flag.
     pub fn from_args(args: ServeArgs) -> Result<Self, ConfigError> {
-        let problems = problems(&args);
+        let mut problems = problems(&args);
+        let tls = args.connections.tls.open(&mut problems);
         if !problems.is_empty() {
             return Err(ConfigError { problems });
         }
@@ -92,6 +96,7 @@ impl Config {
                 retry_delay: limits.retry_delay,
             },
             connections: args.connections.limits(),
+            tls,
             max_connection_streams: limits.max_connection_streams,
             stall_time: limits.stall_time,
             max_prompt_wait: limits.max_prompt_wait,

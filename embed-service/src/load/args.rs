@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use scone_service::client_tls::{ClientTlsArgs, ClientTlsNames};
 
 /// The flags of `embed-service load`.
 #[derive(Args, Clone, Debug)]
@@ -99,9 +100,24 @@ pub struct LoadArgs {
     #[arg(long, env = "SCONE_LOAD_SEED", value_name = "N", default_value_t = 1)]
     pub seed: u64,
 
+    /// TLS towards the servers.
+    #[command(flatten)]
+    pub tls: ClientTlsArgs<TlsNames>,
+
     /// Print one JSON object for each result instead of text.
     #[arg(long)]
     pub json: bool,
+}
+
+/// The environment variables of the flags of TLS.
+#[derive(Clone, Debug)]
+pub struct TlsNames;
+
+impl ClientTlsNames for TlsNames {
+    const CA: &'static str = "SCONE_LOAD_TLS_CA";
+    const CERT: &'static str = "SCONE_LOAD_TLS_CERT";
+    const KEY: &'static str = "SCONE_LOAD_TLS_KEY";
+    const NAME: &'static str = "SCONE_LOAD_TLS_NAME";
 }
 
 /// How f-grams are drawn from a table.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use scone_embed_client::endpoint;
+use scone_embed_client::Tls;
 use scone_proto::embed::v1::{
     GetTableInfoRequest, GetTableInfoResponse, LookupRequest, LookupResponse,
     embed_service_client::EmbedServiceClient,
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Channel};
 use tracing::info;
 
-pub use self::args::{Draw, LoadArgs};
+pub use self::args::{Draw, LoadArgs, TlsNames};
 use self::{
     args::Shape,
     draw::{Drawer, Source},
@@ -60,8 +60,11 @@ async fn connect(
 ) -> anyhow::Result<(Vec<EmbedServiceClient<Channel>>, GetTableInfoResponse)> {
     let mut clients = Vec::new();
     let mut facts: Option<GetTableInfoResponse> = None;
+    let client = args.tls.open()?;
+    let name = args.tls.tls_name.clone();
+    let tls = client.map(|client| Tls { client, name });
     for address in args.addr.iter().cycle().take(args.streams as usize) {
-        let mut client = connect_one(address)
+        let mut client = connect_one(address, tls.as_ref())
             .await
             .with_context(|| format!("cannot connect to {address}"))?;
         let info = client.get_table_info(GetTableInfoRequest::default()).await;
@@ -82,10 +85,16 @@ async fn connect(
     Ok((clients, facts.context("--addr is empty")?))
 }
 
-async fn connect_one(address: &str) -> anyhow::Result<EmbedServiceClient<Channel>> {
+async fn connect_one(
+    address: &str,
+    tls: Option<&Tls>,
+) -> anyhow::Result<EmbedServiceClient<Channel>> {
     let address = address.trim_start_matches("http://");
-    let endpoint = endpoint(address, CONNECT_TIMEOUT)?;
-    Ok(EmbedServiceClient::new(endpoint.connect().await?).max_decoding_message_size(1 << 30))
+    let address = address.trim_start_matches("https://");
+    let name = tls.map(|tls| tls.name_of(address));
+    let tls = tls.map(|tls| &tls.client).zip(name.as_deref());
+    let channel = scone_embed_client::connect(address, tls, CONNECT_TIMEOUT).await?;
+    Ok(EmbedServiceClient::new(channel).max_decoding_message_size(1 << 30))
 }
 
 fn check_limits(shape: Shape, info: &GetTableInfoResponse) -> anyhow::Result<()> {

@@ -230,6 +230,7 @@ pub(crate) fn config(table: &Path) -> Config {
             retry_delay: RETRY_DELAY,
         },
         connections: ConnectionLimits::default(),
+        tls: None,
         max_connection_streams: 128,
         stall_time: Duration::from_millis(50),
         max_prompt_wait: Duration::from_secs(60),

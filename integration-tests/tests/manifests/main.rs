@@ -16,6 +16,7 @@ mod programs;
 mod quantity;
 mod render;
 mod running;
+mod secrets;
 mod services;
 mod suite;
 mod workloads;

@@ -3,6 +3,7 @@
 use serde_yaml_ng::Value;
 
 use crate::{
+    objects::documents,
     render,
     suite::{all_problems, cluster_of},
 };
@@ -259,6 +260,66 @@ const MISTAKES: &[Mistake] = &[
     ),
 ];
 
+/// The same in the overlay with TLS.
+const MISTAKES_WITH_TLS: &[Mistake] = &[
+    mistake(
+        "Deployment",
+        "decoder-service",
+        "/spec/template/spec/containers/0/readinessProbe/httpGet/port",
+        "http",
+        "a port with TLS",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/containers/0/livenessProbe",
+        "{grpc: {port: 7300, service: liveness}}",
+        "a port with TLS",
+    ),
+    mistake(
+        "Deployment",
+        "decoder-service",
+        "/spec/template/spec/containers/0/volumeMounts/0/mountPath",
+        "/elsewhere",
+        "in no Secret",
+    ),
+    mistake(
+        "Deployment",
+        "decoder-service",
+        "/spec/template/spec/containers/0/volumeMounts/0/subPath",
+        "tls.crt",
+        "in no Secret",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/volumes/0",
+        "{name: tls, emptyDir: {}}",
+        "in no Secret",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/volumes/0/secret/secretName",
+        "other",
+        "does not say how",
+    ),
+    mistake(
+        "Service",
+        "decoder-service",
+        "/spec/ports/0/appProtocol",
+        "kubernetes.io/h2c",
+        "appProtocol",
+    ),
+    mistake(
+        "StatefulSet",
+        "embed-service",
+        "/spec/template/spec/containers/0/envFrom",
+        "[]",
+        "TLS between the tiers",
+    ),
+];
+
 const fn mistake(
     kind: &'static str,
     name: &'static str,
@@ -277,16 +338,23 @@ const fn mistake(
 
 #[test]
 fn each_mistake_is_told() {
-    let sound = render::by_hand("base").unwrap();
+    tell(&render::by_hand("base").unwrap(), MISTAKES);
+    if render::kubectl() {
+        let text = render::with_kubectl("overlays/tls").unwrap();
+        tell(&documents(&text).unwrap(), MISTAKES_WITH_TLS);
+    }
+}
+
+fn tell(sound: &[Value], mistakes: &[Mistake]) {
     for Mistake {
         kind,
         name,
         at,
         instead,
         told,
-    } in MISTAKES
+    } in mistakes
     {
-        let mut objects = sound.clone();
+        let mut objects = sound.to_vec();
         let object = objects
             .iter_mut()
             .find(|object| object["kind"] == *kind && object["metadata"]["name"] == *name)

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use integration_tests::{
-    client::{channel, decoder, generate, greedy},
+    client::{channel, collect, decoder, greedy},
     cluster::{Service, http_get},
     eventually::eventually,
     fixtures::fixtures,
+    folders::scratch,
 };
+use tonic::Request;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
@@ -16,6 +18,8 @@ use crate::{
     programs::{asked, program_of},
     render,
 };
+
+const KEY: &str = "0123456789abcdef";
 
 const METRICS: [&str; 2] = ["--metrics-listen", "127.0.0.1:0"];
 
@@ -65,7 +69,11 @@ fn probed(program: &str) -> BTreeSet<String> {
 async fn probes_and_alerts_name_what_the_services_have() {
     let f = fixtures();
     let embed = Service::embed(&f.table, &METRICS);
-    let decoder_service = Service::decoder_remote(&f.model, &embed.address, &METRICS);
+    let keys = scratch("keys").join("keys");
+    std::fs::write(&keys, format!("somebody {KEY}\n")).unwrap();
+    let keys = format!("--api-keys={}", keys.display());
+    let flags = [&METRICS[..], &[&keys]].concat();
+    let decoder_service = Service::decoder_remote(&f.model, &embed.address, &flags);
 
     for (service, program) in [
         (&embed, "embed-service"),
@@ -81,12 +89,12 @@ async fn probes_and_alerts_name_what_the_services_have() {
     }
 
     // Some figures are there after the first generation.
-    generate(
-        &decoder(&decoder_service.address).await,
-        greedy("The harbour", 4),
-    )
-    .await
-    .unwrap();
+    let mut request = Request::new(greedy("The harbour", 4));
+    let bearer = format!("Bearer {KEY}").parse().unwrap();
+    request.metadata_mut().insert("authorization", bearer);
+    let mut client = decoder(&decoder_service.address).await;
+    let stream = client.generate(request).await.unwrap().into_inner();
+    collect(stream).await.unwrap();
     // A table that is looked at again has an outcome, some time later.
     embed.process.hang_up();
     let unchanged = "scone_embed_table_switches_total{outcome=\"unchanged\"}";

@@ -13,7 +13,7 @@ use serde_yaml_ng::Value;
 use crate::{
     dockerfile, help, monitoring,
     objects::{Cluster, documents},
-    pods, policies, programs, render, services,
+    pods, policies, programs, render, secrets, services,
 };
 
 /// Versions whose schemas kubernetes-validate is asked for: the oldest with sidecars by default and
@@ -28,6 +28,7 @@ pub(crate) fn all_problems(cluster: &Cluster) -> Vec<String> {
         programs::problems,
         dockerfile::problems,
         monitoring::problems,
+        secrets::problems,
     ];
     checks.iter().flat_map(|check| check(cluster)).collect()
 }
@@ -48,6 +49,7 @@ fn every_kustomization_fits_kubernetes_and_the_programs() {
         "overlays/demo",
         "overlays/gpu",
         "overlays/sharded",
+        "overlays/tls",
         "precompute",
     ] {
         assert!(

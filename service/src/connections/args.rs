@@ -4,7 +4,7 @@ use std::{fmt::Debug, marker::PhantomData, time::Duration};
 
 use clap::Args;
 
-use super::limits::ConnectionLimits;
+use super::{limits::ConnectionLimits, tls_args::TlsArgs};
 use crate::args::{parse_bytes, parse_duration};
 
 /// What differs between services: the environment variables of the flags, which have the
@@ -20,6 +20,12 @@ pub trait ConnectionNames: Clone + Debug + Send + Sync + 'static {
     const CONNECTION_SILENCE: &'static str;
     /// Environment variable of `--max-unfinished-bytes`.
     const MAX_UNFINISHED_BYTES: &'static str;
+    /// Environment variable of `--tls-cert`.
+    const TLS_CERT: &'static str;
+    /// Environment variable of `--tls-key`.
+    const TLS_KEY: &'static str;
+    /// Environment variable of `--tls-client-ca`.
+    const TLS_CLIENT_CA: &'static str;
     /// Default of `--max-connection-age-grace`.
     const DEFAULT_GRACE: &'static str;
 }
@@ -58,8 +64,9 @@ pub struct ConnectionArgs<N: ConnectionNames> {
     )]
     pub max_connection_age_grace: Duration,
 
-    /// How long a connection may take to begin to speak HTTP, with a unit; then it is cut. Also how long the
-    /// head of an HTTP/1 request may take, and an open connection be without one.
+    /// How long a connection may take to begin to speak HTTP, with a unit; then it is cut. Also how long a
+    /// handshake of TLS may take before that, the head of an HTTP/1 request, and an open connection
+    /// be without one.
     #[arg(
         long,
         env = N::CONNECTION_SILENCE,
@@ -79,6 +86,10 @@ pub struct ConnectionArgs<N: ConnectionNames> {
         value_parser = parse_bytes
     )]
     pub max_unfinished_bytes: u64,
+
+    /// Encryption.
+    #[command(flatten)]
+    pub tls: TlsArgs<N>,
 
     #[arg(skip)]
     names: PhantomData<N>,
@@ -128,6 +139,9 @@ mod tests {
         const MAX_CONNECTION_AGE_GRACE: &'static str = "A_MAX_CONNECTION_AGE_GRACE";
         const CONNECTION_SILENCE: &'static str = "A_CONNECTION_SILENCE";
         const MAX_UNFINISHED_BYTES: &'static str = "A_MAX_UNFINISHED_BYTES";
+        const TLS_CERT: &'static str = "A_TLS_CERT";
+        const TLS_KEY: &'static str = "A_TLS_KEY";
+        const TLS_CLIENT_CA: &'static str = "A_TLS_CLIENT_CA";
         const DEFAULT_GRACE: &'static str = "7s";
     }
 
@@ -154,7 +168,10 @@ mod tests {
                 Names::MAX_CONNECTION_AGE,
                 Names::MAX_CONNECTION_AGE_GRACE,
                 Names::CONNECTION_SILENCE,
-                Names::MAX_UNFINISHED_BYTES
+                Names::MAX_UNFINISHED_BYTES,
+                Names::TLS_CERT,
+                Names::TLS_KEY,
+                Names::TLS_CLIENT_CA
             ]
         );
     }
@@ -166,6 +183,18 @@ mod tests {
         assert_eq!(limits.age_grace, Duration::from_secs(7));
         let limits = parse(&["--max-connection-age=0s"]).limits();
         assert_eq!(limits.max_age, None);
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key_and_files_that_can_be_read() {
+        for alone in ["--tls-cert=/a", "--tls-key=/a", "--tls-client-ca=/a"] {
+            assert!(Cli::try_parse_from(["a", alone]).is_err(), "{alone}");
+        }
+        let mut problems = Vec::new();
+        assert!(parse(&[]).tls.open(&mut problems).is_none() && problems.is_empty());
+        let absent = parse(&["--tls-cert=/no/cert", "--tls-key=/no/key"]);
+        assert!(absent.tls.open(&mut problems).is_none());
+        assert!(problems[0].contains("/no/cert"), "{problems:?}");
     }
 
     #[test]

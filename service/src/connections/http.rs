@@ -5,6 +5,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use scone_tls::Protocol;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -24,7 +25,7 @@ impl Connections {
     /// future or the body of that answer is dropped at once.
     pub async fn serve_http(self, router: axum::Router, draining: CancellationToken) {
         let (limits, metrics) = (self.limits, self.metrics.clone());
-        self.accept(draining, |accepted| {
+        self.accept(Protocol::Http1, draining, move |accepted| {
             serve(accepted, router.clone(), limits, metrics.clone())
         })
         .await;
@@ -38,7 +39,7 @@ async fn serve(
     metrics: ConnectionMetrics,
 ) {
     let Accepted {
-        socket,
+        transport,
         ending,
         cut: _,
     } = accepted;
@@ -46,7 +47,7 @@ async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.silence)
         .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(transport), TowerToHyperService::new(router));
     tokio::pin!(connection);
     let served = tokio::select! {
         served = &mut connection => served,

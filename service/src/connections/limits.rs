@@ -18,7 +18,7 @@ pub struct ConnectionLimits {
     /// How long the streams of an old connection may take to end before it is cut.
     pub age_grace: Duration,
     /// How long a gRPC connection may take to say that it is HTTP/2, and one of HTTP to send the head of a
-    /// request.
+    /// request; before that, how long the handshake of TLS may take.
     pub silence: Duration,
     /// Memory for gRPC messages that are still arriving, in bytes, of all connections together.
     pub unfinished_bytes: usize,
@@ -48,13 +48,16 @@ pub struct ConnectionMetrics {
     pub aged: Counter,
     /// Cut because they said nothing.
     pub silent: Counter,
+    /// Closed because there was no TLS with them.
+    pub tls_failed: Counter,
     /// Bytes of gRPC messages that are still arriving.
     pub unfinished: Gauge,
 }
 
 impl ConnectionMetrics {
     /// Registers them as `connections_open`, `connections_refused`, `connections_aged`,
-    /// `connections_silent` and `unfinished_message_bytes`, after the registry's prefix.
+    /// `connections_silent`, `connections_tls_failed` and `unfinished_message_bytes`, after the
+    /// registry's prefix.
     pub fn register(&self, registry: &mut Registry) {
         let metrics = self.clone();
         registry.register("connections_open", "Connections open now", metrics.open);
@@ -72,6 +75,11 @@ impl ConnectionMetrics {
             "connections_silent",
             "Connections cut because nothing came over them",
             metrics.silent,
+        );
+        registry.register(
+            "connections_tls_failed",
+            "Connections closed because they spoke no TLS, or showed no certificate that is trusted",
+            metrics.tls_failed,
         );
         registry.register(
             "unfinished_message_bytes",

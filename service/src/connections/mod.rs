@@ -16,6 +16,9 @@
 //! So each connection gets a tonic server of its own, whose graceful shutdown is that of the
 //! connection. tonic runs it in a task that nobody can stop, so the socket can be cut instead.
 //!
+//! Where TLS is asked for, its handshake comes before all that, in the task of the connection: one that
+//! is slow or fails holds up nobody else.
+//!
 //! Connections of HTTP/1 have the same life: see [`Connections::serve_http`].
 
 mod args;
@@ -23,8 +26,11 @@ mod http;
 mod limits;
 mod serve;
 mod socket;
+mod tls_args;
+mod transport;
 
 pub use args::{ConnectionArgs, ConnectionNames};
 pub use limits::{ConnectionLimits, ConnectionMetrics};
 pub use serve::Connections;
 pub use socket::{cutter, ending, far_end};
+pub use tls_args::TlsArgs;

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use scone_tls::{Protocol, ServerTls};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -21,7 +22,8 @@ use tracing::{debug, warn};
 
 use super::{
     limits::{ConnectionLimits, ConnectionMetrics},
-    socket::{Heard, Slot, Socket},
+    socket::{Slot, Socket},
+    transport::{Heard, NoTransport, Transport},
 };
 use crate::listener::incoming;
 
@@ -43,15 +45,18 @@ pub struct Connections {
     pub limits: ConnectionLimits,
     /// Counts them.
     pub metrics: ConnectionMetrics,
+    /// What they must speak, if anything: clients without it are told so and cut.
+    pub tls: Option<ServerTls>,
 }
 
 impl From<TcpListener> for Connections {
-    /// Without limits.
+    /// Without limits and TLS.
     fn from(listener: TcpListener) -> Self {
         Self {
             listener,
             limits: ConnectionLimits::default(),
             metrics: ConnectionMetrics::default(),
+            tls: None,
         }
     }
 }
@@ -61,7 +66,7 @@ impl Connections {
     /// returns when the last connection has ended.
     pub(crate) async fn serve(self, router: Router, draining: CancellationToken) {
         let (limits, metrics) = (self.limits, self.metrics.clone());
-        self.accept(draining, |accepted| {
+        self.accept(Protocol::Http2, draining, move |accepted| {
             let connection = OneConnection {
                 router: router.clone(),
                 limits,
@@ -74,11 +79,26 @@ impl Connections {
 
     /// Accepts connections until `draining` is cancelled, and has `serve` serve each; returns when
     /// the last of these has ended.
-    pub(super) async fn accept<F>(self, draining: CancellationToken, serve: impl Fn(Accepted) -> F)
-    where
+    pub(super) async fn accept<F>(
+        self,
+        protocol: Protocol,
+        draining: CancellationToken,
+        serve: impl Fn(Accepted) -> F + Clone + Send + 'static,
+    ) where
         F: Future<Output = ()> + Send + 'static,
     {
         let slots = Arc::new(Semaphore::new(self.limits.max_connections));
+        let door = Arc::new(Door {
+            tls: self.tls,
+            protocol,
+            longest: self.limits.silence,
+            metrics: self.metrics.clone(),
+        });
+        // Ends with this function.
+        let mut certificates = JoinSet::new();
+        if let Some(tls) = &door.tls {
+            certificates.spawn(tls.clone().follow());
+        }
         let mut served = JoinSet::new();
         let mut accepted = incoming(self.listener);
         loop {
@@ -101,7 +121,13 @@ impl Connections {
                 continue;
             };
             let slot = Slot::take(permit, &self.metrics.open);
-            served.spawn(serve(Accepted::new(stream, slot, draining.child_token())));
+            let ending = draining.child_token();
+            let (door, serve) = (Arc::clone(&door), serve.clone());
+            served.spawn(async move {
+                if let Some(accepted) = door.let_in(stream, slot, ending).await {
+                    serve(accepted).await;
+                }
+            });
         }
         drop(accepted);
         while served.join_next().await.is_some() {}
@@ -110,20 +136,50 @@ impl Connections {
 
 /// A connection that was accepted, and the two ways to end it.
 pub(super) struct Accepted {
-    pub(super) socket: Socket,
+    pub(super) transport: Transport,
     /// Cancelled when the server drains; whoever cancels it ends this connection, gracefully.
     pub(super) ending: CancellationToken,
     /// Cuts it.
     pub(super) cut: CancellationToken,
 }
 
-impl Accepted {
-    fn new(stream: TcpStream, slot: Slot, ending: CancellationToken) -> Self {
+/// What connections must do before they are served.
+struct Door {
+    tls: Option<ServerTls>,
+    protocol: Protocol,
+    /// The time for that.
+    longest: Duration,
+    metrics: ConnectionMetrics,
+}
+
+impl Door {
+    async fn let_in(
+        &self,
+        stream: TcpStream,
+        slot: Slot,
+        ending: CancellationToken,
+    ) -> Option<Accepted> {
         let cut = CancellationToken::new();
-        Self {
-            socket: Socket::new(stream, slot, cut.clone(), ending.clone()),
-            ending,
-            cut,
+        let socket = Socket::new(stream, slot, cut.clone(), ending.clone());
+        let secured = match &self.tls {
+            None => Ok(Transport::plain(socket)),
+            Some(tls) => Transport::secure(socket, tls, self.protocol, self.longest, &ending).await,
+        };
+        match secured {
+            Ok(transport) => Some(Accepted {
+                transport,
+                ending,
+                cut,
+            }),
+            Err(NoTransport::Silent) => {
+                self.metrics.silent.inc();
+                None
+            }
+            Err(NoTransport::Refused(error)) => {
+                debug!(%error, "no TLS with a client");
+                self.metrics.tls_failed.inc();
+                None
+            }
         }
     }
 }
@@ -138,15 +194,15 @@ struct OneConnection {
 impl OneConnection {
     async fn serve(self, accepted: Accepted) {
         let Accepted {
-            socket,
+            transport,
             ending,
             cut,
         } = accepted;
-        let heard = socket.heard();
+        let heard = transport.heard();
         // A drain that gives up drops this, and with it what is still open.
         let _cut_when_dropped = cut.clone().drop_guard();
         // A stream that ends would mean shutdown to tonic.
-        let socket = tokio_stream::once(Ok::<_, io::Error>(socket));
+        let socket = tokio_stream::once(Ok::<_, io::Error>(transport));
         let socket = socket.chain(tokio_stream::pending());
         let stopped = ending.clone().cancelled_owned();
         let serving = self.router.serve_with_incoming_shutdown(socket, stopped);

@@ -1,13 +1,9 @@
-//! A socket that counts, can be cut, and lets requests know when it is to end.
+//! A socket that can be cut, and lets requests know when it is to end.
 
 use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     task::{Context, Poll},
 };
 
@@ -57,20 +53,9 @@ pub(super) struct Socket {
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     cutter: CancellationToken,
     ending: CancellationToken,
-    heard: Heard,
     _slot: Slot,
     /// Whoever serves it waits for `ending`, and must not outlive it.
     _closed: DropGuard,
-}
-
-/// Bytes that came over a connection; clones share the count.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Heard(Arc<AtomicU64>);
-
-impl Heard {
-    pub(super) fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 /// What requests know of their connection.
@@ -120,16 +105,17 @@ impl Socket {
             stream,
             cutter: cut.clone(),
             cut: Box::pin(cut.cancelled_owned()),
-            heard: Heard::default(),
             _slot: slot,
             _closed: ending.clone().drop_guard(),
             ending,
         }
     }
 
-    /// What has come over it.
-    pub(super) fn heard(&self) -> Heard {
-        self.heard.clone()
+    /// What comes first, which stays to be read; `None` at the end.
+    pub(super) async fn first_byte(&self) -> io::Result<Option<u8>> {
+        let mut byte = [0];
+        let read = self.stream.peek(&mut byte).await?;
+        Ok((read > 0).then_some(byte[0]))
     }
 
     /// The socket, or an error once it was cut; the caller's task is woken then.
@@ -147,11 +133,7 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = self.uncut(cx)?.poll_read(cx, buf);
-        let more = buf.filled().len() - before;
-        self.heard.0.fetch_add(more as u64, Ordering::Relaxed);
-        read
+        self.uncut(cx)?.poll_read(cx, buf)
     }
 }
 

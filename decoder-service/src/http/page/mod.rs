@@ -35,6 +35,11 @@ pub(super) fn routes() -> Router<Shared> {
     })
 }
 
+/// Whether it has this file.
+pub(super) fn has(path: &str) -> bool {
+    FILES.iter().any(|file| file.0 == path)
+}
+
 fn page(content_type: &'static str, content: &'static str) -> Response {
     let headers = [
         (header::CONTENT_TYPE, content_type),

@@ -40,15 +40,30 @@ const percent = (part, whole) => (whole > 0 ? `${((100 * part) / whole).toFixed(
 
 const shade = (length) => (length < 2 ? "" : `m${Math.min(length, SHADES)}`);
 
+// The API key, where the server wants one: kept until the tab is closed.
+const KEY = "scone-api-key";
+let keyDeclined = false;
+
+function askForKey() {
+  if (keyDeclined) return false;
+  const key = window.prompt("This server wants an API key:", "");
+  keyDeclined = !key;
+  if (key) sessionStorage.setItem(KEY, key.trim());
+  return !keyDeclined;
+}
+
 async function call(path, body, signal) {
-  const options = { signal };
+  const options = { signal, headers: {} };
+  const key = sessionStorage.getItem(KEY);
+  if (key) options.headers.authorization = `Bearer ${key}`;
   if (body) {
     options.method = "POST";
-    options.headers = { "content-type": "application/json" };
+    options.headers["content-type"] = "application/json";
     options.body = JSON.stringify(body);
   }
   const response = await fetch(path, options);
   if (response.ok) return response;
+  if (response.status === 401 && askForKey()) return call(path, body, signal);
   const said = await response.json().catch(() => null);
   throw new Error(said?.error?.message ?? `the server answered ${response.status}`);
 }
@@ -122,6 +137,7 @@ function request() {
 
 async function generate() {
   if (running) return;
+  keyDeclined = false;
   running = new AbortController();
   const { signal } = running;
   byId("go").disabled = true;
