@@ -15,6 +15,7 @@ mod suite {
     mod page;
     mod same_tokens;
     mod scaling;
+    mod served_files;
     mod shutdown;
     mod start;
     mod table_switch;
