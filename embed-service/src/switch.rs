@@ -139,8 +139,10 @@ fn find(config: &Config, tables: &Tables) -> Result<Found, TableError> {
         return Ok(Found::Other(Arc::new(ServedTable::open(dir, config)?)));
     };
     let manifest = Manifest::read(&dir)?;
+    // One that was found damaged is opened anew: its files may have been put right.
     let same = |served: &&Arc<ServedTable>| {
-        served.table.dir() == dir && *served.table.manifest() == manifest
+        let table = &served.table;
+        table.dir() == dir && *table.manifest() == manifest && !table.is_damaged()
     };
     if let Some(known) = versions.iter().find(same) {
         return Ok(if Arc::ptr_eq(known, &versions.current) {

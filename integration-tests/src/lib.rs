@@ -8,6 +8,7 @@
 //! - [`cluster`] starts the two services and waits for their address,
 //! - [`client`] sends generations and collects tokens,
 //! - [`rows`] speaks the embed tier's own protocol,
+//! - [`proxy`] is a bad network between them,
 //! - [`eventually`] waits for conditions, with a bound.
 //!
 //! Helpers panic when a step that must succeed does not: they run inside tests, where a panic with
@@ -23,4 +24,5 @@ pub mod eventually;
 pub mod fixtures;
 pub mod folders;
 pub mod process;
+pub mod proxy;
 pub mod rows;

@@ -123,6 +123,14 @@ impl Process {
         self.signal("STOP");
     }
 
+    /// Lets it go on after [`freeze`](Self::freeze) (SIGCONT).
+    ///
+    /// # Panics
+    /// When the signal cannot be sent.
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
     fn signal(&self, signal: &str) {
         // By the shell: sending a signal from here would take `unsafe` or one more dependency.
         let kill = format!("kill -{signal} {}", self.child.id());

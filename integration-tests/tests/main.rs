@@ -7,6 +7,7 @@ mod suite {
     mod broken_files;
     mod clients;
     mod embed_tier_down;
+    mod faults;
     mod generate;
     mod health;
     mod keys;
@@ -16,6 +17,7 @@ mod suite {
     mod page;
     mod same_tokens;
     mod scaling;
+    mod served_files;
     mod shutdown;
     mod start;
     mod table_switch;

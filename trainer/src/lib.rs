@@ -20,6 +20,7 @@ pub mod plot;
 pub mod precompute;
 pub mod progress;
 mod sealed;
+pub mod stop;
 pub mod sweep;
 pub mod tokenizer;
 pub mod training;

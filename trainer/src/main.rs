@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use clap::Parser;
 use trainer::commands::{Command, output};
 use trainer::progress;
+use trainer::stop::{self, Stopped};
 
 /// Batch jobs for SCONE models: text in, model directory and f-gram table out.
 #[derive(Debug, Parser)]
@@ -52,6 +53,7 @@ fn version() -> &'static str {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    stop::install();
     progress::init_logging(&args.global.log)?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(args.global.threads)
@@ -59,6 +61,10 @@ fn main() -> anyhow::Result<()> {
     match args.command.run() {
         // Whoever reads our output has seen enough.
         Err(error) if output::is_closed_pipe(&error) => Ok(()),
+        Err(error) if error.is::<Stopped>() => {
+            eprintln!("trainer: {error}");
+            std::process::exit(stop::EXIT_CODE)
+        }
         result => result,
     }
 }

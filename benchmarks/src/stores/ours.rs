@@ -46,7 +46,8 @@ impl Store for Ours {
     fn find(&mut self, batch: &Batch) -> Option<u64> {
         let heads: Vec<&[TokenId]> = batch.fgrams().collect();
         self.found.clear();
-        self.table.index().longest_each(&heads, &mut self.found);
+        let found = &mut self.found;
+        self.table.index().longest_each(&heads, found).ok()?;
         let rows = self.found.iter().flatten();
         Some(rows.map(|found| u64::from(found.row)).sum())
     }

@@ -192,6 +192,38 @@ async fn a_name_that_does_not_resolve_keeps_what_is_known() {
     assert_rows_of(&OLD, &lookup(&client, &client.current()).await);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_names_answers_grow_shrink_and_vanish_without_a_failed_lookup() {
+    let [first, second, third] = [(); 3].map(|()| Server::start(OLD));
+    let resolver = Arc::new(FakeResolver::default());
+    resolver.answer(&[&first]);
+    let options = Options {
+        addresses: vec!["embed:7300".parse().unwrap()],
+        resolver: resolver.clone(),
+        ..options(&[])
+    };
+    let client = EmbedClient::connect(options).await.unwrap();
+    let replicas = || client.monitor().replicas();
+    let load = Load::start(&client);
+    resolver.answer(&[&first, &second, &third]);
+    eventually("three replicas", || replicas() == [3]).await;
+    eventually("new ones get work", || {
+        second.lookups() > 0 && third.lookups() > 0
+    })
+    .await;
+    resolver.answer(&[&third]);
+    eventually("one replica", || replicas() == [1]).await;
+    first.kill();
+    second.kill();
+    load.goes_on().await;
+    // No answer at all is the name server's trouble and not that of the replicas.
+    resolver.fail();
+    resolver.asked_again().await;
+    load.goes_on().await;
+    assert_eq!(replicas(), [1]);
+    load.finish().await;
+}
+
 #[tokio::test]
 async fn a_name_that_never_resolved_is_named_at_start() {
     let options = Options {

@@ -3,10 +3,12 @@
 //! It has two parts, so that an async service may do the first on a worker of its runtime and
 //! send only the second, when there is one, to a thread that may block.
 
+use std::sync::atomic::Ordering;
+
 use super::disk::prefetch::prefetch_all;
 use super::memory::request::RowRequest;
 use super::state::Table;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::matcher::{ID_LIMIT, Match};
 use crate::ngram::TokenId;
 
@@ -93,8 +95,7 @@ impl Table {
     /// that was all. Otherwise `out` has zeros for the rows still to fetch.
     ///
     /// # Errors
-    /// When `spans` do not cover `ids` exactly, a span answers nothing, or an id is not in the
-    /// vocabulary. `out` is then empty.
+    /// As [`Table::lookup`]. `out` is then empty.
     pub fn lookup_in_memory(
         &self,
         ids: &[TokenId],
@@ -103,10 +104,13 @@ impl Table {
     ) -> Result<Option<Cold>> {
         out.clear();
         self.check(ids, spans)?;
-        let rows = self.find(ids, spans, out);
-        let cold = self.copy_from_memory(&rows, &mut out.rows);
-        self.counters.answered(rows.len() as u64, cold.len() as u64);
-        Ok((!cold.is_empty()).then_some(Cold { rows: cold }))
+        self.noting_damage(out, |out| {
+            self.check_not_lost()?;
+            let rows = self.find(ids, spans, out)?;
+            let cold = self.copy_from_memory(&rows, &mut out.rows)?;
+            self.counters.answered(rows.len() as u64, cold.len() as u64);
+            Ok((!cold.is_empty()).then_some(Cold { rows: cold }))
+        })
     }
 
     /// The other part: fetches what the first has left, into the `out` that it has filled. Blocks
@@ -116,11 +120,22 @@ impl Table {
     /// When a row is missing or damaged, or `out` is not the one that goes with `cold`. `out` is
     /// then empty.
     pub fn fetch_cold(&self, cold: Cold, out: &mut LookupResult) -> Result<()> {
-        let fetched = self.fetch(cold.rows, &mut out.rows);
-        if fetched.is_err() {
+        self.noting_damage(out, |out| self.fetch(cold.rows, &mut out.rows))
+    }
+
+    /// Does a part of a look-up. When it fails nothing is left in `out`; when that is because the
+    /// table is damaged, the table is called so from then on.
+    fn noting_damage<T>(
+        &self,
+        out: &mut LookupResult,
+        part: impl FnOnce(&mut LookupResult) -> Result<T>,
+    ) -> Result<T> {
+        part(out).inspect_err(|error| {
             out.clear();
-        }
-        fetched
+            if error.kind() == ErrorKind::DataLoss {
+                self.damaged.store(true, Ordering::Relaxed);
+            }
+        })
     }
 
     fn check(&self, ids: &[TokenId], spans: &[Span]) -> Result<()> {
@@ -151,7 +166,7 @@ impl Table {
     }
 
     /// Matches every position to answer; returns the distinct rows in order of first use.
-    fn find(&self, ids: &[TokenId], spans: &[Span], out: &mut LookupResult) -> Vec<u32> {
+    fn find(&self, ids: &[TokenId], spans: &[Span], out: &mut LookupResult) -> Result<Vec<u32>> {
         let positions = spans.iter().map(|span| span.answers as usize).sum();
         let mut heads = Vec::with_capacity(positions);
         let mut rest = ids;
@@ -162,7 +177,7 @@ impl Table {
             heads.extend((first + 1..=document.len()).map(|end| &document[..end]));
         }
         let mut matches = Vec::with_capacity(positions);
-        self.index().longest_each(&heads, &mut matches);
+        self.index().longest_each(&heads, &mut matches)?;
         let mut rows = Vec::with_capacity(positions);
         let mut seen = Distinct::with_room_for(positions);
         for found in matches {
@@ -178,16 +193,23 @@ impl Table {
             }
             out.row_index.push(index);
         }
-        rows
+        Ok(rows)
     }
 
-    /// Appends the rows to `out`, each copied once; zeros for those that are returned, which are
-    /// not in memory.
-    fn copy_from_memory(&self, rows: &[u32], out: &mut Vec<u8>) -> Vec<RowRequest> {
+    /// Appends the rows to `out`, each copied once and checked; zeros for those that are returned,
+    /// which are not in memory.
+    fn copy_from_memory(&self, rows: &[u32], out: &mut Vec<u8>) -> Result<Vec<RowRequest>> {
         let row_bytes = self.store().row_bytes();
         let mut stored = Vec::with_capacity(rows.len());
         self.store().in_memory(rows, &mut stored);
         let mut cold = Vec::new();
+        // The copy is checked, not what it was copied from; and while the next row is copied, when
+        // its bytes have got into the cache.
+        let mut unchecked = None;
+        let check = |copy: Option<(u32, usize)>, out: &[u8]| match copy {
+            Some((row, at)) => self.store().check(row, &out[at..at + row_bytes]),
+            None => Ok(()),
+        };
         for row in stored.iter().take(COPY_AHEAD).flatten() {
             prefetch_all(row);
         }
@@ -199,15 +221,20 @@ impl Table {
             if self.hot_set.append(row, out) {
                 continue;
             }
+            let at = out.len();
             match bytes {
-                Some(bytes) => out.extend_from_slice(bytes),
+                Some(bytes) => {
+                    out.extend_from_slice(bytes);
+                    check(unchecked.replace((row, at)), out)?;
+                }
                 None => {
-                    out.resize(out.len() + row_bytes, 0);
+                    out.resize(at + row_bytes, 0);
                     cold.push(RowRequest { row, index });
                 }
             }
         }
-        cold
+        check(unchecked, out)?;
+        Ok(cold)
     }
 
     fn fetch(&self, cold: Vec<RowRequest>, out: &mut [u8]) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::disk::key_file::KeyFile;
 use super::disk::key_index::KeyIndex;
@@ -49,8 +50,9 @@ impl Default for TableOptions {
 }
 
 impl Table {
-    /// Opens the table in `dir`: reads the manifest, index and keys, opens the store, and brings the
-    /// rows served most into memory. Rows are left alone beyond what `options` say.
+    /// Opens the table in `dir`: reads the manifest, the index, which is checked, and the keys, opens
+    /// the store, and brings the rows served most into memory. Rows are left alone beyond what
+    /// `options` say.
     ///
     /// # Errors
     /// [`NoTable`](crate::Error::NoTable) when there is no complete table,
@@ -74,8 +76,10 @@ impl Table {
             hot_set,
             flights: Flights::default(),
             counters: Counters::default(),
+            damaged: AtomicBool::new(false),
         };
-        table.index.bring_in()?;
+        // Every look-up compares keys; only rows are allowed to be cold.
+        table.index.keys().bring_in()?;
         if options.verify {
             table.verify(|_, _| {})?;
         }

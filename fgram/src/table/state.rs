@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::disk::key_index::KeyIndex;
 use super::disk::manifest::Manifest;
@@ -10,7 +10,9 @@ use super::disk::names::UPSERT_FILE;
 use super::memory::flights::Flights;
 use super::memory::hot_set::{HotSet, HotSetStats};
 use super::stores::Store;
+use super::stores::mapped_store::MappedStore;
 use super::stores::row_store::RowStore;
+use crate::error::Result;
 
 /// One shard of a table, open for look-ups from any number of threads.
 pub struct Table {
@@ -21,6 +23,8 @@ pub struct Table {
     pub(super) hot_set: HotSet,
     pub(super) flights: Flights,
     pub(super) counters: Counters,
+    /// Whether a look-up has met damage.
+    pub(super) damaged: AtomicBool,
 }
 
 /// What look-ups have met since the table was opened.
@@ -71,6 +75,21 @@ impl Table {
             bytes: self.hot_set.bytes(),
             rows: self.hot_set.rows(),
         }
+    }
+
+    /// Whether a look-up has found a row, a key or a file of it damaged since it was opened. Opened
+    /// again it may be sound: from files that were put right, or a disk that reads again.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    /// # Errors
+    /// When a part of a mapped file was gone when it was read.
+    pub(super) fn check_not_lost(&self) -> Result<()> {
+        self.index.keys().check_not_lost()?;
+        self.store
+            .mapped()
+            .map_or(Ok(()), MappedStore::check_not_lost)
     }
 
     /// Whether an [`upsert`](super::upsert()) of the table was begun and has not ended.

@@ -105,10 +105,12 @@ impl Source {
 
     /// Every f-gram has to be in the table that is changed.
     fn check_keys(&self, index: &KeyIndex) -> Result<()> {
-        match self.keys.iter().find(|ids| index.row(ids).is_none()) {
-            Some(ids) => Err(Error::fgram(ids, "is not in the table to be changed")),
-            None => Ok(()),
+        for ids in self.keys.iter() {
+            if index.row(ids)?.is_none() {
+                return Err(Error::fgram(ids, "is not in the table to be changed"));
+            }
         }
+        Ok(())
     }
 
     /// Writes the rows that differ; returns how many.

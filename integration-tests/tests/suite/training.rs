@@ -98,3 +98,41 @@ fn live_rows_rounded_to_f16_and_the_f16_table_give_the_same_loss() {
     assert!(relative <= 1e-6, "live {live_nats}, table {stored_nats}");
     assert_eq!(live["matched_by_length"], stored["matched_by_length"]);
 }
+
+/// As Kubernetes ends a pod, where the trainer is the first process of its container.
+#[test]
+fn sigterm_ends_a_training_run_with_a_checkpoint_and_other_work_with_a_message() {
+    let f = fixtures();
+    // No checkpoint but the one that SIGTERM brings.
+    let overrides = ["training.steps=100000", "training.checkpoint_every=0"];
+    let out = scratch("terminated").join("model");
+    let mut process = Process::spawn("trainer-train", f.train_command(&out, &overrides));
+    eventually_within(2 * PATIENCE, "log of steps", || {
+        let log = fs::read_to_string(out.join("log.jsonl")).unwrap_or_default();
+        (!log.is_empty()).then_some(())
+    });
+    process.terminate();
+    assert_eq!(process.wait_within(2 * PATIENCE).code(), Some(143));
+    let said = process.stderr();
+    assert!(said.contains("ended by SIGTERM after step"), "{said}");
+    let checkpoints = fs::read_dir(out.join("checkpoints")).unwrap();
+    let names: Vec<_> = checkpoints
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    let step = names[0].to_str().unwrap().strip_prefix("step-").unwrap();
+    assert!(said.contains(&format!("after step {step},")), "{said}");
+
+    let out = scratch("terminated").join("table");
+    let mut process = Process::spawn("trainer-stop", precompute_command(&f.model, &out, &[]));
+    eventually_within(2 * PATIENCE, "rows", || {
+        out.join("rows.sled").exists().then_some(())
+    });
+    process.terminate();
+    // It may have been about to end by itself.
+    let code = process.wait().code();
+    let said = process.stderr();
+    assert!(
+        code == Some(143) && said.contains("ended by SIGTERM") || code == Some(0),
+        "{code:?}: {said}"
+    );
+}

@@ -20,8 +20,11 @@ pub trait RowSource {
     fn rows(&mut self, fgrams: &[&[u32]]) -> Result<Vec<f32>>;
 }
 
-fn match_lengths(longest: impl Fn(&[u32]) -> Option<Match>, document: &[u32]) -> Vec<u8> {
-    let length = |end| longest(&document[..end]).map_or(0, |found| found.len);
+fn match_lengths<E>(
+    longest: impl Fn(&[u32]) -> Result<Option<Match>, E>,
+    document: &[u32],
+) -> Result<Vec<u8>, E> {
+    let length = |end| Ok(longest(&document[..end])?.map_or(0, |found| found.len));
     (1..=document.len()).map(length).collect()
 }
 
@@ -69,7 +72,7 @@ impl<F: FnMut(&[&[u32]]) -> Result<Vec<f32>>> LiveRows<F> {
 
 impl<F: FnMut(&[&[u32]]) -> Result<Vec<f32>>> RowSource for LiveRows<F> {
     fn tag(&mut self, document: &[u32]) -> Result<Vec<u8>> {
-        Ok(match_lengths(|ids| self.matcher.longest(ids), document))
+        match_lengths(|ids| Ok(self.matcher.longest(ids)), document)
     }
 
     fn rows(&mut self, fgrams: &[&[u32]]) -> Result<Vec<f32>> {
@@ -125,10 +128,8 @@ impl<'a> TableRows<'a> {
 
 impl RowSource for TableRows<'_> {
     fn tag(&mut self, document: &[u32]) -> Result<Vec<u8>> {
-        Ok(match_lengths(
-            |ids| self.table.index().longest(ids),
-            document,
-        ))
+        let index = self.table.index();
+        Ok(match_lengths(|ids| index.longest(ids), document)?)
     }
 
     fn rows(&mut self, fgrams: &[&[u32]]) -> Result<Vec<f32>> {

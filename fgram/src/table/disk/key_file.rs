@@ -6,8 +6,9 @@ use std::path::Path;
 use super::manifest::Manifest;
 use super::names::KEYS_FILE;
 use super::prefetch::prefetch_all;
+use super::sums::RowSum;
 use super::table_file::{FileKind, HEADER_BYTES, TableFile};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::keys::KeyList;
 use crate::ngram::{MAX_N, NGram, TokenId};
 use crate::set::FgramSet;
@@ -72,7 +73,8 @@ fn record_bytes(max_n: usize) -> usize {
     4 * max_n + SUM_BYTES
 }
 
-/// The open file. Opening reads the header alone, and every record may be damaged.
+/// The open file. Opening reads the header alone, and every record may be damaged, also later: who
+/// finds another key than it looks for has to know whether that is possible.
 pub(crate) struct KeyFile {
     file: TableFile,
     max_n: usize,
@@ -167,10 +169,20 @@ impl KeyFile {
             .ok_or_else(|| self.file.wrong(format!("row {row} has no f-gram: {ids:?}")))
     }
 
-    /// The checksum of the row, when the store keeps it here.
-    pub(crate) fn sum(&self, row: u32) -> u32 {
-        self.record(row)
-            .map_or(0, |(_, sum)| u32::from_le_bytes(*sum))
+    /// Whether `bytes` have the checksum of the row, when the store keeps it here.
+    #[inline]
+    pub(crate) fn check_row(&self, row: u32, bytes: &[u8], sum: &RowSum) -> bool {
+        let Some((stored, expected)) = self.record(row) else {
+            return false;
+        };
+        let mut key = [[0; 4]; MAX_N];
+        let mut len = 0;
+        for (key, id) in key.iter_mut().zip(stored) {
+            let id = u32::from_le_bytes(*id);
+            *key = id.to_be_bytes();
+            len += usize::from(id != UNUSED);
+        }
+        sum.of_key(key[..len].as_flattened(), bytes) == u32::from_le_bytes(*expected)
     }
 
     #[inline]
@@ -180,6 +192,17 @@ impl KeyFile {
         let record = self.file.bytes().get(start..start + width)?;
         let (sum, ids) = record.as_chunks::<4>().0.split_last()?;
         Some((ids, sum))
+    }
+
+    /// # Errors
+    /// When a part of the file was gone when it was read.
+    pub(crate) fn check_not_lost(&self) -> Result<()> {
+        self.file.check_not_lost()
+    }
+
+    /// An error about the record of a row.
+    pub(crate) fn damaged(&self, row: u32) -> Error {
+        self.file.wrong(format!("the key of row {row} is damaged"))
     }
 
     /// All keys, each checked.
@@ -217,14 +240,14 @@ mod tests {
 
     use super::super::samples;
     use super::*;
-    use crate::error::Error;
 
     const KEYS: [&[u32]; 3] = [&[1, 2], &[1, 2, 3], &[2, 3]];
 
     fn bytes() -> Vec<u8> {
         let mut list = KeyList::default();
         KEYS.iter().for_each(|key| list.push(key).unwrap());
-        encode(&list, &[7, 8, 9], &samples::manifest(3, 3))
+        let sum = |row: usize| RowSum::new("").of(KEYS[row], &[row as u8; 4]);
+        encode(&list, &[sum(0), sum(1), !sum(2)], &samples::manifest(3, 3))
     }
 
     /// Opens `bytes` as the keys of a table of `shards` shards, this one the first.
@@ -249,7 +272,9 @@ mod tests {
         let file = open(&bytes(), 1).unwrap();
         let all = file.read_all(&samples::manifest(3, 3)).unwrap();
         assert!(all.iter().eq(KEYS));
-        assert_eq!([0, 1, 2, 3].map(|row| file.sum(row)), [7, 8, 9, 0]);
+        let sum = RowSum::new("");
+        let of_rows = [0, 1, 2, 3].map(|row| file.check_row(row, &[row as u8; 4], &sum));
+        assert_eq!(of_rows, [true, true, false, false]);
         assert_eq!(file.ends(), Some([0, 2]));
         for (key, row) in KEYS.into_iter().zip(0..) {
             assert!(file.is(row, key));

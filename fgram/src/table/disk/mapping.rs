@@ -6,22 +6,33 @@
 
 use std::fs::File;
 use std::hint::black_box;
-use std::io;
+use std::io::{self, Read as _};
 #[cfg(target_os = "linux")]
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, MmapMut};
+use scone_files::hex;
+use sha2::{Digest as _, Sha256};
 
+#[cfg(target_os = "linux")]
+use super::lost_pages::Watch;
 use crate::error::{Error, Result};
 
-/// A whole file, mapped for reading and shared with every process that maps it.
+/// Bytes of a file that are read, and hashed, at once: they stay in a core's cache in between.
+const PIECE_BYTES: usize = 1 << 18;
+
+/// A whole file as memory: mapped, and so shared with every process that maps it, or a copy.
 ///
 /// The files of a finished table are never written again: publish another version beside it, or
-/// replace a file by renaming a new one over it. A file that is cut short while it is mapped kills
-/// the process with SIGBUS when it reads behind the new end; no program can prevent that.
+/// replace a file by renaming a new one over it. Who writes to one that is mapped changes the bytes
+/// here. Pages that it has no more, after it was cut short, are read as zeros, and [`Mapping::lost`]
+/// says so (on Linux; elsewhere reading them ends the process).
 pub(crate) struct Mapping {
+    /// Watches `map`; dropped before it.
+    #[cfg(target_os = "linux")]
+    watch: Option<Watch>,
     map: Mmap,
     /// Whether the system tells this process which pages are in memory.
     may_ask: bool,
@@ -49,9 +60,47 @@ impl Mapping {
         // documentation; readers then see other bytes, which they must survive anyway.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::at("map", path))?;
         Ok(Self {
+            #[cfg(target_os = "linux")]
+            watch: Some(Watch::over(&map)),
             map,
             may_ask: may_ask(&file),
         })
+    }
+
+    /// Copies the first `bytes` of the file at `path` into memory of this process, which nobody
+    /// changes, in large pages where there are some. Returns the SHA-256 of the copy too.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(crate) fn copy(path: &Path, bytes: usize) -> Result<(Self, String)> {
+        let read = || -> io::Result<_> {
+            let mut file = File::open(path)?;
+            let mut memory = MmapMut::map_anon(bytes)?;
+            // A hint; what is refused costs speed alone.
+            #[cfg(target_os = "linux")]
+            let _ = memory.advise(Advice::HugePage);
+            let mut hash = Sha256::new();
+            for piece in memory.chunks_mut(PIECE_BYTES) {
+                file.read_exact(piece)?;
+                hash.update(&*piece);
+            }
+            let copy = Self {
+                #[cfg(target_os = "linux")]
+                watch: None,
+                map: memory.make_read_only()?,
+                may_ask: false,
+            };
+            Ok((copy, hex(&hash.finalize())))
+        };
+        read().map_err(Error::at("read", path))
+    }
+
+    /// Whether a page of the file could not be read, and was taken for zeros.
+    pub(crate) fn lost(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        return self.watch.as_ref().is_some_and(Watch::lost);
+        #[cfg(not(target_os = "linux"))]
+        false
     }
 
     /// The bytes of the file.
@@ -208,6 +257,20 @@ mod tests {
         assert_eq!(mapping.pages(), 4);
         mapped(&[]).bring_in(1).unwrap();
         assert!(mapped(&[]).bytes().is_empty());
+    }
+
+    #[test]
+    fn a_copy_has_the_bytes_and_their_hash_and_keeps_them() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for bytes in [vec![], vec![3; PIECE_BYTES + 7]] {
+            fs::write(file.path(), &bytes).unwrap();
+            let (copy, sha256) = Mapping::copy(file.path(), bytes.len()).unwrap();
+            assert_eq!(sha256, scone_files::sha256_hex(&bytes));
+            fs::write(file.path(), b"else").unwrap();
+            assert_eq!(copy.bytes(), bytes);
+            assert!(!copy.lost() && !copy.may_ask());
+        }
+        assert!(Mapping::copy(file.path(), 5).is_err());
     }
 
     #[test]

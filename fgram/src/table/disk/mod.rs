@@ -3,6 +3,8 @@
 
 pub(crate) mod key_file;
 pub(crate) mod key_index;
+#[cfg(target_os = "linux")]
+mod lost_pages;
 pub(crate) mod manifest;
 pub(crate) mod mapping;
 pub(crate) mod names;

@@ -23,12 +23,18 @@ impl RowSum {
 
     /// The sum of the row of `ids`, at most [`MAX_N`] of them.
     pub(crate) fn of(&self, ids: &[TokenId], row: &[u8]) -> u32 {
-        let mut key = [0; 4 * MAX_N];
-        for (bytes, id) in key.as_chunks_mut::<4>().0.iter_mut().zip(ids) {
+        let mut key = [[0; 4]; MAX_N];
+        for (bytes, id) in key.iter_mut().zip(ids) {
             *bytes = id.to_be_bytes();
         }
+        self.of_key(key[..ids.len().min(MAX_N)].as_flattened(), row)
+    }
+
+    /// The sum of the row whose key has these bytes, as those of [`key_bytes`].
+    #[inline]
+    pub(crate) fn of_key(&self, key: &[u8], row: &[u8]) -> u32 {
         let mut hasher = self.seeded.clone();
-        hasher.update(&key[..4 * ids.len().min(MAX_N)]);
+        hasher.update(key);
         hasher.update(row);
         hasher.finalize()
     }

@@ -1,12 +1,13 @@
-//! What `keys.bin`, `index.bin` and `rows.bin` have in common: they are listed in `table.json`,
-//! are opened by mmap, and begin with the same 128 bytes (`docs/formats.md`, "The header").
+//! What `keys.bin`, `index.bin` and `rows.bin` have in common: they are listed in `table.json`, and
+//! begin with the same 128 bytes (`docs/formats.md`, "The header").
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use scone_files::sha256_hex;
+use scone_files::sha256_file;
 
 use super::manifest::{FileEntry, Manifest};
-use super::mapping::Mapping;
+use super::mapping::{Mapping, must_be_a_file};
 use crate::error::{Error, Result};
 
 /// Bytes of the header.
@@ -107,17 +108,30 @@ pub(crate) struct TableFile {
 }
 
 impl TableFile {
-    /// Opens the file in `dir`; checks its length against `manifest` and its header, and reads
+    /// Maps the file in `dir`; checks its length against `manifest` and its header, and reads
     /// nothing else.
     pub(crate) fn open(dir: &Path, manifest: &Manifest, kind: &FileKind) -> Result<Self> {
         let path = dir.join(kind.name);
-        let listed = entry(&path, manifest, kind.name)?;
         let map = Mapping::open(&path)?;
-        let length = map.bytes().len() as u64;
-        if length != listed.bytes {
-            let problem = format!("{length} bytes, but table.json says {}", listed.bytes);
-            return Err(Error::format(path.display().to_string(), problem));
-        }
+        let listed = entry(&path, manifest, kind.name)?;
+        check_length(&path, listed, map.bytes().len() as u64)?;
+        Self::with(path, map, manifest, kind)
+    }
+
+    /// Reads the file in `dir` into memory that nobody else changes; checks every byte.
+    pub(crate) fn read(dir: &Path, manifest: &Manifest, kind: &FileKind) -> Result<Self> {
+        let path = dir.join(kind.name);
+        let listed = entry(&path, manifest, kind.name)?;
+        must_be_a_file(&path)?;
+        let found = fs::metadata(&path).map_err(Error::at("open", &path))?;
+        check_length(&path, listed, found.len())?;
+        let (map, sha256) = Mapping::copy(&path, listed.bytes as usize)?;
+        let file = Self::with(path, map, manifest, kind)?;
+        file.check_sha256(&sha256, listed)?;
+        Ok(file)
+    }
+
+    fn with(path: PathBuf, map: Mapping, manifest: &Manifest, kind: &FileKind) -> Result<Self> {
         let facts = kind.read_header(&path.display().to_string(), map.bytes(), manifest)?;
         Ok(Self { path, map, facts })
     }
@@ -151,10 +165,26 @@ impl TableFile {
         Error::format(self.path.display().to_string(), problem)
     }
 
-    /// Compares the SHA-256 of the whole file with `table.json`.
+    /// Compares the SHA-256 of the whole file as it is on the disk with `table.json`.
     pub(crate) fn verify(&self, manifest: &Manifest, kind: &FileKind) -> Result<()> {
         let listed = entry(&self.path, manifest, kind.name)?;
-        if sha256_hex(self.bytes()) == listed.sha256 {
+        self.check_sha256(&sha256_file(&self.path)?, listed)
+    }
+
+    /// # Errors
+    /// When a page of the file was gone when it was read.
+    pub(crate) fn check_not_lost(&self) -> Result<()> {
+        if self.map.lost() {
+            return Err(self.wrong(
+                "a part of it could not be read: it was cut short while it was open, or the disk \
+                 fails; the table answers no more until it is opened again",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_sha256(&self, sha256: &str, listed: &FileEntry) -> Result<()> {
+        if sha256 == listed.sha256 {
             return Ok(());
         }
         Err(self.wrong("checksum differs from that in table.json: the file is damaged"))
@@ -164,4 +194,12 @@ impl TableFile {
 fn entry<'a>(path: &Path, manifest: &'a Manifest, name: &str) -> Result<&'a FileEntry> {
     let listed = manifest.files.iter().find(|entry| entry.path == name);
     listed.ok_or_else(|| Error::format(path.display().to_string(), "is not listed in table.json"))
+}
+
+fn check_length(path: &Path, listed: &FileEntry, bytes: u64) -> Result<()> {
+    if bytes == listed.bytes {
+        return Ok(());
+    }
+    let problem = format!("{bytes} bytes, but table.json says {}", listed.bytes);
+    Err(Error::format(path.display().to_string(), problem))
 }

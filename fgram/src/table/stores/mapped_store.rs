@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::residency::Residency;
 use super::row_store::RowStore;
 use crate::error::{Error, Result};
+use crate::ngram::NGram;
 use crate::table::disk::key_file::KeyFile;
 use crate::table::disk::manifest::Manifest;
 use crate::table::disk::mapping::page_bytes;
@@ -82,14 +83,21 @@ impl MappedStore {
         stored.ok_or_else(|| self.file.wrong("cut short"))
     }
 
-    /// Compares the checksum of a row with that of `bytes`.
-    fn check(&self, row: u32, bytes: &[u8]) -> Result<()> {
-        let key = self.keys.get(row)?;
-        if self.sum.of(key.as_slice(), bytes) == self.keys.sum(row) {
-            return Ok(());
-        }
-        let problem = format!("the row of {:?} is damaged", key.as_slice());
-        Err(Error::data_loss(&self.dir, problem))
+    /// # Errors
+    /// When a part of the file was gone when it was read.
+    pub(crate) fn check_not_lost(&self) -> Result<()> {
+        self.file.check_not_lost()
+    }
+
+    #[cold]
+    fn damaged(&self, row: u32) -> Error {
+        let named = |key: NGram| {
+            let problem = format!("the row of {:?} is damaged", key.as_slice());
+            Error::data_loss(&self.dir, problem)
+        };
+        // Where the file is gone, that is the reason.
+        let reasons = self.check_not_lost().and_then(|()| self.keys.get(row));
+        reasons.map_or_else(|reason| reason, named)
     }
 
     fn pages(&self, range: &Range<usize>) -> RangeInclusive<usize> {
@@ -114,6 +122,14 @@ impl RowStore for MappedStore {
             let resident = self.residency.holds(self.file.map(), pages, tick);
             resident.then(|| self.file.bytes().get(range)).flatten()
         }));
+    }
+
+    #[inline]
+    fn check(&self, row: u32, bytes: &[u8]) -> Result<()> {
+        match self.keys.check_row(row, bytes, &self.sum) {
+            true => Ok(()),
+            false => Err(self.damaged(row)),
+        }
     }
 
     fn get_many(&self, rows: &[RowRequest], out: &mut [u8]) -> Result<()> {

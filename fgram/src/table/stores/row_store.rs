@@ -15,8 +15,14 @@ pub trait RowStore: Send + Sync {
     fn count_rows(&self) -> Result<u64>;
 
     /// Appends each row to `found`, or `None` when reading it may wait for a disk, as far as the
-    /// store can tell. The checksum of a row was compared when it came from the disk, if ever.
+    /// store can tell. [`RowStore::check`] has to be asked about a copy of it.
     fn in_memory<'a>(&'a self, rows: &[u32], found: &mut Vec<Option<&'a [u8]>>);
+
+    /// Compares the checksum of a row with that of `bytes`, a copy of what [`RowStore::in_memory`] gave.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    fn check(&self, row: u32, bytes: &[u8]) -> Result<()>;
 
     /// Copies each row to its index in `out`, which holds rows of `row_bytes`.
     /// Checks each row; may block on the disk.

@@ -23,6 +23,7 @@ use super::step::{Stepped, step};
 use crate::corpus;
 use crate::evaluation::Totals;
 use crate::plot;
+use crate::stop::{Stop, Stopped};
 
 /// What is not part of the config.
 #[derive(Debug, Clone, Default)]
@@ -210,6 +211,8 @@ impl<'a> Run<'a> {
             self.reporter.begin(self.state.step, last);
         }
         let mut interval = Interval::since(self.state.step);
+        // All of several ranks would have to stop at the same step: they end at once.
+        let stop = (self.ranks.count() == 1).then(Stop::watch);
         while self.state.step < last && !self.has_stopped() {
             if let Some(reason) = self.step(&mut interval)? {
                 self.go_back(&reason)?;
@@ -234,11 +237,16 @@ impl<'a> Run<'a> {
                 self.evaluate_on_the_way()?;
             }
             // Of the last step too: a rerun then only writes the model files again.
+            let asked = step < total && stop.as_ref().is_some_and(Stop::asked);
             let due = due(step, training.checkpoint_every) || step == total || self.has_stopped();
-            if due && is_first(self.ranks) {
+            if (due || asked) && is_first(self.ranks) {
                 self.checkpoints.write(&self.state, &self.optimizer)?;
                 self.checkpoints
                     .keep_best(self.state.best.map(|b| b.step))?;
+            }
+            if asked {
+                self.reporter.end();
+                return Err(Stopped { step }.into());
             }
         }
         self.reporter.end();

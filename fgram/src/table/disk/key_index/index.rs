@@ -50,7 +50,12 @@ impl Default for Lane {
     }
 }
 
-/// Finds the f-grams of a table. Opened by mmap; processes share its memory.
+/// Finds the f-grams of a table.
+///
+/// It is a copy of `index.bin` that was checked when it was read: an f-gram that is not found is not
+/// there, which no later change of the file can feign. The keys that it is compared with stay in
+/// their file, for they check themselves: each key has one slot, so one that differs from what is
+/// looked for is that of another f-gram with the same fingerprint, or damaged.
 pub struct KeyIndex {
     file: TableFile,
     keys: Arc<KeyFile>,
@@ -64,9 +69,9 @@ pub struct KeyIndex {
 }
 
 impl KeyIndex {
-    /// Opens the index in `dir`. Reads header and directory, a byte for a thousand keys.
+    /// Reads the index in `dir`, all of it.
     pub(crate) fn open(dir: &Path, manifest: &Manifest, keys: Arc<KeyFile>) -> Result<Self> {
-        let file = TableFile::open(dir, manifest, &KIND)?;
+        let file = TableFile::read(dir, manifest, &KIND)?;
         let [seed, partitions, slots, buckets, directory_crc, _] = file.facts();
         let body = &file.bytes()[HEADER_BYTES..];
         let lengths = Lengths::of(partitions, buckets, slots);
@@ -91,20 +96,14 @@ impl KeyIndex {
         })
     }
 
-    /// Reads index and keys into memory. Every look-up reads them; only rows are allowed to be cold.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
-    pub(crate) fn bring_in(&self) -> Result<()> {
-        self.file.bring_in(self.file.bytes().len())?;
-        self.keys.bring_in()
-    }
-
     /// The longest f-gram that ends at the last of `ids`, looking only inside `ids`. Makes at
     /// most K-1 probes.
+    ///
+    /// # Errors
+    /// When a key that it was compared with is damaged.
     #[inline]
-    pub fn longest(&self, ids: &[TokenId]) -> Option<Match> {
-        let mut candidates = [EMPTY; MAX_N + 1];
+    pub fn longest(&self, ids: &[TokenId]) -> Result<Option<Match>> {
+        let mut candidates = [(EMPTY, 0); MAX_N + 1];
         let mut longest = 1;
         let mut hash = self.seed;
         for (&id, n) in ids.iter().rev().take(self.max_n).zip(1..) {
@@ -112,31 +111,51 @@ impl KeyIndex {
             if n == 1 {
                 continue;
             }
-            let Some(row) = self.row_at(hash) else {
+            let slot = self.slot(&self.probe(hash));
+            let Some(row) = self.row_in(self.slot_at(slot), hash) else {
                 break;
             };
-            candidates[n] = row;
+            candidates[n] = (row, slot);
             longest = n;
         }
-        (2..=longest).rev().find_map(|n| {
-            let row = candidates[n];
-            let found = Match { len: n as u8, row };
-            self.keys.is(row, &ids[ids.len() - n..]).then_some(found)
-        })
+        for n in (2..=longest).rev() {
+            let (row, slot) = candidates[n];
+            if self.keys.is(row, &ids[ids.len() - n..]) {
+                return Ok(Some(Match { len: n as u8, row }));
+            }
+            self.check_other(row, slot)?;
+        }
+        Ok(None)
+    }
+
+    /// Checks the key of a row that is not the one that was looked for: it must be one that has
+    /// this slot, with this fingerprint. A damaged one passes once in 256 times the number of slots.
+    #[cold]
+    fn check_other(&self, row: u32, slot: usize) -> Result<()> {
+        let key = self.keys.get(row)?;
+        let ids = key.as_slice().iter().rev();
+        let hash = ids.fold(self.seed, |hash, &id| extend(hash, id));
+        let its_own = self.slot(&self.probe(hash)) == slot;
+        match its_own && self.row_in(self.slot_at(slot), hash) == Some(row) {
+            true => Ok(()),
+            false => Err(self.keys.damaged(row)),
+        }
     }
 
     /// Appends what [`KeyIndex::longest`] finds at the end of each of `heads`. Faster than one
     /// call each when the index is larger than the caches: the reads of many heads are under way
     /// at once, where those of one head wait for each other.
-    pub fn longest_each(&self, heads: &[&[TokenId]], out: &mut Vec<Option<Match>>) {
-        for heads in heads.chunks(LANES) {
-            self.longest_lanes(heads, out);
-        }
+    ///
+    /// # Errors
+    /// As [`KeyIndex::longest`].
+    pub fn longest_each(&self, heads: &[&[TokenId]], out: &mut Vec<Option<Match>>) -> Result<()> {
+        let mut lanes = heads.chunks(LANES);
+        lanes.try_for_each(|heads| self.longest_lanes(heads, out))
     }
 
     /// At most [`LANES`] heads, in step: n = 2 for all, then n = 3 for those that matched, …
     /// What the next step reads is asked for as soon as its address is known.
-    fn longest_lanes(&self, heads: &[&[TokenId]], out: &mut Vec<Option<Match>>) {
+    fn longest_lanes(&self, heads: &[&[TokenId]], out: &mut Vec<Option<Match>>) -> Result<()> {
         let mut lanes = [Lane::default(); LANES];
         let mut live = [0u8; LANES];
         let mut count = 0;
@@ -177,27 +196,26 @@ impl KeyIndex {
         {
             self.keys.prefetch(lane.found.row);
         }
-        out.extend(heads.iter().zip(&lanes).map(|(ids, lane)| {
+        for (ids, lane) in heads.iter().zip(&lanes) {
             let Match { len, row } = lane.found;
-            match usize::from(len) {
+            out.push(match usize::from(len) {
                 0 => None,
                 n if self.keys.is(row, &ids[ids.len() - n..]) => Some(lane.found),
                 // A fingerprint met by chance; `longest` knows the shorter candidates.
-                _ => self.longest(ids),
-            }
-        }));
+                _ => self.longest(ids)?,
+            });
+        }
+        Ok(())
     }
 
     /// The row id of exactly these ids.
-    pub fn row(&self, ids: &[TokenId]) -> Option<u32> {
+    ///
+    /// # Errors
+    /// As [`KeyIndex::longest`].
+    pub fn row(&self, ids: &[TokenId]) -> Result<Option<u32>> {
         let found = self.longest(ids)?;
-        (usize::from(found.len) == ids.len()).then_some(found.row)
-    }
-
-    /// The row that the slot of `hash` names, when it has the right fingerprint.
-    #[inline]
-    fn row_at(&self, hash: u64) -> Option<u32> {
-        self.row_in(self.slot_at(self.slot(&self.probe(hash))), hash)
+        let found = found.filter(|found| usize::from(found.len) == ids.len());
+        Ok(found.map(|found| found.row))
     }
 
     /// Where to look for `hash`.
@@ -280,7 +298,7 @@ impl KeyIndex {
         self.file.verify(manifest, &KIND)?;
         for row in 0..self.keys.rows() {
             let key = self.keys.get(row)?;
-            if self.row(key.as_slice()) != Some(row) {
+            if self.row(key.as_slice())? != Some(row) {
                 return Err(self.file.wrong(format!("does not find {key:?}, row {row}")));
             }
         }

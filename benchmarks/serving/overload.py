@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""A decoder-service that is offered many times what it can do. Needs nothing but Python.
+
+usage: overload.py --decoder target/release/decoder-service [--model models/demo] [-- FLAG ...]
+
+Starts the service, with the flags behind `--`, and measures in three phases:
+
+capacity  as many requests at once as fit into a batch, each followed by the next: requests a second,
+          and how long one takes in a full batch. Before and after the overload, as a machine that others
+          share may be another one then; the mean counts
+overload  --factor times as many requests a second for --seconds, evenly spaced and each on a connection
+          of its own, whatever becomes of those before. Of those that end in the second half or later:
+          the share of the capacity that is served, how long refusals take, and how long those that
+          were admitted take, beside 2 times a full batch's time and --max-queue-time
+
+Times are the client's own, from opening the connection to the end of the answer. Prints one JSON object
+a line; with --check it fails when an aim is missed.
+"""
+
+import argparse
+import asyncio
+import collections
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+PATIENCE = 60
+Done = collections.namedtuple("Done", "sent ended status")
+
+
+class Service:
+    def __init__(self, args):
+        flags = ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]
+        flags += ["--max-batch", str(args.batch), "--max-queue-time", f"{args.queue_time}s"]
+        command = [args.decoder, "serve", "--model", args.model, *flags, *args.flags]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for line in self.process.stdout:
+            event = json.loads(line)
+            if event.get("event") == "listening":
+                self.host, port = event["http"].rsplit(":", 1)
+                self.port = int(port)
+                return
+        sys.exit("the service did not start")
+
+    def memory_mib(self, field: str) -> float:
+        with open(f"/proc/{self.process.pid}/status", encoding="ascii") as file:
+            line = next(line for line in file if line.startswith(field))
+        return int(line.split()[1]) / 1024
+
+    async def ask(self, body: dict) -> Done:
+        """One request on a connection of its own."""
+        data = json.dumps(body).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: {self.host}\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+        sent, status, writer = time.perf_counter(), 0, None
+        try:
+            reader, writer = await asyncio.open_connection(self.host, self.port)
+            writer.write(head.encode() + data)
+            answer = await asyncio.wait_for(reader.read(-1), PATIENCE)
+            status = int(answer.split(b" ", 2)[1])
+        except (OSError, asyncio.TimeoutError, IndexError):
+            pass
+        finally:
+            if writer:
+                writer.close()
+        return Done(sent, time.perf_counter(), status)
+
+
+def request(args, number: int) -> dict:
+    prompt = f"In the beginning of the year {number}"
+    return {"prompt": prompt, "max_tokens": args.tokens, "ignore_eos": True, "seed": number}
+
+
+async def capacity(service: Service, args) -> tuple[float, float]:
+    """Requests a second, and the median time of one in a full batch."""
+    begin = time.perf_counter() + args.warm_up
+    end = begin + args.capacity_seconds
+    done = []
+
+    async def client(number: int) -> None:
+        while time.perf_counter() < end:
+            done.append(await service.ask(request(args, number)))
+            number += args.batch
+
+    await asyncio.gather(*(client(number) for number in range(args.batch)))
+    if any(one.status != 200 for one in done):
+        sys.exit("a request failed without load")
+    # Each counts with the part of its time that is in the window.
+    inside = (max(0, min(one.ended, end) - max(one.sent, begin)) / (one.ended - one.sent) for one in done)
+    times = [one.ended - one.sent for one in done if one.sent >= begin]
+    return sum(inside) / (end - begin), statistics.median(times)
+
+
+async def overload(service: Service, args, rate: float) -> list[Done]:
+    tasks, begin = set(), time.perf_counter()
+    for number in range(int(rate * args.seconds)):
+        wait = begin + number / rate - time.perf_counter()
+        # Late ones go out at once, but never without a look at the answers.
+        await asyncio.sleep(max(wait, 0))
+        tasks.add(asyncio.create_task(service.ask(request(args, number))))
+    return await asyncio.gather(*tasks)
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)] if values else float("nan")
+
+
+def report(args, metric: str, value: float, unit: str) -> None:
+    line = {"bench": "overload", "case": f"{args.factor:g} x capacity, {args.tokens} tokens a request"}
+    print(json.dumps(line | {"subject": "decoder-service", "metric": metric, "value": round(value, 3), "unit": unit}))
+    sys.stdout.flush()
+
+
+async def run(args) -> bool:
+    service = Service(args)
+    try:
+        rate, batch_time = await capacity(service, args)
+        report(args, "capacity", rate, "requests/s")
+        report(args, "capacity", rate * args.tokens, "tokens/s")
+        report(args, "a full batch's time, median", batch_time, "s")
+        before = service.memory_mib("VmRSS")
+        begin = time.perf_counter()
+        done = await overload(service, args, rate * args.factor)
+        peak = service.memory_mib("VmHWM")
+        after, batch_time_after = await capacity(service, args)
+        report(args, "capacity afterwards", after, "requests/s")
+    finally:
+        service.process.terminate()
+        service.process.wait(PATIENCE)
+    mean = statistics.mean
+    return judge(args, done, (begin, mean([rate, after]), mean([batch_time, batch_time_after])), (before, peak))
+
+
+def judge(args, done: list[Done], measured: tuple[float, float, float], memory: tuple[float, float]) -> bool:
+    begin, rate, batch_time = measured
+    middle, end = begin + args.seconds / 2, begin + args.seconds
+    served = [one for one in done if one.status == 200]
+    refused = [(one.ended - one.sent) * 1e3 for one in done if one.status == 429]
+    inside = [one for one in served if middle <= one.ended <= end]
+    goodput = len(inside) / (end - middle) / rate
+    took = [one.ended - one.sent for one in served]
+    bound = 2 * batch_time + args.queue_time
+    offered = len(done) / (max(one.sent for one in done) - begin)
+    report(args, "offered", offered / rate, "x capacity")
+    report(args, "goodput in the second half", goodput, "x capacity")
+    report(args, "refusals", 100 * len(refused) / len(done), "% of requests")
+    late = [took for took in refused if took > 1e3 * args.queue_time / 2]
+    report(args, "refused after they had waited", len(late), "requests")
+    report(args, "refusal, median", percentile(refused, 0.5), "ms")
+    report(args, "refusal, 99 of 100", percentile(refused, 0.99), "ms")
+    report(args, "admitted, median", percentile(took, 0.5), "s")
+    report(args, "admitted, 99 of 100", percentile(took, 0.99), "s")
+    report(args, "admitted, worst", max(took), "s")
+    report(args, "admitted, bound", bound, "s")
+    report(args, "neither served nor refused", len(done) - len(served) - len(refused), "requests")
+    report(args, "memory before", memory[0], "MiB")
+    report(args, "memory, peak", memory[1], "MiB")
+    return goodput >= 0.9 and percentile(refused, 0.99) < 5 and max(took) <= bound
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--decoder", required=True, help="the program")
+    parser.add_argument("--model", default="models/demo")
+    parser.add_argument("--factor", type=float, default=10, help="times the capacity that is offered")
+    parser.add_argument("--seconds", type=float, default=30, help="how long it is offered")
+    parser.add_argument("--capacity-seconds", type=float, default=10, help="how long the capacity is measured")
+    parser.add_argument("--warm-up", type=float, default=2, help="seconds before that")
+    parser.add_argument("--tokens", type=int, default=400, help="of each request")
+    parser.add_argument("--batch", type=int, default=16, help="--max-batch of the service")
+    parser.add_argument("--queue-time", type=float, default=10, help="--max-queue-time of the service, in seconds")
+    parser.add_argument("--check", action="store_true", help="fail when an aim is missed")
+    parser.add_argument("flags", nargs="*", help="more flags of the service")
+    args = parser.parse_args()
+    print(json.dumps({"machine": {"cpus": os.cpu_count(), "load": os.getloadavg()}}))
+    met = asyncio.run(run(args))
+    if args.check and not met:
+        sys.exit("an aim was missed: goodput 0.9, refusals below 5 ms, admitted ones within the bound")
+
+
+if __name__ == "__main__":
+    main()
