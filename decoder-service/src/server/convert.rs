@@ -63,6 +63,7 @@ pub(super) fn draft(request: GenerateRequest, client: Option<Client>) -> Draft {
         logprobs,
         echo,
         logit_bias,
+        table: Some(request.table),
         client,
     }
 }

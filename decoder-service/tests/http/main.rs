@@ -11,5 +11,6 @@ mod errors;
 mod openapi;
 mod operations;
 mod service;
+mod tables;
 mod terminal;
 mod tokens;
