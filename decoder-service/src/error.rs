@@ -21,6 +21,9 @@ pub enum Error {
         /// What is wrong, with the limit.
         problem: String,
     },
+    /// A request names a table that is not served.
+    #[error("there is no table {0:?} here")]
+    UnknownTable(String),
     /// As many sequences run and wait as may.
     #[error("{running_and_waiting} sequences run and wait, which is the limit; try again later")]
     QueueFull {
@@ -191,6 +194,7 @@ impl Error {
     pub fn outcome(&self) -> &'static str {
         match self {
             Error::InvalidField { .. } => "invalid_argument",
+            Error::UnknownTable(_) => "unknown_table",
             Error::QueueFull { .. } => "queue_full",
             Error::QueueTooLong { .. } => "queue_too_long",
             Error::ClientBusy { .. } => "client_busy",
@@ -233,6 +237,7 @@ impl From<Error> for Status {
         let text = error.to_string();
         match error {
             Error::InvalidField { .. } => Status::invalid_argument(text),
+            Error::UnknownTable(_) => Status::not_found(text),
             Error::QueueFull { retry_after, .. }
             | Error::QueueTooLong { retry_after, .. }
             | Error::ClientBusy { retry_after, .. }

@@ -24,7 +24,7 @@ use crate::{
     keys::Admitted,
     metrics::Metrics,
     model::ModelInfo,
-    request::{Draft, MAX_N, Request},
+    request::{Draft, MAX_N, Request, TableChoice},
     sequence::Delta,
     startup::TierInfo,
 };
@@ -196,6 +196,9 @@ impl Intake {
                 draft.request_id = format!("{}-{number}", std::process::id());
             }
         }
+        for draft in &drafts {
+            self.check_table(draft.table.as_deref())?;
+        }
         let bytes: usize = drafts.iter().map(Draft::text_bytes).sum();
         let info = self.info.clone();
         let check = move || {
@@ -206,6 +209,23 @@ impl Intake {
             return check();
         }
         self.tokenising.run(bytes, check).await?
+    }
+
+    /// Refuses a table that is not here before its text is tokenised. It may still be gone when the
+    /// request gets its slot.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`].
+    pub fn check_table(&self, table: Option<&str>) -> Result<(), Error> {
+        let choice = TableChoice::read(table)?;
+        let TableChoice::Named(name) = &choice else {
+            return Ok(());
+        };
+        let plain = name.is_default() && self.info.max_n.is_none();
+        match plain || self.tier.table(name).is_some() {
+            true => Ok(()),
+            false => Err(choice.unknown()),
+        }
     }
 
     fn submit(&self, request: Request, admitted: Option<Arc<Admitted>>) -> Result<Deltas, Error> {

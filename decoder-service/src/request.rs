@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use scone_model::sampling::SamplingParams;
 
-use crate::{chat::Conversation, error::Error, keys::Key, model::ModelInfo, places::Client};
+use crate::{
+    chat::Conversation, embed_tier::TableName, error::Error, keys::Key, model::ModelInfo,
+    places::Client,
+};
 
 /// Most stop strings of a request.
 pub const MAX_STOP_STRINGS: usize = 16;
@@ -55,6 +58,7 @@ pub struct Draft {
     pub logprobs: Option<u32>,
     pub echo: Option<bool>,
     pub logit_bias: HashMap<u32, f32>,
+    pub table: Option<String>,
     /// Who asks, as the server sees it.
     pub client: Option<Client>,
     /// The key that came with it.
@@ -84,8 +88,49 @@ pub struct Request {
     pub arrived: Instant,
     /// When the client stops waiting.
     pub deadline: Option<Instant>,
+    /// Whose rows it uses.
+    pub table: TableChoice,
     /// Whose share of the places it counts towards.
     pub client: Option<Client>,
+}
+
+/// Whose f-gram rows a request uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableChoice {
+    /// Nobody's: the token embedding at every position.
+    None,
+    /// Those of this table.
+    Named(TableName),
+}
+
+impl Default for TableChoice {
+    fn default() -> Self {
+        Self::Named(TableName::default())
+    }
+}
+
+impl TableChoice {
+    /// Reads a name as requests have it. Whether there is such a table is for others to find.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`] for what no table can be called.
+    pub fn read(text: Option<&str>) -> Result<Self, Error> {
+        match text.unwrap_or_default() {
+            none if TableName::is_none(none) => Ok(Self::None),
+            text => match text.parse() {
+                Ok(name) => Ok(Self::Named(name)),
+                Err(_) => Err(Error::UnknownTable(text.chars().take(64).collect())),
+            },
+        }
+    }
+
+    /// What is told when there is no such table.
+    pub fn unknown(&self) -> Error {
+        Error::UnknownTable(match self {
+            Self::None => String::new(),
+            Self::Named(name) => name.to_string(),
+        })
+    }
 }
 
 /// When a completion ends.
@@ -125,6 +170,7 @@ impl Draft {
         if !(1..=MAX_N).contains(&n) {
             return Err(invalid("n", format!("is {n}; allowed is 1 to {MAX_N}")));
         }
+        let table = TableChoice::read(self.table.as_deref())?;
         // Cheap checks come first: a prompt of megabytes is not tokenised for nothing.
         let sampling = self.sampling(model)?;
         self.check_stop(model)?;
@@ -145,6 +191,7 @@ impl Draft {
             stop,
             arrived,
             deadline,
+            table,
             client: self.client,
             id: self.request_id,
         })

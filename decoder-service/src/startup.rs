@@ -13,7 +13,7 @@ use tracing::info;
 
 use crate::{
     config::{EmbedSource, ModelConfig},
-    embed_tier::{EmbedTier, Embedded, ModelFacts, Remote, TableFacts},
+    embed_tier::{EmbedTier, Embedded, ModelFacts, Remote, TableFacts, TableName},
     engine::EngineParts,
     error::Error,
     freed_memory,
@@ -30,8 +30,8 @@ const TABLE_PATIENCE: Duration = Duration::from_secs(3);
 pub enum TierInfo {
     /// A plain model.
     None,
-    /// A table in this process.
-    Embedded(Arc<TableFacts>),
+    /// Tables in this process.
+    Embedded(Vec<Arc<TableFacts>>),
     /// Embed-services.
     Remote(Monitor),
 }
@@ -46,12 +46,28 @@ impl TierInfo {
         }
     }
 
-    /// The table version that new sequences use; empty without a tier.
+    /// The version of the default table that new sequences use; empty without one.
     pub fn table_id(&self) -> String {
         match self {
             Self::None => String::new(),
-            Self::Embedded(facts) => facts.table_id.clone(),
-            Self::Remote(monitor) => monitor.current().table_id.clone(),
+            Self::Embedded(_) | Self::Remote(_) => {
+                let default = self.table(&TableName::default());
+                default.map_or_else(String::new, |facts| facts.table_id.clone())
+            }
+        }
+    }
+
+    /// The version of a table that new sequences use; `None` when there is no table of this name.
+    pub fn table(&self, name: &TableName) -> Option<Arc<TableFacts>> {
+        self.tables().into_iter().find(|facts| facts.name == *name)
+    }
+
+    /// The version of each table that new sequences use, the default table first.
+    pub fn tables(&self) -> Vec<Arc<TableFacts>> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Embedded(tables) => tables.clone(),
+            Self::Remote(monitor) => vec![monitor.current()],
         }
     }
 }
@@ -86,8 +102,8 @@ pub async fn prepare(
             (Some(Box::new(remote)), TierInfo::Remote(monitor))
         }
         (None, Some(tier)) => {
-            let facts = tier.current();
-            (Some(Box::new(tier)), TierInfo::Embedded(facts))
+            let tables = tier.tables();
+            (Some(Box::new(tier)), TierInfo::Embedded(tables))
         }
         (None, None) => (None, TierInfo::None),
     };
@@ -102,6 +118,7 @@ pub async fn prepare(
         kv_blocks = pool.blocks(),
         max_n = model.info.max_n,
         table_id = tier_info.table_id(),
+        tables = tier_info.tables().len(),
         embed_mode = tier_info.mode(),
         "model loaded"
     );
@@ -145,13 +162,20 @@ fn load(config: &ModelConfig, stop: &CancellationToken) -> Result<Loaded, Error>
         let facts = table_facts(&model, "--table")?;
         Embedded::open(dir, &config.table, &facts)
     };
-    let embedded = match &config.embed {
+    let mut embedded = match &config.embed {
         EmbedSource::Remote(_) => None,
         EmbedSource::Table(dir) => Some(open_when_free(|| open(dir), stop)?),
         EmbedSource::FromModel(cache) => {
             table_cache::open_or_build(&config.model, &model, cache, stop, open)?
         }
     };
+    if !config.tables.is_empty() {
+        let facts = table_facts(&model, "--table")?;
+        let tables = embedded.get_or_insert_default();
+        for named in &config.tables {
+            open_when_free(|| tables.add(named, &config.table, &facts), stop)?;
+        }
+    }
     if !config.device.is_cpu() {
         model.decoder = model.decoder.cast(config.dtype)?;
     }
@@ -169,10 +193,10 @@ fn load(config: &ModelConfig, stop: &CancellationToken) -> Result<Loaded, Error>
 
 /// Opens a table; while another process has it, tries again for a moment: that may be a short
 /// `generate`, or a service that is just ending.
-fn open_when_free(
-    open: impl Fn() -> Result<Embedded, Error>,
+fn open_when_free<T>(
+    mut open: impl FnMut() -> Result<T, Error>,
     stop: &CancellationToken,
-) -> Result<Embedded, Error> {
+) -> Result<T, Error> {
     let began = Instant::now();
     loop {
         match open() {

@@ -19,7 +19,7 @@ use common::{
 };
 use decoder_service::{
     Error,
-    embed_tier::{Answers, EmbedTier, LookupBatch, LookupError, TableFacts},
+    embed_tier::{Answers, EmbedTier, Lookup, LookupBatch, LookupError, TableFacts, TableName},
     engine::{Message, OnLookupFailure},
     metrics::Outcome,
     model::ServedModel,
@@ -32,7 +32,7 @@ use scone_model::checkpoint;
 use tokio::sync::mpsc;
 
 /// The real look-up.
-type Lookup<'a> = dyn FnMut(&LookupBatch, &mut Answers) + 'a;
+type Inner<'a> = dyn FnMut(&LookupBatch, &mut Answers) + 'a;
 
 /// A tier that does what a test wants before the real one answers.
 struct Wrapped<F> {
@@ -42,23 +42,27 @@ struct Wrapped<F> {
 
 impl<F> EmbedTier for Wrapped<F>
 where
-    F: FnMut(&mut Lookup<'_>, &LookupBatch, &mut Answers) + Send,
+    F: FnMut(&mut Inner<'_>, &LookupBatch, &mut Answers) + Send,
 {
-    fn current(&self) -> Arc<TableFacts> {
-        self.inner.current()
+    fn current(&self, name: &TableName) -> Option<Arc<TableFacts>> {
+        self.inner.current(name)
     }
 
-    fn lookup(&mut self, table: &TableFacts, batch: &LookupBatch, out: &mut Answers) {
-        out.reset(batch.positions());
-        let inner = &mut self.inner;
-        let mut lookup = |batch: &LookupBatch, out: &mut Answers| inner.lookup(table, batch, out);
-        (self.around)(&mut lookup, batch, out);
+    fn lookup(&mut self, lookups: &mut [Lookup<'_>]) {
+        for Lookup { table, batch, out } in lookups {
+            out.reset(batch.positions());
+            let inner = &mut self.inner;
+            let mut lookup = |batch: &LookupBatch, out: &mut Answers| {
+                inner.lookup(&mut [Lookup { table, batch, out }]);
+            };
+            (self.around)(&mut lookup, batch, out);
+        }
     }
 }
 
 fn wrap<F>(around: F) -> impl FnOnce(Box<dyn EmbedTier>) -> Box<dyn EmbedTier>
 where
-    F: FnMut(&mut Lookup<'_>, &LookupBatch, &mut Answers) + Send + 'static,
+    F: FnMut(&mut Inner<'_>, &LookupBatch, &mut Answers) + Send + 'static,
 {
     |inner| Box::new(Wrapped { inner, around })
 }

@@ -55,6 +55,25 @@ fn a_prompt_of_words_is_continued_and_summed_up() {
     assert_eq!(json["token_ids"].as_array().unwrap().len(), 9);
     assert_eq!(json["embed_mode"], "embedded");
     assert!(json["matched_share"].as_f64().unwrap() > 0.0);
+
+    // The same table by a name, and none.
+    let named = format!("mine={table}");
+    let more = [
+        "--prompt",
+        "then the fox",
+        "--table",
+        &named,
+        "--json",
+        "--use",
+    ];
+    let of_table = |name: &'static str| {
+        let (json, _) = generate(&[&common[..], &more, &[name]].concat())?;
+        Ok::<_, decoder_service::Error>(serde_json::from_str::<serde_json::Value>(&json).unwrap())
+    };
+    assert_eq!(of_table("mine").unwrap()["text"], json["text"]);
+    assert_eq!(of_table("none").unwrap()["matched_share"], 0.0);
+    let unknown = of_table("other").unwrap_err().to_string();
+    assert!(unknown.contains("\"other\""), "{unknown}");
 }
 
 #[test]

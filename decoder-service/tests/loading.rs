@@ -100,6 +100,7 @@ impl Serve {
                 ..SamplingParameters::default()
             }),
             request_id: String::new(),
+            table: String::new(),
         };
         let mut client = DecoderServiceClient::new(channel.clone());
         self.runtime.block_on(async {

@@ -15,7 +15,7 @@ use common::{
 };
 use decoder_service::{
     Error,
-    embed_tier::{Answers, EmbedTier, LookupBatch, LookupError, Remote},
+    embed_tier::{Answers, EmbedTier, Lookup, LookupBatch, LookupError, Remote, TableName},
     engine::OnLookupFailure,
     model::ServedModel,
     startup::TierInfo,
@@ -75,8 +75,13 @@ fn batch() -> LookupBatch {
 
 fn answers(tier: &mut dyn EmbedTier, batch: &LookupBatch) -> Answers {
     let mut out = Answers::default();
-    let table = tier.current();
-    tier.lookup(&table, batch, &mut out);
+    let table = &tier.current(&TableName::default()).unwrap();
+    let out_of = &mut out;
+    tier.lookup(&mut [Lookup {
+        table,
+        batch,
+        out: out_of,
+    }]);
     out
 }
 

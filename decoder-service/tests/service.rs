@@ -92,6 +92,7 @@ impl Service {
                 dtype: Dtype::F32,
                 weights: WeightType::F32,
                 embed,
+                tables: Vec::new(),
                 table: TableOptions::default(),
                 kv_memory: 4 << 20,
                 kv_dtype: KvDtype::F16,
@@ -164,6 +165,7 @@ fn request(text: &str, max_tokens: u32) -> GenerateRequest {
             ..SamplingParameters::default()
         }),
         request_id: String::new(),
+        table: String::new(),
     }
 }
 

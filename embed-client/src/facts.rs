@@ -1,6 +1,9 @@
 //! Whether a table belongs to a model.
 
-use scone_fgram::{RowDtype, table::Manifest};
+use scone_fgram::{
+    RowDtype,
+    table::{Manifest, TableName},
+};
 use scone_proto::embed::v1::{self as proto, GetTableInfoResponse};
 
 /// Most shards of a table: a bound on what a wrong answer can make a client allocate.
@@ -25,6 +28,8 @@ pub struct ModelFacts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "documented in embed.proto")]
 pub struct TableFacts {
+    /// Which of the tables that are served side by side it is a version of.
+    pub name: TableName,
     pub table_id: String,
     pub model_hash: String,
     pub tokenizer_hash: String,
@@ -54,9 +59,10 @@ pub struct Incompatible {
 }
 
 impl TableFacts {
-    /// Facts of a table directory.
-    pub fn from_manifest(manifest: &Manifest) -> Self {
+    /// Facts of a table directory that is served by this name.
+    pub fn from_manifest(name: &TableName, manifest: &Manifest) -> Self {
         Self {
+            name: name.clone(),
             table_id: manifest.table_id.clone(),
             model_hash: manifest.model_hash.clone(),
             tokenizer_hash: manifest.tokenizer_hash.clone(),
@@ -73,7 +79,7 @@ impl TableFacts {
     ///
     /// # Errors
     /// Says which of them contradict one another or are out of bounds.
-    pub fn from_wire(info: &GetTableInfoResponse) -> Result<Self, String> {
+    pub fn from_wire(name: &TableName, info: &GetTableInfoResponse) -> Result<Self, String> {
         let dtype = match info.dtype() {
             proto::RowDtype::F32 => RowDtype::F32,
             proto::RowDtype::F16 => RowDtype::F16,
@@ -104,6 +110,7 @@ impl TableFacts {
             ));
         }
         Ok(Self {
+            name: name.clone(),
             table_id: info.table_id.clone(),
             model_hash: info.model_hash.clone(),
             tokenizer_hash: info.tokenizer_hash.clone(),
@@ -162,6 +169,7 @@ pub(crate) mod samples {
     /// A version of a small table of `shard_count` shards.
     pub(crate) fn facts(table_id: &str, shard_count: u32) -> TableFacts {
         TableFacts {
+            name: TableName::default(),
             table_id: table_id.to_owned(),
             model_hash: String::new(),
             tokenizer_hash: String::new(),
@@ -192,6 +200,7 @@ mod tests {
 
     fn table() -> TableFacts {
         TableFacts {
+            name: TableName::default(),
             table_id: "t".into(),
             model_hash: "bb".into(),
             tokenizer_hash: "aa".into(),
@@ -220,7 +229,8 @@ mod tests {
             shard_count: 1,
             ..GetTableInfoResponse::default()
         };
-        TableFacts::from_wire(&good).unwrap();
+        let name = TableName::default();
+        TableFacts::from_wire(&name, &good).unwrap();
         type Change = fn(&mut GetTableInfoResponse);
         let cases: [(&str, Change); 9] = [
             ("dim", |i| i.dim = 0),
@@ -236,7 +246,7 @@ mod tests {
         for (what, change) in cases {
             let mut info = good.clone();
             change(&mut info);
-            let error = TableFacts::from_wire(&info).unwrap_err();
+            let error = TableFacts::from_wire(&name, &info).unwrap_err();
             assert!(error.contains(what), "{error}");
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use scone_fgram::table::TableName;
 use scone_proto::embed::v1::{
     GetTableInfoRequest, GetTableInfoResponse, embed_service_client::EmbedServiceClient,
 };
@@ -147,7 +148,7 @@ impl Replica {
 /// One version's facts and limits.
 fn served(info: &GetTableInfoResponse) -> Result<Served, String> {
     Ok(Served {
-        facts: Arc::new(TableFacts::from_wire(info)?),
+        facts: Arc::new(TableFacts::from_wire(&TableName::default(), info)?),
         limits: Limits::of(info)?,
     })
 }

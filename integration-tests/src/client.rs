@@ -53,6 +53,7 @@ pub fn greedy(prompt: &str, max_tokens: u32) -> GenerateRequest {
             ..Default::default()
         }),
         request_id: String::new(),
+        table: String::new(),
     }
 }
 

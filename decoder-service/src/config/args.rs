@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
-use scone_fgram::RowDtype;
+use scone_fgram::{RowDtype, table::NamedDir};
 use scone_model::{DeviceChoice, Dtype, KvDtype, WeightType};
 use scone_service::{
     args::{parse_bytes, parse_duration},
@@ -47,15 +47,18 @@ pub struct ModelArgs {
     #[arg(long, env = "SCONE_WEIGHTS", value_name = "TYPE")]
     pub weights: Option<WeightType>,
 
-    /// Table directory, to look up rows in this process. Without --table and --embed, the table of
-    /// a SCONE model is built from the model directory on first use and kept in the cache folder.
+    /// Table directory, to look up rows in this process; NAME=DIR for one that requests have to
+    /// name. May be given several times, with commas between in the environment. Without a
+    /// --table that has no name and without --embed, the table of a SCONE model is built from the
+    /// model directory on first use and kept in the cache folder.
     #[arg(
         long,
         env = "SCONE_TABLE",
-        value_name = "DIR",
+        value_name = "[NAME=]DIR",
+        value_delimiter = ',',
         conflicts_with = "embed"
     )]
-    pub table: Option<PathBuf>,
+    pub table: Vec<NamedDir>,
 
     /// Addresses of embed-services with commas between: host:port, where every IP address of the
     /// name is a replica, or file:PATH, a file with one host:port a line. At least one replica of
@@ -69,7 +72,8 @@ pub struct ModelArgs {
     pub embed: Vec<String>,
 
     /// Memory for the rows used most when the table is in this process, with a unit (KiB, MiB,
-    /// GiB); 0 holds none. Of a mapped table so much is read into the page cache at start.
+    /// GiB); 0 holds none. Of a mapped table so much is read into the page cache at start. Several
+    /// tables have equal shares.
     #[arg(
         long,
         env = "SCONE_HOT_BYTES",

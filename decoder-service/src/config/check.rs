@@ -10,7 +10,10 @@ use std::{
 
 use candle_core::Device;
 use scone_embed_client::{Address, Options};
-use scone_fgram::{RowDtype, TableOptions};
+use scone_fgram::{
+    RowDtype, TableOptions,
+    table::{MAX_TABLES, NamedDir, repeated_name},
+};
 use scone_model::{DeviceChoice, Dtype, KvDtype, WeightType};
 use scone_service::connections::ConnectionLimits;
 use scone_tls::ServerTls;
@@ -66,9 +69,11 @@ pub struct ModelConfig {
     pub dtype: Dtype,
     /// Type that the weights are held in.
     pub weights: WeightType,
-    /// Where rows come from.
+    /// Where rows of the default table come from, or all rows.
     pub embed: EmbedSource,
-    /// How to open a table in this process.
+    /// Tables in this process beside the default one.
+    pub tables: Vec<NamedDir>,
+    /// How to open each table in this process.
     pub table: TableOptions,
     /// Memory for keys and values, in bytes.
     pub kv_memory: u64,
@@ -183,8 +188,9 @@ impl ModelArgs {
             dtype: self.dtype,
             weights,
             embed: embed?,
+            tables: self.named_tables(),
             table: TableOptions {
-                hot_bytes: self.hot_bytes,
+                hot_bytes: self.hot_bytes / self.table_count(),
                 ..TableOptions::default()
             },
             kv_memory: self.kv_memory,
@@ -211,9 +217,21 @@ impl ModelArgs {
     }
 
     fn source(&self, problems: &mut Problems) -> Option<EmbedSource> {
-        if let Some(table) = &self.table {
-            problems.directory("--table", table);
-            return Some(EmbedSource::Table(table.clone()));
+        for table in &self.table {
+            problems.directory("--table", &table.dir);
+        }
+        if let Some(name) = repeated_name(&self.table) {
+            problems.add(format!("--table: the {name} table is there twice"));
+        }
+        if self.table.len() > MAX_TABLES {
+            let got = self.table.len();
+            problems.add(format!(
+                "--table: {got} tables; at most {MAX_TABLES} are allowed"
+            ));
+        }
+        let mut tables = self.table.iter();
+        if let Some(default) = tables.find(|table| table.name.is_default()) {
+            return Some(EmbedSource::Table(default.dir.clone()));
         }
         if !self.embed.is_empty() {
             let tls = self.embed_tls.open(&mut problems.0);
@@ -236,6 +254,16 @@ impl ModelArgs {
             dir: dir?,
             dtype: self.table_dtype,
         }))
+    }
+
+    fn named_tables(&self) -> Vec<NamedDir> {
+        let named = self.table.iter().filter(|table| !table.name.is_default());
+        named.cloned().collect()
+    }
+
+    /// Tables in this process, of which the default one always is.
+    fn table_count(&self) -> u64 {
+        1 + self.named_tables().len() as u64
     }
 
     fn addresses(&self, problems: &mut Problems) -> Vec<Address> {
@@ -460,6 +488,30 @@ mod tests {
         let most = usize::MAX.to_string();
         let text = check(&["--model=.", "--max-batch", &most]).unwrap_err();
         assert!(text.to_string().contains("--max-batch is"), "{text}");
+    }
+
+    #[test]
+    fn tables_have_names_of_their_own_and_share_the_memory() {
+        let config = check(&["--model=.", "--table=a=.", "--table=b=.", "--hot-bytes=90"]).unwrap();
+        assert!(matches!(config.model.embed, EmbedSource::FromModel(_)));
+        let tables: Vec<String> = config
+            .model
+            .tables
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(tables, ["a=.", "b=."]);
+        assert_eq!(config.model.table.hot_bytes, 30);
+        let config = check(&["--model=.", "--table=.,a=."]).unwrap();
+        assert!(matches!(config.model.embed, EmbedSource::Table(dir) if dir == Path::new(".")));
+        assert_eq!(config.model.tables.len(), 1);
+        let twice = check(&["--model=.", "--table=a=.", "--table=a=."]).unwrap_err();
+        assert!(
+            twice.to_string().contains("the a table is there twice"),
+            "{twice}"
+        );
+        let none = parse(&["--table", "none=."]).unwrap_err().to_string();
+        assert!(none.contains("no name of a table"), "{none}");
     }
 
     #[test]

@@ -1,28 +1,73 @@
-//! Rows from a table in this process.
+//! Rows from tables in this process.
 
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
-use scone_fgram::table::{LookupResult, Table, TableOptions};
+use scone_fgram::table::{LookupResult, NamedDir, Table, TableOptions};
 
-use super::{Answers, EmbedTier, LookupBatch, LookupError, ModelFacts, TableFacts};
+use super::{
+    Answers, EmbedTier, Lookup, LookupBatch, LookupError, ModelFacts, TableFacts, TableName,
+};
 use crate::error::Error;
 
-/// A table opened by this process.
+/// Tables opened by this process.
+#[derive(Default)]
 pub struct Embedded {
+    tables: Vec<OpenTable>,
+}
+
+struct OpenTable {
     table: Table,
     facts: Arc<TableFacts>,
+    /// Memory of the last look-up.
     result: LookupResult,
 }
 
 impl Embedded {
-    /// Opens a table directory and checks it against the model.
+    /// Opens a table directory, checks it against the model and serves it as the default table.
     ///
     /// # Errors
     /// When it is no whole table, belongs to another model, or holds one shard of several.
     pub fn open(dir: &Path, options: &TableOptions, model: &ModelFacts) -> Result<Self, Error> {
+        let table = OpenTable::open(&TableName::default(), dir, options, model)?;
+        Ok(Self {
+            tables: vec![table],
+        })
+    }
+
+    /// As [`open`](Self::open), for one more table beside those that are there.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn add(
+        &mut self,
+        named: &NamedDir,
+        options: &TableOptions,
+        model: &ModelFacts,
+    ) -> Result<(), Error> {
+        let table = OpenTable::open(&named.name, &named.dir, options, model)?;
+        self.tables.push(table);
+        Ok(())
+    }
+
+    /// Facts of all tables, in the order they were opened in.
+    pub fn tables(&self) -> Vec<Arc<TableFacts>> {
+        self.tables
+            .iter()
+            .map(|table| table.facts.clone())
+            .collect()
+    }
+}
+
+impl OpenTable {
+    fn open(
+        name: &TableName,
+        dir: &Path,
+        options: &TableOptions,
+        model: &ModelFacts,
+    ) -> Result<Self, Error> {
         let table = Table::open(dir, options)?;
-        let facts = TableFacts::from_manifest(table.manifest());
+        let facts = TableFacts::from_manifest(name, table.manifest());
         facts.check(&dir.display().to_string(), model)?;
         if facts.shard_count != 1 {
             return Err(Error::Config(format!(
@@ -37,6 +82,15 @@ impl Embedded {
             facts: Arc::new(facts),
             result: LookupResult::default(),
         })
+    }
+
+    fn lookup(&mut self, batch: &LookupBatch, out: &mut Answers) {
+        self.result.rows = out.take_memory();
+        out.reset(batch.positions());
+        if let Err(error) = self.read(batch, out) {
+            tracing::error!(table = %self.facts.name, error, "table look-up failed");
+            out.fail(0..batch.positions(), &LookupError::BadAnswer(error));
+        }
     }
 
     fn read(&mut self, batch: &LookupBatch, out: &mut Answers) -> Result<(), String> {
@@ -67,16 +121,22 @@ impl Embedded {
 }
 
 impl EmbedTier for Embedded {
-    fn current(&self) -> Arc<TableFacts> {
-        self.facts.clone()
+    fn current(&self, name: &TableName) -> Option<Arc<TableFacts>> {
+        let table = self.tables.iter().find(|table| table.facts.name == *name)?;
+        Some(table.facts.clone())
     }
 
-    fn lookup(&mut self, _only: &TableFacts, batch: &LookupBatch, out: &mut Answers) {
-        self.result.rows = out.take_memory();
-        out.reset(batch.positions());
-        if let Err(error) = self.read(batch, out) {
-            tracing::error!(error, "table look-up failed");
-            out.fail(0..batch.positions(), &LookupError::BadAnswer(error));
+    fn lookup(&mut self, lookups: &mut [Lookup<'_>]) {
+        for Lookup { table, batch, out } in lookups {
+            let name = &table.name;
+            match self.tables.iter_mut().find(|of| of.facts.name == *name) {
+                Some(of) => of.lookup(batch, out),
+                None => {
+                    out.reset(batch.positions());
+                    let error = LookupError::Unavailable(format!("there is no table {name} here"));
+                    out.fail(0..batch.positions(), &error);
+                }
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use scone_embed_client::{ConnectError, EmbedClient, Monitor, Options};
 use tokio::{runtime::Handle, task::JoinSet};
 
-use super::{Answers, EmbedTier, LookupBatch, LookupError, Pending, TableFacts};
+use super::{Answers, EmbedTier, Lookup, LookupBatch, LookupError, Pending, TableFacts, TableName};
 use crate::error::Error;
 
 /// The embed tier behind addresses.
@@ -39,24 +39,30 @@ impl Remote {
 }
 
 impl EmbedTier for Remote {
-    fn current(&self) -> Arc<TableFacts> {
-        self.client.current()
+    fn current(&self, name: &TableName) -> Option<Arc<TableFacts>> {
+        name.is_default().then(|| self.client.current())
     }
 
-    fn lookup(&mut self, table: &TableFacts, batch: &LookupBatch, out: &mut Answers) {
-        self.runtime.block_on(self.client.lookup(table, batch, out));
+    fn lookup(&mut self, lookups: &mut [Lookup<'_>]) {
+        for Lookup { table, batch, out } in lookups {
+            self.runtime.block_on(self.client.lookup(table, batch, out));
+        }
     }
 
-    fn begin(&mut self, table: &Arc<TableFacts>, batch: LookupBatch) -> Option<Pending> {
-        let (client, table) = (self.client.clone(), table.clone());
-        let positions = batch.positions();
+    fn begin(&mut self, lookups: Vec<(Arc<TableFacts>, LookupBatch)>) -> Option<Pending> {
+        let client = self.client.clone();
+        let positions: Vec<usize> = lookups.iter().map(|(_, batch)| batch.positions()).collect();
         // Aborted with the set when nobody waits for it any more.
         let mut task = JoinSet::new();
         task.spawn_on(
             async move {
-                let mut out = Answers::default();
-                client.lookup(&table, &batch, &mut out).await;
-                out
+                let mut all = Vec::with_capacity(lookups.len());
+                for (table, batch) in &lookups {
+                    let mut out = Answers::default();
+                    client.lookup(table, batch, &mut out).await;
+                    all.push(out);
+                }
+                all
             },
             &self.runtime,
         );
@@ -65,14 +71,16 @@ impl EmbedTier for Remote {
             match runtime.block_on(task.join_next()) {
                 Some(Ok(answers)) => answers,
                 // The runtime ends, or the look-up panicked.
-                None | Some(Err(_)) => {
-                    let mut answers = Answers::default();
-                    answers.reset(positions);
-                    let error = LookupError::Unavailable("the look-up was broken off".into());
-                    answers.fail(0..positions, &error);
-                    answers
-                }
+                None | Some(Err(_)) => positions.into_iter().map(broken_off).collect(),
             }
         }))
     }
+}
+
+fn broken_off(positions: usize) -> Answers {
+    let mut answers = Answers::default();
+    answers.reset(positions);
+    let error = LookupError::Unavailable("the look-up was broken off".into());
+    answers.fail(0..positions, &error);
+    answers
 }

@@ -9,10 +9,10 @@ use std::{
 
 use crate::embed_tier::{Answers, Pending};
 
-/// A look-up under way, shared by the sequences that it is for.
+/// Look-ups under way, one for each table version, shared by the sequences that they are for.
 pub(super) struct Asked {
     pending: Cell<Option<Pending>>,
-    answers: OnceCell<Answers>,
+    answers: OnceCell<Vec<Answers>>,
 }
 
 impl Asked {
@@ -23,19 +23,21 @@ impl Asked {
         })
     }
 
-    /// Waits for the answers, the first time.
-    pub(super) fn answers(&self) -> &Answers {
-        self.answers.get_or_init(|| {
-            self.pending
-                .take()
-                .map_or_else(Answers::default, |wait| wait())
-        })
+    /// Waits for the answers, the first time: those of the look-up of this number.
+    pub(super) fn answers(&self, of: usize) -> Option<&Answers> {
+        let all = self.answers.get_or_init(|| {
+            let wait = self.pending.take();
+            wait.map_or_else(Vec::new, |wait| wait())
+        });
+        all.get(of)
     }
 }
 
 /// Where the rows of some positions of a sequence will be.
 pub(super) struct Ahead {
     asked: Rc<Asked>,
+    /// Which of the look-ups.
+    of: usize,
     /// The first of the sequence's positions that were asked for.
     first: usize,
     /// Which of the answers are theirs.
@@ -43,9 +45,10 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    pub(super) fn new(asked: Rc<Asked>, first: usize, answers: Range<usize>) -> Self {
+    pub(super) fn new(asked: Rc<Asked>, of: usize, first: usize, answers: Range<usize>) -> Self {
         Self {
             asked,
+            of,
             first,
             answers,
         }
@@ -58,14 +61,35 @@ impl Ahead {
 
     /// The answers of these positions, waited for. `None` when they were not asked for, or one of
     /// them failed: it may be answered when it is asked for again.
-    pub(super) fn of(&self, positions: &Range<usize>) -> Option<(Rc<Asked>, Range<usize>)> {
+    pub(super) fn of(&self, positions: &Range<usize>) -> Option<Early> {
         if !self.covers(positions) {
             return None;
         }
         let start = self.answers.start + (positions.start - self.first);
         let range = start..start + positions.len();
-        let failed = self.asked.answers().failed().get(range.clone())?;
-        (!failed.contains(&true)).then(|| (self.asked.clone(), range))
+        let answers = self.asked.answers(self.of)?;
+        let failed = answers.failed().get(range.clone())?;
+        (!failed.contains(&true)).then(|| Early {
+            asked: self.asked.clone(),
+            of: self.of,
+            range,
+        })
+    }
+}
+
+/// Answers that were there before the step.
+pub(super) struct Early {
+    asked: Rc<Asked>,
+    of: usize,
+    /// The positions of a sequence among them.
+    pub(super) range: Range<usize>,
+}
+
+impl Early {
+    /// All of the look-up.
+    pub(super) fn answers(&self) -> &Answers {
+        let answers = self.asked.answers(self.of);
+        answers.expect("they were there when this was made")
     }
 }
 
@@ -80,16 +104,15 @@ mod tests {
             let mut answers = Answers::default();
             answers.reset(positions);
             answers.fail(failed, &LookupError::Unavailable("away".into()));
-            answers
+            vec![answers]
         }))
     }
 
     #[test]
     fn positions_are_found_where_they_were_asked_for() {
-        let ahead = Ahead::new(asked(20, 0..0), 100, 5..15);
-        let (_, range) = ahead.of(&(103..106)).unwrap();
-        assert_eq!(range, 8..11);
-        assert_eq!(ahead.of(&(100..110)).unwrap().1, 5..15);
+        let ahead = Ahead::new(asked(20, 0..0), 0, 100, 5..15);
+        assert_eq!(ahead.of(&(103..106)).unwrap().range, 8..11);
+        assert_eq!(ahead.of(&(100..110)).unwrap().range, 5..15);
         for outside in [99..101, 109..111, 0..5] {
             assert!(ahead.of(&outside).is_none());
         }
@@ -97,9 +120,11 @@ mod tests {
 
     #[test]
     fn what_failed_is_asked_again() {
-        let ahead = Ahead::new(asked(10, 4..5), 0, 0..10);
+        let ahead = Ahead::new(asked(10, 4..5), 0, 0, 0..10);
         assert!(ahead.of(&(0..4)).is_some());
         assert!(ahead.of(&(3..6)).is_none());
         assert!(ahead.of(&(5..10)).is_some());
+        let of_another = Ahead::new(asked(10, 0..0), 1, 0, 0..10);
+        assert!(of_another.of(&(0..4)).is_none());
     }
 }

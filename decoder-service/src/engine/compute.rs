@@ -13,7 +13,7 @@ use tracing::{error, warn};
 use super::{
     EngineParts, OnLookupFailure,
     ahead::{Ahead, Asked},
-    live::Live,
+    live::{Live, Rows},
     lookups::{Lookups, Stretch},
 };
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     error::Error,
     metrics::Metrics,
     model::ModelInfo,
+    request::TableChoice,
     scheduler::Planned,
     sequence::{GeneratedToken, StepTimes},
 };
@@ -110,14 +111,22 @@ impl Compute {
         outcomes
     }
 
-    /// The table version of sequences that get a slot of the batch now.
-    pub(super) fn current_table(&self) -> Option<Arc<TableFacts>> {
-        self.tier.as_ref().map(|tier| tier.current())
+    /// The rows of a sequence that gets a slot of the batch now; `None` when the table it asks for is
+    /// not there.
+    pub(super) fn rows_of(&self, table: &TableChoice) -> Option<Rows> {
+        let TableChoice::Named(name) = table else {
+            return Some(Rows::Plain);
+        };
+        let current = self.tier.as_ref().and_then(|tier| tier.current(name));
+        let needs_none = self.tier.is_none() || self.info.max_n.is_none();
+        match current {
+            Some(facts) => Some(Rows::Table(facts)),
+            None => (name.is_default() && needs_none).then_some(Rows::Plain),
+        }
     }
 
     /// Fills the look-ups.
     fn collect<'a>(&mut self, lives: Vec<(Planned, &'a mut Live)>) -> Vec<Part<'a>> {
-        let context = self.info.max_n.map_or(0, |max_n| max_n - 1);
         self.lookups.clear();
         let mut parts = Vec::with_capacity(lives.len());
         for (planned, live) in lives {
@@ -125,11 +134,13 @@ impl Compute {
             let positions = first..first + planned.tokens;
             let asked = live.ahead.as_ref().and_then(|ahead| ahead.of(&positions));
             let stretch = match asked {
-                Some((asked, answers)) => Stretch::asked(asked, answers),
+                Some(early) => Stretch::asked(early),
                 None => {
                     live.ahead = None;
+                    let table = live.rows.table();
+                    let context = context_of(table.map(AsRef::as_ref));
                     let (ids, context) = live.sequence.window(planned.tokens, context);
-                    self.lookups.add(live.table.as_ref(), ids, context)
+                    self.lookups.add(table, ids, context)
                 }
             };
             parts.push(Part {
@@ -184,26 +195,36 @@ impl Compute {
         let Some(tier) = &mut self.tier else {
             return;
         };
-        let context = self.info.max_n.map_or(0, |max_n| max_n - 1);
-        // Nearly always all are of one version of the table.
-        let first = lives.first().and_then(|live| live.table.clone());
-        let Some(table) = first.filter(|_| count > 0) else {
-            return;
-        };
-        let of_table = |live: &Live| live.table.as_ref() == Some(&table);
-        let mut batch = LookupBatch::default();
-        for live in lives.iter().filter(|live| of_table(live)) {
+        let mut lookups: Vec<(Arc<TableFacts>, LookupBatch)> = Vec::new();
+        // For each sequence which look-up it is in, and where.
+        let mut places = Vec::with_capacity(lives.len());
+        for live in lives.iter().filter(|_| count > 0) {
+            let Some(table) = live.rows.table() else {
+                places.push(None);
+                continue;
+            };
+            let known = lookups.iter().position(|(of, _)| of == table);
+            let of = known.unwrap_or_else(|| {
+                lookups.push((table.clone(), LookupBatch::default()));
+                lookups.len() - 1
+            });
+            let batch = &mut lookups[of].1;
+            let at = batch.positions();
+            let context = context_of(Some(table));
             let (ids, context) = live.sequence.window_behind(skipped, count, context);
             batch.push(ids, context);
+            places.push(Some((of, at)));
         }
-        let Some(asked) = tier.begin(&table, batch).map(Asked::new) else {
+        if lookups.is_empty() {
+            return;
+        }
+        let Some(asked) = tier.begin(lookups).map(Asked::new) else {
             return;
         };
-        let mut at = 0;
-        for live in lives.iter_mut().filter(|live| of_table(live)) {
+        for (live, place) in lives.iter_mut().zip(places) {
+            let Some((of, at)) = place else { continue };
             let first = live.sequence.computed() + skipped;
-            live.ahead = Some(Ahead::new(asked.clone(), first, at..at + count));
-            at += count;
+            live.ahead = Some(Ahead::new(asked.clone(), of, first, at..at + count));
         }
     }
 
@@ -328,6 +349,11 @@ impl Compute {
         self.metrics.fallback_positions.inc_by(u64::from(fallback));
         fallback
     }
+}
+
+/// Ids before a position that an f-gram which ends there may begin with.
+fn context_of(table: Option<&TableFacts>) -> usize {
+    table.map_or(0, |facts| facts.max_n as usize - 1)
 }
 
 /// What the model is to give of a part: logits leave the device only where they are looked at.

@@ -25,14 +25,33 @@ pub(super) struct Live {
     pub(super) sampler: Sampler,
     /// Taken when the sequence gets a slot of the batch.
     pub(super) blocks: Option<SequenceBlocks>,
-    /// The table version of all its rows: the current one when it first got a slot. `None` for a
-    /// plain model.
-    pub(super) table: Option<Arc<TableFacts>>,
+    /// Where all its rows are from.
+    pub(super) rows: Rows,
     /// Rows of its next positions, if they were asked for already.
     pub(super) ahead: Option<Ahead>,
     pub(super) mailbox: Mailbox,
     pub(super) place: Place,
     pub(super) span: Span,
+}
+
+/// Where the rows of a sequence are from, from its first step to its last.
+#[derive(Clone, Debug)]
+pub(super) enum Rows {
+    /// It never had a slot.
+    NotChosen,
+    /// From nowhere: a plain model, or a request for no table.
+    Plain,
+    /// From the version of its table that was current when it first got a slot.
+    Table(Arc<TableFacts>),
+}
+
+impl Rows {
+    pub(super) fn table(&self) -> Option<&Arc<TableFacts>> {
+        match self {
+            Self::Table(table) => Some(table),
+            Self::NotChosen | Self::Plain => None,
+        }
+    }
 }
 
 /// What a sequence is counted by.

@@ -1,11 +1,11 @@
-//! The look-ups of one step: one batch for each table version, which is nearly always one.
+//! The look-ups of one step: one batch for each table version.
 
-use std::{ops::Range, rc::Rc, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 use scone_fgram::EncodedRow;
 
-use super::ahead::Asked;
-use crate::embed_tier::{Answers, EmbedTier, LookupBatch, LookupError, TableFacts};
+use super::ahead::Early;
+use crate::embed_tier::{Answers, EmbedTier, Lookup, LookupBatch, LookupError, TableFacts};
 
 /// All look-ups of a step. Its memory is used again by the next one.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ pub(super) struct Lookups {
 /// Sequences that use the same table version.
 #[derive(Debug, Default)]
 struct Group {
-    /// `None` for a plain model.
+    /// `None` for sequences that use no table.
     table: Option<Arc<TableFacts>>,
     batch: LookupBatch,
     answers: Answers,
@@ -36,15 +36,15 @@ enum Of {
     /// Of a group of this step.
     Group(usize),
     /// Of a look-up that was begun before.
-    Asked(Rc<Asked>),
+    Asked(Early),
 }
 
 impl Stretch {
     /// Answers that are there.
-    pub(super) fn asked(asked: Rc<Asked>, positions: Range<usize>) -> Self {
+    pub(super) fn asked(early: Early) -> Self {
         Self {
-            of: Of::Asked(asked),
-            positions,
+            positions: early.range.clone(),
+            of: Of::Asked(early),
         }
     }
 }
@@ -88,12 +88,20 @@ impl Lookups {
     }
 
     /// Asks the embed tier. Without one, or for a sequence without a table, no position matches.
-    pub(super) fn look_up(&mut self, mut tier: Option<&mut dyn EmbedTier>) {
+    pub(super) fn look_up(&mut self, tier: Option<&mut dyn EmbedTier>) {
+        let mut lookups = Vec::new();
         for group in &mut self.groups[..self.used] {
-            match (&mut tier, &group.table) {
-                (Some(tier), Some(table)) => tier.lookup(table, &group.batch, &mut group.answers),
+            match &group.table {
+                Some(table) if tier.is_some() => lookups.push(Lookup {
+                    table,
+                    batch: &group.batch,
+                    out: &mut group.answers,
+                }),
                 _ => group.answers.reset(group.positions),
             }
+        }
+        if let Some(tier) = tier.filter(|_| !lookups.is_empty()) {
+            tier.lookup(&mut lookups);
         }
     }
 
@@ -125,7 +133,7 @@ impl Lookups {
     fn answers<'a>(&'a self, stretch: &'a Stretch) -> &'a Answers {
         match &stretch.of {
             Of::Group(group) => &self.groups[*group].answers,
-            Of::Asked(asked) => asked.answers(),
+            Of::Asked(early) => early.answers(),
         }
     }
 }

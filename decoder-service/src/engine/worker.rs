@@ -17,7 +17,7 @@ use tracing::{debug, error, info_span};
 use super::{
     EngineConfig, EngineParts, Pace, Submission,
     compute::{Compute, Computed},
-    live::{Closing, Live, Place},
+    live::{Closing, Live, Place, Rows},
     mailbox::{LastPlace, Mailbox, State},
 };
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
     kv::Pool,
     metrics::Metrics,
     places::Places,
+    request::TableChoice,
     scheduler::{Admission, Planned, Scheduler, SequenceId},
     sequence::{Delta, FinishReason, Sequence},
     step_pace::StepPace,
@@ -165,7 +166,7 @@ impl Worker {
                 sampler: Sampler::new(request.sampling.clone(), seed, &request.prompt_ids),
                 sequence,
                 blocks: None,
-                table: None,
+                rows: Rows::NotChosen,
                 ahead: None,
                 mailbox: Mailbox::new(sender.clone(), last.clone()),
                 place: Place::new(permit, share.clone()),
@@ -243,6 +244,7 @@ impl Worker {
             metrics,
             ..
         } = self;
+        let mut unknown = Vec::new();
         scheduler.admit(|id| {
             // The other completions of a request share the blocks of its prompt, once computed.
             if blocks.shares() && follows_a_prompt(live, id) {
@@ -255,8 +257,15 @@ impl Worker {
             if live.mailbox.is_blocked() {
                 return Admission::Later;
             }
-            let table = live.table.clone().or_else(|| compute.current_table());
-            let table_id = table.as_ref().map(|table| table.table_id.as_str());
+            let rows = match &live.rows {
+                Rows::NotChosen => compute.rows_of(&live.sequence.request().table),
+                chosen => Some(chosen.clone()),
+            };
+            let Some(rows) = rows else {
+                unknown.push(id);
+                return Admission::Later;
+            };
+            let table_id = rows.table().map(|table| table.table_id.as_str());
             let ids = live.sequence.ids();
             let of = match live.sequence.scores() {
                 true => blocks.admit_uncached(ids, table_id),
@@ -268,10 +277,19 @@ impl Worker {
             let computed = of.cached();
             metrics.cached_positions.inc_by(computed as u64);
             live.sequence.begin_at(computed);
-            live.table = table;
+            live.rows = rows;
             live.blocks = Some(of);
             Admission::Admitted { computed }
         });
+        for id in unknown {
+            let table = self
+                .live
+                .get(&id)
+                .map(|live| &live.sequence.request().table);
+            if let Some(error) = table.map(TableChoice::unknown) {
+                self.fail(id, error);
+            }
+        }
         self.show_depths();
     }
 

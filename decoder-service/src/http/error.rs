@@ -135,6 +135,7 @@ impl From<Error> for Refusal {
         };
         match error {
             Error::InvalidField { field, problem } => Self::field(field_over_http(field), problem),
+            Error::UnknownTable(_) => Self::not_found(text, "model_not_found"),
             Error::QueueFull { retry_after, .. }
             | Error::QueueTooLong { retry_after, .. }
             | Error::ClientBusy { retry_after, .. }

@@ -72,16 +72,29 @@ impl Delivery {
     }
 }
 
-/// Refuses another model than the one served; none is this one.
-pub(super) fn check_model(intake: &Intake, model: Option<&str>) -> Result<(), Refusal> {
+/// The table that a model's name asks for: none by the name of the model served, `TABLE` by
+/// `model:TABLE`. No name at all is the model served.
+///
+/// # Errors
+/// When there is no such model, or no such table.
+pub(super) fn table_of(intake: &Intake, model: Option<&str>) -> Result<Option<String>, Refusal> {
     let served = &intake.info().name;
-    match model {
-        None => Ok(()),
-        Some(model) if model == served => Ok(()),
-        Some(model) => {
+    let Some(model) = model.filter(|model| model != served) else {
+        return Ok(None);
+    };
+    let of_served = model.strip_prefix(served.as_str());
+    let table = of_served.and_then(|rest| rest.strip_prefix(':'));
+    let table = table.filter(|table| !table.is_empty());
+    match table {
+        Some(table) if intake.check_table(Some(table)).is_ok() => Ok(Some(table.to_owned())),
+        _ => {
             let model: String = model.chars().take(128).collect();
+            let problem = match table {
+                Some(_) => "GET /v1/models lists the tables".to_owned(),
+                None => format!("{served:?} does"),
+            };
             Err(Refusal::not_found(
-                format!("the model {model:?} does not exist here; {served:?} does"),
+                format!("the model {model:?} does not exist here; {problem}"),
                 "model_not_found",
             ))
         }
@@ -111,14 +124,14 @@ pub(super) async fn answer(
     generation: Generation,
 ) -> Result<Response, Refusal> {
     let intake = &ready.intake;
-    check_model(intake, generation.model.as_deref())?;
+    let table = table_of(intake, generation.model.as_deref())?;
     let Generation {
         endpoint,
         mut drafts,
         n,
         details,
         delivery,
-        ..
+        model,
     } = generation;
     let id = headers.get(REQUEST_ID);
     let text = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
@@ -128,11 +141,13 @@ pub(super) async fn answer(
         draft.request_id = text.to_owned();
         draft.client = Some(client);
         draft.key = key.clone();
+        draft.table = table.clone();
     }
     let deltas = intake.start_all(drafts, None).await;
     let deltas = deltas.map_err(|error| renamed(error, endpoint))?;
     let answer = Answer::new(deltas, n, details, ready.pieces.clone());
-    let writer = Writer::new(endpoint, &intake.info().name, answer.choices());
+    let model = model.as_ref().unwrap_or(&intake.info().name);
+    let writer = Writer::new(endpoint, model, answer.choices());
     let mut response = respond(answer, writer, delivery, http.heartbeat).await?;
     if let Some(id) = id {
         response.headers_mut().insert(REQUEST_ID, id.clone());

@@ -8,36 +8,52 @@ use axum::{
 use scone_service::started;
 use serde_json::{Value, json};
 
-use super::{Shared, error::Refusal, generate::check_model, respond::json_response};
-use crate::{error::Error, intake::Intake};
+use super::{Shared, error::Refusal, generate::table_of, respond::json_response};
+use crate::{embed_tier::TableFacts, error::Error, intake::Intake, request::TableChoice};
 
 /// The OpenAPI description of the routes.
 pub(super) const OPENAPI: &str = include_str!("openapi.json");
 
-fn model(intake: &Intake, created: u64) -> Value {
+/// The model served, with a table; `None` is no table, `name` what a request calls it.
+fn model(intake: &Intake, created: u64, name: Option<&str>, table: Option<&TableFacts>) -> Value {
     let (info, tier) = (intake.info(), intake.tier());
+    let id = name.map(|name| format!("{}:{name}", info.name));
     json!({
-        "id": info.name,
+        "id": id.as_ref().unwrap_or(&info.name),
         "object": "model",
         "created": created,
         "owned_by": "scone",
         "root": info.name,
-        "parent": null,
+        "parent": id.as_ref().map(|_| &info.name),
         "max_model_len": info.context_tokens,
         "scone": {
-            "table_id": tier.table_id(),
+            "table_id": table.map_or("", |table| &table.table_id),
             "embed_mode": tier.mode(),
-            "max_n": info.max_n,
+            "max_n": table.map(|table| table.max_n),
             "vocab_size": info.vocab_size,
             "has_chat_template": info.chat_template.is_some(),
         },
     })
 }
 
+/// The model with its default table, with each other one, and without.
+fn models_of(intake: &Intake, created: u64) -> Vec<Value> {
+    let tables = intake.tier().tables();
+    let (default, named): (Vec<_>, Vec<_>) = tables.iter().partition(|t| t.name.is_default());
+    let default = default.first().map(|facts| &***facts);
+    let mut models = vec![model(intake, created, None, default)];
+    models.extend(named.iter().map(|facts| {
+        let name = facts.name.as_str();
+        model(intake, created, Some(name), Some(facts.as_ref()))
+    }));
+    models.push(model(intake, created, Some("none"), None));
+    models
+}
+
 /// `GET /v1/models`.
 pub(super) async fn models(State(http): State<Shared>) -> Result<Response, Refusal> {
     let ready = http.ready()?;
-    let models = [model(&ready.intake, http.started)];
+    let models = models_of(&ready.intake, http.started);
     Ok(json_response(&json!({"object": "list", "data": models})))
 }
 
@@ -47,8 +63,17 @@ pub(super) async fn model_by_name(
     Path(name): Path<String>,
 ) -> Result<Response, Refusal> {
     let ready = http.ready()?;
-    check_model(&ready.intake, Some(&name))?;
-    Ok(json_response(&model(&ready.intake, http.started)))
+    let intake = &ready.intake;
+    let table = table_of(intake, Some(&name))?;
+    let answer = match TableChoice::read(table.as_deref())? {
+        TableChoice::None => model(intake, http.started, Some("none"), None),
+        TableChoice::Named(table) => {
+            let facts = intake.tier().table(&table);
+            let name = (!table.is_default()).then(|| table.as_str());
+            model(intake, http.started, name, facts.as_deref())
+        }
+    };
+    Ok(json_response(&answer))
 }
 
 /// `GET /health`: 200 when requests are answered, 503 while the model loads or the service drains.

@@ -68,6 +68,7 @@ pub(super) fn draft(
         logprobs,
         echo,
         logit_bias,
+        table: Some(request.table),
         client,
         key,
     }

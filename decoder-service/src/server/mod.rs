@@ -11,7 +11,7 @@ use std::{
 };
 
 use scone_proto::decoder::v1::{
-    GenerateRequest, GenerateResponse, GetModelInfoRequest, GetModelInfoResponse,
+    GenerateRequest, GenerateResponse, GetModelInfoRequest, GetModelInfoResponse, Table,
     decoder_service_server,
 };
 use scone_service::connections::far_end;
@@ -23,6 +23,7 @@ use crate::{
     intake::{Deltas, Intake},
     keys::Key,
     places::Client,
+    startup::TierInfo,
 };
 
 /// The service. See the [module documentation](self).
@@ -71,8 +72,18 @@ impl decoder_service_server::DecoderService for DecoderService {
             embed_mode: tier.mode().to_owned(),
             max_batch: limits.max_batch as u32,
             max_queue: limits.max_queue as u32,
+            tables: tables(tier),
         }))
     }
+}
+
+fn tables(tier: &TierInfo) -> Vec<Table> {
+    let tables = tier.tables().into_iter().map(|facts| Table {
+        name: facts.name.as_str().to_owned(),
+        table_id: facts.table_id.clone(),
+        max_n: facts.max_n,
+    });
+    tables.collect()
 }
 
 /// The stream of one request. Dropping it cancels the request within one step.

@@ -46,6 +46,10 @@ pub struct SamplingArgs {
     /// Do not end at the model's end-of-text token.
     #[arg(long)]
     pub ignore_eos: bool,
+
+    /// Name of the table whose rows are used, or none. Default: the default table.
+    #[arg(long = "use", value_name = "NAME")]
+    pub use_table: Option<String>,
 }
 
 impl SamplingArgs {
@@ -62,6 +66,7 @@ impl SamplingArgs {
             seed: Some(seed),
             stop: self.stop.clone(),
             ignore_eos: Some(self.ignore_eos),
+            table: self.use_table.clone(),
             ..Draft::default()
         }
     }

@@ -233,6 +233,7 @@ fn request(draft: Draft) -> GenerateRequest {
     GenerateRequest {
         prompt,
         request_id: draft.request_id,
+        table: draft.table.unwrap_or_default(),
         sampling: Some(SamplingParameters {
             max_tokens: draft.max_tokens,
             min_tokens: draft.min_tokens,

@@ -25,7 +25,7 @@ use decoder_service::{
 };
 use scone_fgram::{
     FgramSet, NGram, RowDtype, SetHeader, TableOptions,
-    table::{BuildOptions, build_table},
+    table::{BuildOptions, NamedDir, build_table},
 };
 use scone_model::{
     FgramModelConfig, KvDtype, ModelConfig, checkpoint,
@@ -140,6 +140,34 @@ pub fn int4_table_of(fixture: &Fixture) -> PathBuf {
     dir
 }
 
+/// Another table of the fixture's model: only the f-grams that occur twice and more.
+pub fn small_table_of(fixture: &Fixture) -> PathBuf {
+    let dir = fixture.model.with_file_name("small");
+    let whole = FgramSet::read(fixture.model.join("fgrams.bin")).unwrap();
+    let often = whole.iter().filter(|fgram| fgram.count >= 2);
+    let often = often.map(|f| (NGram::from_slice(f.ids).unwrap(), f.count));
+    let set = FgramSet::new(whole.header().clone(), often.collect()).unwrap();
+    assert!(set.len() > 10 && set.len() < whole.len());
+    write_table_of(&fixture.model, &set, &dir, (0, 1), RowDtype::F16);
+    dir
+}
+
+/// The fixture's table under its name, and two others: `int4` and `small`.
+pub fn three_tables(fixture: &Fixture, model: &ServedModel) -> Box<dyn EmbedTier> {
+    let (options, facts) = (TableOptions::default(), model.info.table_facts().unwrap());
+    let mut tables = Embedded::open(&fixture.table, &options, &facts).unwrap();
+    for (name, dir) in [
+        ("int4", int4_table_of(fixture)),
+        ("small", small_table_of(fixture)),
+    ] {
+        let name = name.parse().unwrap();
+        tables
+            .add(&NamedDir { name, dir }, &options, &facts)
+            .unwrap();
+    }
+    Box::new(tables)
+}
+
 fn config() -> ModelConfig {
     let mut config = LlamaConfig::new(EOS as usize + 1, 32, 2, 4, 64, CONTEXT);
     // Far from uniform, so that greedy decoding has something to choose.
@@ -207,8 +235,12 @@ fn fgram_set(dir: &Path, max_n: u8) -> FgramSet {
 }
 
 fn write_table(model: &Path, dir: &Path, shard: (u32, u32), dtype: RowDtype) {
-    let loaded = checkpoint::load_model_dir(model, &Device::Cpu).unwrap();
     let set = FgramSet::read(model.join("fgrams.bin")).unwrap();
+    write_table_of(model, &set, dir, shard, dtype);
+}
+
+fn write_table_of(model: &Path, set: &FgramSet, dir: &Path, shard: (u32, u32), dtype: RowDtype) {
+    let loaded = checkpoint::load_model_dir(model, &Device::Cpu).unwrap();
     let fgram = loaded.fgram.unwrap();
     let options = BuildOptions {
         dtype,
@@ -219,7 +251,7 @@ fn write_table(model: &Path, dir: &Path, shard: (u32, u32), dtype: RowDtype) {
     };
     build_table(
         dir,
-        &set,
+        set,
         &options,
         |fgrams, rows| -> Result<(), scone_fgram::Error> {
             *rows = fgram

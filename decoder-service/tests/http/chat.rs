@@ -73,6 +73,7 @@ async fn a_conversation_is_the_template_s_text() {
             ..Default::default()
         }),
         request_id: String::new(),
+        table: String::new(),
     };
     let mut stream = service
         .grpc()

@@ -38,6 +38,7 @@ async fn by_grpc(service: &Service, sampling: SamplingParameters) -> Vec<Generat
         prompt: Some(Prompt::Text("then the fox".into())),
         sampling: Some(sampling),
         request_id: String::new(),
+        table: String::new(),
     };
     let mut stream = service
         .grpc()

@@ -168,6 +168,7 @@ async fn grpc_refuses_in_the_same_words() {
             prompt: Some(Prompt::Text("the fox".into())),
             sampling: Some(sampling),
             request_id: String::new(),
+            table: String::new(),
         };
         let status = grpc.generate(request).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);

@@ -12,5 +12,6 @@ mod keys;
 mod openapi;
 mod operations;
 mod service;
+mod tables;
 mod terminal;
 mod tokens;

@@ -154,6 +154,7 @@ fn config(fixture: &Fixture) -> Config {
             dtype: Dtype::F32,
             weights: WeightType::F32,
             embed: EmbedSource::Table(fixture.table.clone()),
+            tables: Vec::new(),
             table: TableOptions::default(),
             kv_memory: 4 << 20,
             kv_dtype: KvDtype::F32,
