@@ -13,7 +13,8 @@ overload  --factor times as many requests a second for --seconds, evenly spaced 
           the share of the capacity that is served, how long refusals take, and how long those that
           were admitted take, beside 2 times a full batch's time and --max-queue-time
 
-Times are the client's own, from opening the connection to the end of the answer. Prints one JSON object
+The client needs processors too, and where it shares them with the service it takes them away: it says how
+much. Times are the client's own, from opening the connection to the end of the answer. Prints one JSON object
 a line; with --check it fails when an aim is missed.
 """
 
@@ -28,7 +29,7 @@ import sys
 import time
 
 PATIENCE = 60
-Done = collections.namedtuple("Done", "sent ended status")
+Done = collections.namedtuple("Done", "sent ended status tokens")
 
 
 class Service:
@@ -55,18 +56,20 @@ class Service:
         data = json.dumps(body).encode()
         head = f"POST /v1/completions HTTP/1.1\r\nHost: {self.host}\r\nContent-Type: application/json\r\n"
         head += f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n"
-        sent, status, writer = time.perf_counter(), 0, None
+        sent, status, tokens, writer = time.perf_counter(), 0, 0, None
         try:
             reader, writer = await asyncio.open_connection(self.host, self.port)
             writer.write(head.encode() + data)
             answer = await asyncio.wait_for(reader.read(-1), PATIENCE)
             status = int(answer.split(b" ", 2)[1])
+            if status == 200:
+                tokens = json.loads(answer[answer.index(b"\r\n\r\n") :])["usage"]["completion_tokens"]
         except (OSError, asyncio.TimeoutError, IndexError):
             pass
         finally:
             if writer:
                 writer.close()
-        return Done(sent, time.perf_counter(), status)
+        return Done(sent, time.perf_counter(), status, tokens)
 
 
 def request(args, number: int) -> dict:
@@ -88,6 +91,8 @@ async def capacity(service: Service, args) -> tuple[float, float]:
     await asyncio.gather(*(client(number) for number in range(args.batch)))
     if any(one.status != 200 for one in done):
         sys.exit("a request failed without load")
+    if any(one.tokens != args.tokens for one in done):
+        sys.exit(f"{done[0].tokens} tokens instead of {args.tokens}: the context of the model is too short")
     # Each counts with the part of its time that is in the window.
     inside = (max(0, min(one.ended, end) - max(one.sent, begin)) / (one.ended - one.sent) for one in done)
     times = [one.ended - one.sent for one in done if one.sent >= begin]
@@ -122,8 +127,10 @@ async def run(args) -> bool:
         report(args, "capacity", rate * args.tokens, "tokens/s")
         report(args, "a full batch's time, median", batch_time, "s")
         before = service.memory_mib("VmRSS")
-        begin = time.perf_counter()
+        begin, own = time.perf_counter(), time.process_time()
         done = await overload(service, args, rate * args.factor)
+        own = (time.process_time() - own) / (time.perf_counter() - begin) / os.cpu_count()
+        report(args, "of the machine's processors for this client", 100 * own, "%")
         peak = service.memory_mib("VmHWM")
         after, batch_time_after = await capacity(service, args)
         report(args, "capacity afterwards", after, "requests/s")
@@ -169,7 +176,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30, help="how long it is offered")
     parser.add_argument("--capacity-seconds", type=float, default=10, help="how long the capacity is measured")
     parser.add_argument("--warm-up", type=float, default=2, help="seconds before that")
-    parser.add_argument("--tokens", type=int, default=400, help="of each request")
+    parser.add_argument("--tokens", type=int, default=240, help="of each request")
     parser.add_argument("--batch", type=int, default=16, help="--max-batch of the service")
     parser.add_argument("--queue-time", type=float, default=10, help="--max-queue-time of the service, in seconds")
     parser.add_argument("--check", action="store_true", help="fail when an aim is missed")
