@@ -125,6 +125,9 @@ async fn a_client_without_tls_is_told_so() {
     let mut answer = Vec::new();
     garbage.read_to_end(&mut answer).await.unwrap();
     assert!(answer.ends_with(b"this port needs TLS"));
+    // GOAWAY alone: after SETTINGS, gRPC's C library would connect again and again.
+    assert_eq!(answer[..5], [0, 0, 27, 7, 0]);
+    assert_eq!(answer.len(), 9 + 27);
 }
 
 #[tokio::test]

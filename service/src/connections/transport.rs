@@ -30,9 +30,10 @@ const REFUSAL_DELAY: Duration = Duration::from_millis(100);
 /// How long a client may take to read why it is refused.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
-/// SETTINGS, then GOAWAY with INADEQUATE_SECURITY and a text of 19 bytes (RFC 9113, 6.8 and 7).
-const REFUSAL_HTTP2: &[u8] = b"\0\0\0\x04\0\0\0\0\0\
-    \0\0\x1b\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0cthis port needs TLS";
+/// GOAWAY with INADEQUATE_SECURITY and a text of 19 bytes (RFC 9113, 6.8 and 7). No SETTINGS before it,
+/// though servers begin with them: with them the connection counts as made, and gRPC's C library
+/// connects again at once, for ever, where now the call ends with UNAVAILABLE.
+const REFUSAL_HTTP2: &[u8] = b"\0\0\x1b\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0cthis port needs TLS";
 
 const REFUSAL_HTTP1: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
     content-type: text/plain\r\ncontent-length: 20\r\n\r\nthis port needs TLS\n";
