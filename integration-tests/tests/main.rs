@@ -18,6 +18,7 @@ mod suite {
     mod shutdown;
     mod start;
     mod table_switch;
+    mod tables;
     mod training;
     mod upsert;
 }
