@@ -79,7 +79,7 @@ const MISTAKES: &[Mistake] = &[
         "StatefulSet",
         "embed-service",
         "/spec/template/spec/containers/0/args",
-        "[serve, --tables]",
+        "[serve, --tabel]",
         "no flag",
     ),
     mistake(
