@@ -67,7 +67,7 @@ impl TierInfo {
         match self {
             Self::None => Vec::new(),
             Self::Embedded(tables) => tables.clone(),
-            Self::Remote(monitor) => vec![monitor.current()],
+            Self::Remote(monitor) => monitor.tables(),
         }
     }
 }

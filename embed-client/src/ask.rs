@@ -61,7 +61,7 @@ impl Asker {
         let question = Question {
             table,
             part,
-            request: part.request(&table.table_id),
+            request: part.request(table),
             deadline: Instant::now() + self.timeout,
         };
         self.pace.earn();

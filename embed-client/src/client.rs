@@ -6,6 +6,7 @@ use std::{
     task::Poll,
 };
 
+use scone_fgram::table::TableName;
 use scone_proto::embed::v1::LookupRows;
 use tokio::{
     task::JoinSet,
@@ -65,10 +66,19 @@ impl EmbedClient {
         })
     }
 
-    /// The table version that new work should use. A text should be looked up in one version from
-    /// start to end: keep what this returns and pass it to each [`lookup`](Self::lookup).
+    /// The version of the default table that new work should use. A text should be looked up in one
+    /// version from start to end: keep what this returns and pass it to each
+    /// [`lookup`](Self::lookup).
+    ///
+    /// # Panics
+    /// Where there is no default table: ask for [`table`](Self::table) where there need not be one.
     pub fn current(&self) -> Arc<TableFacts> {
         self.monitor().current()
+    }
+
+    /// As [`current`](Self::current), of any table; `None` when there is no table of this name.
+    pub fn table(&self, name: &TableName) -> Option<Arc<TableFacts>> {
+        self.asker.pool.view().current(name).cloned()
     }
 
     /// A handle that tells about the cluster and keeps no connection open.
@@ -85,23 +95,32 @@ impl EmbedClient {
     /// Takes no longer than `Options::timeout`. A version that no replica serves any more fails at
     /// once.
     pub async fn lookup(&self, table: &TableFacts, batch: &LookupBatch, out: &mut Answers) {
-        out.reset(batch.positions());
-        let limits = self.asker.pool.view().version(table).map(|v| v.limits);
-        let Some(limits) = limits else {
-            let table_id = &table.table_id;
-            let text = format!("no embed-service serves table {table_id}");
-            out.fail(0..batch.positions(), &LookupError::Unavailable(text));
-            return;
-        };
-        let parts = parts::split(batch, table.max_n as usize, table.shard_count, limits);
-        let ask = |part| Box::pin(self.asker.answer(table, part));
-        let mut asked: Vec<_> = parts.iter().map(|part| (part, ask(part))).collect();
+        self.lookup_all(&mut [(table, batch, out)]).await;
+    }
+
+    /// As [`lookup`](Self::lookup), of several table versions at once: each has messages of its own,
+    /// all under way at the same time.
+    pub async fn lookup_all(&self, lookups: &mut [(&TableFacts, &LookupBatch, &mut Answers)]) {
+        let mut parts = Vec::new();
+        for (at, (table, batch, out)) in lookups.iter_mut().enumerate() {
+            parts.extend(
+                self.parts(table, batch, out)
+                    .into_iter()
+                    .map(|part| (at, part)),
+            );
+        }
+        let ask = |table, part| Box::pin(self.asker.answer(table, part));
+        let asked = parts
+            .iter()
+            .map(|(at, part)| (*at, part, ask(lookups[*at].0, part)));
+        let mut asked: Vec<_> = asked.collect();
         // All on the caller's thread: a task for each would cost a step two wake-ups more. Rows
         // are checked while others are still on their way.
         poll_fn(|context| {
-            asked.retain_mut(|(part, answer)| match answer.as_mut().poll(context) {
+            asked.retain_mut(|(at, part, answer)| match answer.as_mut().poll(context) {
                 Poll::Pending => true,
                 Poll::Ready(answer) => {
+                    let (table, _, out) = &mut lookups[*at];
                     put(part, answer, table, out);
                     false
                 }
@@ -116,19 +135,39 @@ impl EmbedClient {
     }
 }
 
+impl EmbedClient {
+    /// Resets `out` and cuts a batch into messages; none for a version that nobody serves.
+    fn parts(&self, table: &TableFacts, batch: &LookupBatch, out: &mut Answers) -> Vec<Part> {
+        out.reset(batch.positions());
+        let limits = self.asker.pool.view().version(table).map(|v| v.limits);
+        let Some(limits) = limits else {
+            let (name, table_id) = (&table.name, &table.table_id);
+            let text = format!("no embed-service serves version {table_id} of the {name} table");
+            out.fail(0..batch.positions(), &LookupError::Unavailable(text));
+            return Vec::new();
+        };
+        parts::split(batch, table.max_n as usize, table.shard_count, limits)
+    }
+}
+
 impl Monitor {
-    /// The table version that new work uses.
+    /// The version of the default table that new work uses.
+    ///
+    /// # Panics
+    /// Where there is no default table, see [`tables`](Self::tables).
     pub fn current(&self) -> Arc<TableFacts> {
-        let view = self.pool.view();
-        // A client exists only once there is a version, and then there always is one.
-        view.current()
-            .cloned()
-            .expect("a connected client has a table version")
+        let current = self.pool.view().current(&TableName::default()).cloned();
+        current.expect("there is a default table")
     }
 
-    /// How many replicas of each shard of the current version are connected.
+    /// The version of each table that new work uses, the default table first.
+    pub fn tables(&self) -> Vec<Arc<TableFacts>> {
+        self.pool.view().currents().cloned().collect()
+    }
+
+    /// How many replicas of each shard of the default table's current version are connected.
     pub fn replicas(&self) -> Vec<usize> {
-        self.pool.view().replicas()
+        self.pool.view().replicas(&TableName::default())
     }
 
     /// Counters since the start.

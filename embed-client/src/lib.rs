@@ -12,6 +12,9 @@
 //! fails is sent again to another replica within `Options::timeout`; one that is later than the
 //! recent 99th percentile is sent to a second replica as well, at most 5 times in 100.
 //!
+//! Servers may have several tables by name ([`EmbedClient::table`]); a step in several of them becomes
+//! messages for each, all under way at once ([`EmbedClient::lookup_all`]). Tables come and go.
+//!
 //! The servers may be switched to a new version of the table while they run. Work that belongs
 //! together names one version all along; [`EmbedClient::current`] moves on once all replicas have.
 //!

@@ -67,8 +67,8 @@ impl Refusal {
                 error: LookupError::Unavailable(text),
                 again_after: Some(delay.map_or(RETRY_DELAY, Duration::from_millis)),
             },
-            // It does not serve this table version any more; another replica may.
-            Code::FailedPrecondition => Self {
+            // It does not serve this table or version any more; another replica may.
+            Code::FailedPrecondition | Code::NotFound => Self {
                 error: LookupError::Unavailable(text),
                 again_after: None,
             },

@@ -12,6 +12,8 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tracing::{error, info, warn};
 
+use scone_fgram::table::TableName;
+
 use crate::{
     facts::{Incompatible, ModelFacts},
     link::Link,
@@ -78,9 +80,8 @@ enum Contact {
     Failed(String),
     Connected {
         link: Arc<Link>,
-        report: Report,
-        /// Why its current table is not used.
-        refused: Option<Incompatible>,
+        /// Of each of its tables.
+        reports: Vec<Report>,
     },
 }
 
@@ -170,26 +171,16 @@ impl Pool {
     }
 
     /// A replica is connected, or serves other tables than before.
-    pub(crate) fn reported(
-        &self,
-        id: ReplicaId,
-        link: &Arc<Link>,
-        report: Report,
-        refused: Option<Incompatible>,
-    ) {
+    pub(crate) fn reported(&self, id: ReplicaId, link: &Arc<Link>, reports: Vec<Report>) {
         let link = link.clone();
         self.update(|state| {
-            if let Some(refused) = &refused
-                && state.refused(id) != Some(refused)
-            {
-                error!(error = %refused, "table refused");
+            let before = state.replicas.get(&id).map_or(&[][..], Replica::reports);
+            for (name, refused) in refusals(&reports) {
+                if refusals(before).all(|known| known != (name, refused)) {
+                    error!(table = %name, error = %refused, "table refused");
+                }
             }
-            let contact = Contact::Connected {
-                link,
-                report,
-                refused,
-            };
-            state.set(id, contact);
+            state.set(id, Contact::Connected { link, reports });
         });
     }
 
@@ -214,8 +205,15 @@ impl Pool {
     pub(crate) fn start(&self) -> Start {
         let state = self.state();
         let tried = state.resolved && state.replicas.values().all(Replica::tried);
-        if state.view.current().is_some() {
+        let default = TableName::default();
+        let mut reports = state.replicas.values().flat_map(Replica::reports);
+        // Other tables do where nobody has a default one.
+        let needed = !tried || reports.any(|report| report.name == default);
+        if state.view.current(&default).is_some() {
             return if tried { Start::Ready } else { Start::Usable };
+        }
+        if !needed && state.view.currents().next().is_some() {
+            return Start::Ready;
         }
         let mut refused = state.replicas.values().filter_map(Replica::refused);
         let usable = state.replicas.values().any(Replica::usable);
@@ -235,28 +233,30 @@ impl State {
         }
     }
 
-    fn refused(&self, id: ReplicaId) -> Option<&Incompatible> {
-        self.replicas.get(&id)?.refused()
-    }
-
     fn rebuild(&mut self) {
-        let connected = self
-            .replicas
-            .values()
-            .filter_map(|replica| match &replica.contact {
-                Contact::Connected { link, report, .. } if !report.served.is_empty() => {
-                    Some((link.clone(), report))
+        let mut connected = Vec::new();
+        let mut all = true;
+        for replica in self.replicas.values() {
+            match &replica.contact {
+                Contact::Connected { link, reports } => {
+                    connected.extend(reports.iter().map(|report| (link.clone(), report)));
                 }
-                _ => None,
-            });
-        let connected: Vec<_> = connected.collect();
-        let view = View::after(&self.view, &connected);
-        if view.current() != self.view.current()
-            && let Some(facts) = view.current()
-        {
-            let before = self.view.current().map(|facts| facts.table_id.as_str());
-            let table_id = &facts.table_id;
-            info!(table_id, before, "new look-ups use this table version");
+                Contact::New | Contact::Failed(_) => all = false,
+            }
+        }
+        let view = View::after(&self.view, &connected, all);
+        for facts in view.currents() {
+            let before = self.view.current(&facts.name);
+            if before != Some(facts) {
+                let before = before.map(|facts| facts.table_id.as_str());
+                let (table, table_id) = (&facts.name, &facts.table_id);
+                info!(%table, table_id, before, "new look-ups use this table version");
+            }
+        }
+        for facts in self.view.currents() {
+            if view.current(&facts.name).is_none() {
+                info!(table = %facts.name, "the table is gone");
+            }
         }
         self.view = Arc::new(view);
     }
@@ -270,11 +270,13 @@ impl State {
             match &replica.contact {
                 Contact::New => problems.push(format!("{address}: no answer yet")),
                 Contact::Failed(problem) => problems.push(format!("{address}: {problem}")),
-                Contact::Connected {
-                    report, refused, ..
-                } => {
-                    problems.extend(refused.iter().map(ToString::to_string));
-                    if let Some(served) = report.served.first() {
+                Contact::Connected { reports, .. } => {
+                    let refused = refusals(reports);
+                    problems.extend(refused.map(|(_, refused)| refused.to_string()));
+                    for report in reports.iter().filter(|report| report.name.is_default()) {
+                        let Some(served) = report.served.first() else {
+                            continue;
+                        };
                         let count = served.facts.shard_count as usize;
                         let found = shards.get_or_insert_with(|| vec![false; count]);
                         if let Some(found) = found.get_mut(report.shard as usize) {
@@ -306,14 +308,26 @@ impl Replica {
         !matches!(self.contact, Contact::New)
     }
 
-    fn refused(&self) -> Option<&Incompatible> {
+    fn reports(&self) -> &[Report] {
         match &self.contact {
-            Contact::Connected { refused, .. } => refused.as_ref(),
-            Contact::New | Contact::Failed(_) => None,
+            Contact::Connected { reports, .. } => reports,
+            Contact::New | Contact::Failed(_) => &[],
         }
     }
 
-    fn usable(&self) -> bool {
-        matches!(&self.contact, Contact::Connected { report, .. } if !report.served.is_empty())
+    fn refused(&self) -> Option<&Incompatible> {
+        refusals(self.reports()).map(|(_, refused)| refused).next()
     }
+
+    fn usable(&self) -> bool {
+        self.reports()
+            .iter()
+            .any(|report| !report.served.is_empty())
+    }
+}
+
+/// The tables whose current versions are not used, and why.
+fn refusals(reports: &[Report]) -> impl Iterator<Item = (&TableName, &Incompatible)> {
+    let reports = reports.iter();
+    reports.filter_map(|report| Some((&report.name, report.refused.as_ref()?)))
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use scone_fgram::table::TableName;
+use scone_fgram::table::{MAX_TABLES, TableName};
 use scone_proto::embed::v1::{
     GetTableInfoRequest, GetTableInfoResponse, embed_service_client::EmbedServiceClient,
 };
@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     error::Unusable,
-    facts::{Incompatible, TableFacts},
+    facts::TableFacts,
     link::{self, Ended, Link},
     parts::Limits,
     pool::{Pool, ReplicaId},
@@ -42,9 +42,6 @@ pub(crate) struct Replica {
     pub(crate) pool: Arc<Pool>,
     pub(crate) poll_interval: Duration,
 }
-
-/// What a replica reported, and why its current table is not used, if it is not.
-type Reported = (Report, Option<Incompatible>);
 
 /// How one connection ended.
 enum Outcome {
@@ -92,63 +89,119 @@ impl Replica {
     async fn connect(&self) -> Result<Connection, Unusable> {
         let tls = self.tls.as_ref().map(|tls| (tls, &*self.name));
         let mut client = link::connect(self.address, tls, PATIENCE).await?;
-        let (report, refused) = self.ask(&mut client, None).await?;
+        let reports = self.ask(&mut client, &[]).await?;
         let (link, answers) = Link::open(self.address, &mut client).await?;
-        info!(address = %self.address, shard = report.shard, "embed-service connected");
-        self.pool
-            .reported(self.id, &link, report.clone(), refused.clone());
+        let shard = reports.first().map(|report| report.shard);
+        info!(address = %self.address, shard, tables = reports.len(), "embed-service connected");
+        self.pool.reported(self.id, &link, reports.clone());
         Ok(Connection {
             client,
             link,
             answers,
-            reported: (report, refused),
+            reported: reports,
         })
     }
 
-    /// Asks which versions the replica serves, and for the facts of those not in `before`.
+    /// Asks which tables and versions the replica serves, and for the facts of those not in `before`.
     async fn ask(
         &self,
         client: &mut EmbedServiceClient<Channel>,
-        before: Option<&Reported>,
-    ) -> Result<Reported, Unusable> {
-        let info = client.get_table_info(GetTableInfoRequest::default()).await;
-        let info = info.map_err(|status| Unusable::refused("GetTableInfo", &status))?;
-        let info = info.into_inner();
-        let current = served(&info)?;
+        before: &[Report],
+    ) -> Result<Vec<Report>, Unusable> {
+        let info = table_info(client, &TableName::default(), None).await?;
+        let Some(info) = info else {
+            return Ok(Vec::new());
+        };
+        let mut reports = Vec::new();
+        for name in info.served_tables.iter().take(MAX_TABLES) {
+            let Ok(name) = name.parse::<TableName>() else {
+                continue;
+            };
+            // The default one's facts are there; another may be gone by now.
+            if !name.is_default()
+                && let Some(info) = table_info(client, &name, None).await?
+            {
+                reports.push(self.report(client, &name, info, before).await?);
+            }
+        }
+        // Only a server without a default table names none.
+        if !info.table_id.is_empty() || info.served_tables.is_empty() {
+            let name = TableName::default();
+            let default = self.report(client, &name, info, before).await?;
+            reports.insert(0, default);
+        }
+        Ok(reports)
+    }
+
+    async fn report(
+        &self,
+        client: &mut EmbedServiceClient<Channel>,
+        name: &TableName,
+        info: GetTableInfoResponse,
+        before: &[Report],
+    ) -> Result<Report, Unusable> {
+        let current = served(name, &info)?;
         let model = self.pool.model(|| current.facts.model());
-        let address = self.address.to_string();
+        let address = match name.is_default() {
+            true => self.address.to_string(),
+            false => format!("the {name} table of {}", self.address),
+        };
         let refused = current.facts.check(&address, model).err();
+        let others = info.served_table_ids.iter();
+        let others = others.filter(|id| **id != info.table_id).take(MAX_SERVED);
+        let before = before.iter();
+        let before = before.filter(|of| of.name == *name && of.shard == info.shard_index);
+        let before = before.flat_map(|report| &report.served);
         let mut report = Report {
+            name: name.clone(),
+            retiring: info.retiring,
             shard: info.shard_index,
             current_fits: refused.is_none(),
             served: Vec::new(),
+            refused: None,
         };
-        let others = info.served_table_ids.iter();
-        let others = others.filter(|id| **id != info.table_id).take(MAX_SERVED);
         if refused.is_none() {
             report.served.push(current);
         }
         for table_id in others {
-            let before = before.filter(|(before, _)| before.shard == report.shard);
-            let known = before.and_then(|(before, _)| {
-                let mut known = before.served.iter();
-                known.find(|served| served.facts.table_id == *table_id)
-            });
+            let mut known = before.clone();
+            let known = known.find(|served| served.facts.table_id == *table_id);
             let served = match known {
                 Some(served) => Some(served.clone()),
-                None => facts_of(client, table_id, report.shard).await?,
+                None => facts_of(client, name, table_id, report.shard).await?,
             };
             let fits = |served: &Served| served.facts.check(&address, model).is_ok();
             report.served.extend(served.filter(fits));
         }
-        Ok((report, refused))
+        report.refused = refused;
+        Ok(report)
+    }
+}
+
+/// Facts of a table, or of one version of it; `None` when that is not there.
+async fn table_info(
+    client: &mut EmbedServiceClient<Channel>,
+    name: &TableName,
+    table_id: Option<&str>,
+) -> Result<Option<GetTableInfoResponse>, Unusable> {
+    let request = GetTableInfoRequest {
+        table_id: table_id.map(str::to_owned),
+        table: name.as_str().to_owned(),
+    };
+    match client.get_table_info(request).await {
+        Ok(info) => Ok(Some(info.into_inner())),
+        Err(status) => match status.code() {
+            Code::NotFound => Ok(None),
+            Code::FailedPrecondition if table_id.is_some() => Ok(None),
+            _ => Err(Unusable::refused("GetTableInfo", &status)),
+        },
     }
 }
 
 /// One version's facts and limits.
-fn served(info: &GetTableInfoResponse) -> Result<Served, String> {
+fn served(name: &TableName, info: &GetTableInfoResponse) -> Result<Served, String> {
     Ok(Served {
-        facts: Arc::new(TableFacts::from_wire(&TableName::default(), info)?),
+        facts: Arc::new(TableFacts::from_wire(name, info)?),
         limits: Limits::of(info)?,
     })
 }
@@ -156,27 +209,23 @@ fn served(info: &GetTableInfoResponse) -> Result<Served, String> {
 /// Facts of a version that is not the current one; `None` when it was dropped meanwhile.
 async fn facts_of(
     client: &mut EmbedServiceClient<Channel>,
+    name: &TableName,
     table_id: &str,
     shard: u32,
 ) -> Result<Option<Served>, Unusable> {
-    let request = GetTableInfoRequest {
-        table_id: Some(table_id.to_owned()),
+    let Some(info) = table_info(client, name, Some(table_id)).await? else {
+        return Ok(None);
     };
-    match client.get_table_info(request).await {
-        Ok(info) if info.get_ref().table_id != table_id => Err(format!(
-            "GetTableInfo of table_id {table_id} answered for {}",
-            info.get_ref().table_id
-        )
-        .into()),
-        Ok(info) if info.get_ref().shard_index != shard => Err(format!(
-            "it is shard {shard} of one table and {} of another",
-            info.get_ref().shard_index
-        )
-        .into()),
-        Ok(info) => Ok(Some(served(info.get_ref())?)),
-        Err(status) if status.code() == Code::FailedPrecondition => Ok(None),
-        Err(status) => Err(Unusable::refused("GetTableInfo", &status)),
+    if info.table_id != table_id {
+        let got = &info.table_id;
+        let problem = format!("GetTableInfo of table_id {table_id} answered for {got}");
+        return Err(problem.into());
     }
+    if info.shard_index != shard {
+        let got = info.shard_index;
+        return Err(format!("it is shard {shard} of one version and {got} of another").into());
+    }
+    Ok(Some(served(name, &info)?))
 }
 
 /// An open connection with its Lookup stream.
@@ -184,7 +233,7 @@ struct Connection {
     client: EmbedServiceClient<Channel>,
     link: Arc<Link>,
     answers: tonic::Streaming<scone_proto::embed::v1::LookupResponse>,
-    reported: Reported,
+    reported: Vec<Report>,
 }
 
 impl Connection {
@@ -238,16 +287,15 @@ async fn poll(
     replica: &Replica,
     mut client: EmbedServiceClient<Channel>,
     link: &Arc<Link>,
-    mut reported: Reported,
+    mut reported: Vec<Report>,
 ) {
     let address = replica.address;
     loop {
         sleep(replica.poll_interval).await;
-        let answer = timeout(PATIENCE, replica.ask(&mut client, Some(&reported))).await;
+        let answer = timeout(PATIENCE, replica.ask(&mut client, &reported)).await;
         match answer {
             Ok(Ok(now)) if now != reported => {
-                let (report, refused) = now.clone();
-                replica.pool.reported(replica.id, link, report, refused);
+                replica.pool.reported(replica.id, link, now.clone());
                 reported = now;
             }
             Ok(Ok(_)) => {}

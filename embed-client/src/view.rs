@@ -1,11 +1,17 @@
 //! What the connected replicas serve now: which table versions there are, which of them is
 //! current, and who answers for each shard of each.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{facts::TableFacts, link::Link, parts::Limits};
+use scone_fgram::table::TableName;
 
-/// Versions remembered; the ones nobody serves any more go first.
+use crate::{
+    facts::{Incompatible, TableFacts},
+    link::Link,
+    parts::Limits,
+};
+
+/// Versions of a table remembered, on average; the ones nobody serves any more go first.
 const MAX_VERSIONS: usize = 8;
 
 /// One table version that a replica answers for.
@@ -15,9 +21,14 @@ pub(crate) struct Served {
     pub(crate) limits: Limits,
 }
 
-/// What a replica said of itself, without the versions that do not fit the model.
+/// What a replica said of one of its tables, without the versions that do not fit the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Report {
+    pub(crate) name: TableName,
+    /// It was taken away there: no new work should begin on it.
+    pub(crate) retiring: bool,
+    /// Why its current version is not used, if it is not.
+    pub(crate) refused: Option<Incompatible>,
     pub(crate) shard: u32,
     /// All versions it answers for.
     pub(crate) served: Vec<Served>,
@@ -27,7 +38,8 @@ pub(crate) struct Report {
 
 impl Report {
     fn current(&self) -> Option<&Arc<TableFacts>> {
-        let first = self.served.first().filter(|_| self.current_fits)?;
+        let usable = self.current_fits && !self.retiring;
+        let first = self.served.first().filter(|_| usable)?;
         Some(&first.facts)
     }
 
@@ -50,14 +62,29 @@ pub(crate) struct Version {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct View {
     versions: Vec<Version>,
-    current: Option<Arc<TableFacts>>,
+    /// Of each table the version that new work should use.
+    currents: BTreeMap<TableName, Arc<TableFacts>>,
 }
 
 impl View {
-    /// The picture after `before`, from what the connected replicas report.
-    pub(crate) fn after(before: &View, replicas: &[(Arc<Link>, &Report)]) -> Self {
+    /// The picture after `before`, from what the connected replicas report of their tables. `all` says
+    /// that every replica known is among them.
+    pub(crate) fn after(before: &View, replicas: &[(Arc<Link>, &Report)], all: bool) -> Self {
         let reports: Vec<&Report> = replicas.iter().map(|(_, report)| *report).collect();
-        let current = choose(before.current.as_ref(), &reports);
+        let mut currents = BTreeMap::new();
+        let names = reports.iter().map(|report| &report.name);
+        for name in names.chain(before.currents.keys()) {
+            let known = before.currents.get(name);
+            let of_table = reports.iter().filter(|report| report.name == *name);
+            let of_table: Vec<&Report> = of_table.copied().collect();
+            let current = if of_table.is_empty() {
+                // A replica that is away may have it.
+                known.filter(|_| !all || reports.is_empty()).cloned()
+            } else {
+                choose(known, &of_table)
+            };
+            currents.extend(current.map(|facts| (name.clone(), facts)));
+        }
         let mut versions = Vec::new();
         for (link, report) in replicas {
             for served in &report.served {
@@ -77,13 +104,18 @@ impl View {
                 });
             }
         }
-        versions.truncate(MAX_VERSIONS);
-        Self { versions, current }
+        versions.truncate(MAX_VERSIONS * currents.len().max(1));
+        Self { versions, currents }
     }
 
-    /// The version that new work should use.
-    pub(crate) fn current(&self) -> Option<&Arc<TableFacts>> {
-        self.current.as_ref()
+    /// The version of a table that new work should use.
+    pub(crate) fn current(&self, name: &TableName) -> Option<&Arc<TableFacts>> {
+        self.currents.get(name)
+    }
+
+    /// Of all tables, the default one first.
+    pub(crate) fn currents(&self) -> impl Iterator<Item = &Arc<TableFacts>> {
+        self.currents.values()
     }
 
     pub(crate) fn version(&self, facts: &TableFacts) -> Option<&Version> {
@@ -99,9 +131,9 @@ impl View {
             .map_or(&[], Vec::as_slice)
     }
 
-    /// How many replicas each shard of the current version has.
-    pub(crate) fn replicas(&self) -> Vec<usize> {
-        let version = self.current().and_then(|facts| self.version(facts));
+    /// How many replicas each shard of the current version of a table has.
+    pub(crate) fn replicas(&self, name: &TableName) -> Vec<usize> {
+        let version = self.current(name).and_then(|facts| self.version(facts));
         version.map_or_else(Vec::new, |version| {
             version.shards.iter().map(Vec::len).collect()
         })
@@ -123,12 +155,18 @@ fn entry<'a>(versions: &'a mut Vec<Version>, served: &Served) -> &'a mut Version
     &mut versions[at]
 }
 
-/// Which version new work should use, after `before`.
+/// Which version of a table new work should use, after `before`; none of one that all replicas that
+/// have it have taken away.
 ///
 /// It changes when every connected replica says that another one is current and all shards of that
 /// one are served; or when a shard of the one in use is not served any more, and all shards of
 /// another are. So work does not move to and fro while the replicas are switched one by one.
 fn choose(before: Option<&Arc<TableFacts>>, reports: &[&Report]) -> Option<Arc<TableFacts>> {
+    if !reports.is_empty() && reports.iter().all(|report| report.retiring) {
+        return None;
+    }
+    let used = |report: &&&Report| !report.served.is_empty();
+    let reports: Vec<&Report> = reports.iter().filter(used).copied().collect();
     let complete = |facts: &TableFacts| {
         (0..facts.shard_count).all(|shard| {
             reports
@@ -152,7 +190,8 @@ fn choose(before: Option<&Arc<TableFacts>>, reports: &[&Report]) -> Option<Arc<T
         let current = reports.iter().filter(|r| r.current() == Some(facts));
         current.count()
     };
-    let candidates = reports.iter().flat_map(|report| &report.served);
+    let live = reports.iter().filter(|report| !report.retiring);
+    let candidates = live.flat_map(|report| &report.served);
     candidates
         .map(|served| &served.facts)
         .filter(|facts| complete(facts))
@@ -179,6 +218,9 @@ mod tests {
 
     fn report(shard: u32, served: &[&Served]) -> Report {
         Report {
+            name: TableName::default(),
+            retiring: false,
+            refused: None,
             shard,
             served: served.iter().map(|&served| served.clone()).collect(),
             current_fits: true,
@@ -248,6 +290,19 @@ mod tests {
             Some("old")
         );
         assert_eq!(chosen(Some(&old), &[foreign]).as_deref(), Some("old"));
+    }
+
+    #[test]
+    fn a_table_that_all_have_taken_away_is_no_table_any_more() {
+        let (old, new) = (table("old", 1), table("new", 1));
+        let here = report(0, &[&old]);
+        let mut gone = here.clone();
+        gone.retiring = true;
+        let some = [here, gone.clone()];
+        assert_eq!(chosen(Some(&old), &some).as_deref(), Some("old"));
+        assert_eq!(chosen(Some(&old), std::slice::from_ref(&gone)), None);
+        let replaced = [report(0, &[&new]), gone];
+        assert_eq!(chosen(None, &replaced).as_deref(), Some("new"));
     }
 
     #[test]

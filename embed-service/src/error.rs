@@ -67,6 +67,14 @@ pub enum Error {
         /// Ids of the request.
         ids: usize,
     },
+    /// The caller wants a table that is not here.
+    #[error("there is no table {wanted:?} here; {served}")]
+    UnknownTable {
+        /// What the request says.
+        wanted: String,
+        /// Which tables there are.
+        served: String,
+    },
     /// The caller wants a table version that is not here.
     #[error("table_id is {wanted:?}, but this server serves {served}")]
     OtherTable {
@@ -134,6 +142,7 @@ impl Error {
             | Self::TooManySpans { .. }
             | Self::NoAnswers { .. }
             | Self::SpansDoNotCover { .. } => Code::InvalidArgument,
+            Self::UnknownTable { .. } => Code::NotFound,
             Self::OtherTable { .. } => Code::FailedPrecondition,
             Self::Overloaded { .. } | Self::TooManyStreams { .. } | Self::PromptsWait { .. } => {
                 Code::ResourceExhausted
@@ -166,6 +175,7 @@ impl Error {
             | Self::TooManySpans { .. }
             | Self::NoAnswers { .. }
             | Self::SpansDoNotCover { .. }
+            | Self::UnknownTable { .. }
             | Self::OtherTable { .. }
             | Self::Table(_)
             | Self::Interrupted(_) => None,

@@ -70,7 +70,9 @@ impl Lookups {
 
     async fn check_and_look_up(&self, request: &LookupRequest) -> Result<Answer, Error> {
         self.limits.check(request)?;
-        let served = self.tables.wanted(request.table_id.as_deref())?;
+        let served = self
+            .tables
+            .wanted(&request.table, request.table_id.as_deref())?;
         let query = Query::read(request, served.info.vocab_size)?;
         let admitted = self
             .admission

@@ -109,8 +109,13 @@ fn serve(config: Config) -> anyhow::Result<()> {
     let result = runtime.block_on(async {
         let (shutdown, reload) = (shutdown_signal(), reload_signal());
         if let Some(every) = config.watch_table {
-            let paths = vec![config.table.clone()];
-            tokio::spawn(watch::tables(paths, every, Arc::clone(&reload)));
+            let paths = config
+                .tables
+                .iter()
+                .map(|table| table.dir.clone())
+                .collect();
+            let folder = config.folder.clone();
+            tokio::spawn(watch::tables(paths, folder, every, Arc::clone(&reload)));
         }
         let listener = grpc::bind(config.listen).await?;
         anyhow::Ok(embed_service::run(config, listener, shutdown, reload).await?)

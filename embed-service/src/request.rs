@@ -130,6 +130,7 @@ mod tests {
             token_ids: ids.iter().flat_map(|id| id.to_le_bytes()).collect(),
             spans: spans.iter().map(span).collect(),
             table_id: None,
+            table: String::new(),
         }
     }
 

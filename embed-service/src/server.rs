@@ -45,7 +45,7 @@ impl EmbedService for Server {
         let lookups = &self.lookups;
         let permit = lookups
             .tables
-            .versions()
+            .all()
             .and_then(|_| lookups.admission.open_stream())
             .inspect_err(|error| lookups.metrics.outcome(error.code()))?;
         let extensions = request.extensions();
@@ -73,8 +73,11 @@ impl EmbedService for Server {
         &self,
         request: Request<GetTableInfoRequest>,
     ) -> Result<Response<GetTableInfoResponse>, Status> {
-        let wanted = request.into_inner().table_id;
-        let info = self.lookups.tables.info(wanted.as_deref())?;
+        let GetTableInfoRequest { table, table_id } = request.into_inner();
+        let lookups = &self.lookups;
+        let info = lookups
+            .tables
+            .info(&table, table_id.as_deref(), &lookups.limits)?;
         Ok(Response::new(info))
     }
 }

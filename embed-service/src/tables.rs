@@ -1,6 +1,7 @@
 //! Which tables answer. Requests take one once each, so one answer never mixes two.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant},
@@ -8,7 +9,7 @@ use std::{
 
 use scone_fgram::{
     RowDtype,
-    table::{Manifest, Table},
+    table::{Manifest, Table, TableName, TableOptions},
 };
 use scone_proto::embed::v1::{GetTableInfoResponse, RowDtype as WireDtype};
 
@@ -27,7 +28,7 @@ pub(crate) const MAX_ANSWER_BYTES: u64 = 1 << 30;
 pub(crate) struct ServedTable {
     /// The rows and their matcher.
     pub table: Table,
-    /// Facts and limits, the same for every call but for `served_table_ids`, which is empty.
+    /// Facts and limits, the same for every call but for what names versions and tables, which is empty.
     pub info: GetTableInfoResponse,
 }
 
@@ -37,8 +38,12 @@ impl ServedTable {
     /// # Errors
     /// When it is no complete table, is damaged or in use, or its rows are too large for the
     /// limits.
-    pub(crate) fn open(dir: PathBuf, config: &Config) -> Result<Self, TableError> {
-        let table = Table::open(&dir, &config.table_options)?;
+    pub(crate) fn open(
+        dir: PathBuf,
+        options: &TableOptions,
+        config: &Config,
+    ) -> Result<Self, TableError> {
+        let table = Table::open(&dir, options)?;
         let info = table_info(table.manifest(), &config.limits);
         let largest = u64::from(info.max_positions).min(info.rows) * u64::from(info.row_bytes);
         let limit = config.capacity.max_inflight_bytes.min(MAX_ANSWER_BYTES);
@@ -102,10 +107,17 @@ fn table_info(manifest: &Manifest, limits: &Limits) -> GetTableInfoResponse {
         shard_index: manifest.shard_index,
         shard_count: manifest.shard_count,
         store: manifest.store.to_string(),
+        ..limits_info(limits)
+    }
+}
+
+/// What is the same for all tables.
+fn limits_info(limits: &Limits) -> GetTableInfoResponse {
+    GetTableInfoResponse {
         max_request_bytes: u32::try_from(limits.max_request_bytes).unwrap_or(u32::MAX),
         max_spans: limits.max_spans,
         max_positions: limits.max_positions,
-        served_table_ids: Vec::new(),
+        ..GetTableInfoResponse::default()
     }
 }
 
@@ -119,32 +131,37 @@ fn wire_dtype(dtype: RowDtype) -> WireDtype {
     }
 }
 
-/// The tables that answer: the current one, and for a while the one before it.
+/// The tables that answer, by name: of each the current version, and for a while the one before it.
 #[derive(Debug)]
 pub(crate) struct Tables {
-    versions: RwLock<Option<Versions>>,
-    /// What clients are told while there is none.
+    named: RwLock<Option<Named>>,
+    /// What clients are told before the first are open.
     retry_delay: Duration,
 }
 
-/// The versions served at one time.
+/// All tables, the default one first.
+pub(crate) type Named = BTreeMap<TableName, Versions>;
+
+/// The versions of a table that are served at one time.
 #[derive(Clone, Debug)]
 pub(crate) struct Versions {
-    /// Answers requests that name no table.
+    /// Answers requests that name no version.
     pub current: Arc<ServedTable>,
     /// The one before, for requests that name it.
     pub retained: Option<Arc<ServedTable>>,
     /// When `current` began to answer.
     pub since: Instant,
+    /// The table was taken away: only requests that name a version are answered still.
+    pub retiring: bool,
 }
 
 impl Versions {
-    /// The tables, the current one first.
+    /// The versions, the current one first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<ServedTable>> {
         std::iter::once(&self.current).chain(&self.retained)
     }
 
-    /// The current table, or the one of this version.
+    /// The current version, or the one of this id.
     fn wanted(&self, table_id: Option<&str>) -> Result<&Arc<ServedTable>, Error> {
         let Some(wanted) = table_id else {
             return Ok(&self.current);
@@ -152,7 +169,7 @@ impl Versions {
         let found = self.iter().find(|table| table.info.table_id == wanted);
         found.ok_or_else(|| Error::OtherTable {
             // It goes into a header of the reply, so no more of it than an id has.
-            wanted: wanted.chars().take(64).collect(),
+            wanted: shown(wanted),
             served: self.ids().join(", "),
         })
     }
@@ -165,70 +182,157 @@ impl Versions {
     }
 }
 
+/// So much of a client's text as is said again.
+fn shown(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+fn find<'a>(named: &'a Named, table: &str) -> Result<&'a Versions, Error> {
+    let found = table
+        .parse()
+        .ok()
+        .and_then(|name: TableName| named.get(&name));
+    found.ok_or_else(|| unknown(named, table))
+}
+
+fn unknown(named: &Named, table: &str) -> Error {
+    let live = named.iter().filter(|(_, versions)| !versions.retiring);
+    let names: Vec<String> = live.map(|(name, _)| name.to_string()).collect();
+    Error::UnknownTable {
+        wanted: shown(table),
+        served: match names.is_empty() {
+            true => "there is none".to_owned(),
+            false => format!("there is {}", names.join(", ")),
+        },
+    }
+}
+
 impl Tables {
     /// No table yet.
     #[must_use]
     pub(crate) fn loading(retry_delay: Duration) -> Self {
         Self {
-            versions: RwLock::new(None),
+            named: RwLock::new(None),
             retry_delay,
         }
     }
 
-    /// Makes `table` the current one and retains the one before. Returns the table that answers
-    /// no more, to be closed off the async workers.
-    pub(crate) fn serve(&self, table: Arc<ServedTable>) -> Option<Arc<ServedTable>> {
-        let mut versions = self.write();
-        let before = versions.take();
-        let (retained, closed) = match before {
+    /// The first tables are open, though there may be none.
+    pub(crate) fn opened(&self) {
+        self.write().get_or_insert_default();
+    }
+
+    /// Makes `table` the current version of its name and retains the one before. Returns the version
+    /// that answers no more, to be closed off the async workers.
+    pub(crate) fn serve(
+        &self,
+        name: &TableName,
+        table: Arc<ServedTable>,
+    ) -> Option<Arc<ServedTable>> {
+        let mut named = self.write();
+        let named = named.get_or_insert_default();
+        let (retained, closed) = match named.remove(name) {
             Some(before) => (Some(before.current), before.retained),
             None => (None, None),
         };
         // Switching back to the retained one closes none.
         let closed = closed.filter(|closed| !Arc::ptr_eq(closed, &table));
-        *versions = Some(Versions {
+        let versions = Versions {
             current: table,
             retained,
             since: Instant::now(),
-        });
+            retiring: false,
+        };
+        named.insert(name.clone(), versions);
         closed
     }
 
-    /// Stops to answer for the retained table and returns it, to be closed off the async workers.
-    pub(crate) fn release_retained(&self) -> Option<Arc<ServedTable>> {
-        self.write().as_mut()?.retained.take()
+    /// Says whether a table was taken away. Returns whether that is news.
+    pub(crate) fn set_retiring(&self, name: &TableName, retiring: bool) -> bool {
+        let mut named = self.write();
+        let versions = named.as_mut().and_then(|named| named.get_mut(name));
+        versions.is_some_and(|of| std::mem::replace(&mut of.retiring, retiring) != retiring)
     }
 
-    /// The versions served now.
+    /// Stops to answer for what is retained of a table: its version before, and all of one that was
+    /// taken away. Returns them, to be closed off the async workers.
+    pub(crate) fn release(&self, name: &TableName) -> Vec<Arc<ServedTable>> {
+        let mut named = self.write();
+        let Some(named) = named.as_mut() else {
+            return Vec::new();
+        };
+        if named.get(name).is_some_and(|versions| versions.retiring) {
+            let all = named.remove(name);
+            return all.iter().flat_map(|of| of.iter().cloned()).collect();
+        }
+        let versions = named.get_mut(name);
+        versions
+            .and_then(|of| of.retained.take())
+            .into_iter()
+            .collect()
+    }
+
+    /// All that is served now.
     ///
     /// # Errors
-    /// [`Error::Loading`] before the first table is open.
-    pub(crate) fn versions(&self) -> Result<Versions, Error> {
+    /// [`Error::Loading`] before the first tables are open.
+    pub(crate) fn all(&self) -> Result<Named, Error> {
         self.read().clone().ok_or_else(|| self.still_loading())
     }
 
-    /// The table for one request: the current one, or the version it names. Hold it until the
-    /// answer is made.
+    /// The version for one request: the current one of its table, or the one it names. Hold it until
+    /// the answer is made.
     ///
     /// # Errors
-    /// [`Error::Loading`] before the first table is open, [`Error::OtherTable`] when the version
-    /// is not served.
-    pub(crate) fn wanted(&self, table_id: Option<&str>) -> Result<Arc<ServedTable>, Error> {
-        let versions = self.read();
-        let versions = versions.as_ref().ok_or_else(|| self.still_loading())?;
+    /// [`Error::Loading`] before the first tables are open, [`Error::UnknownTable`] or
+    /// [`Error::OtherTable`] when the table or the version is not served.
+    pub(crate) fn wanted(
+        &self,
+        table: &str,
+        table_id: Option<&str>,
+    ) -> Result<Arc<ServedTable>, Error> {
+        let named = self.read();
+        let named = named.as_ref().ok_or_else(|| self.still_loading())?;
+        let versions = find(named, table)?;
+        if versions.retiring && table_id.is_none() {
+            return Err(unknown(named, table));
+        }
         versions.wanted(table_id).cloned()
     }
 
     /// The answer to GetTableInfo.
     ///
     /// # Errors
-    /// As [`Tables::wanted`].
-    pub(crate) fn info(&self, table_id: Option<&str>) -> Result<GetTableInfoResponse, Error> {
-        let versions = self.versions()?;
-        let table = versions.wanted(table_id)?;
+    /// As [`Tables::wanted`]; but a table that was taken away still has facts, and where there is no
+    /// default table the names of the others are the answer.
+    pub(crate) fn info(
+        &self,
+        table: &str,
+        table_id: Option<&str>,
+        limits: &Limits,
+    ) -> Result<GetTableInfoResponse, Error> {
+        let named = self.all()?;
+        let names = named.keys().map(|name| name.as_str().to_owned());
+        let served_tables = names.collect();
+        let versions = match find(&named, table) {
+            Ok(versions) => versions,
+            Err(_) if table.is_empty() && table_id.is_none() => {
+                return Ok(GetTableInfoResponse {
+                    served_tables,
+                    ..limits_info(limits)
+                });
+            }
+            Err(error) => return Err(error),
+        };
         Ok(GetTableInfoResponse {
             served_table_ids: versions.ids(),
-            ..table.info.clone()
+            served_tables,
+            table: table.parse().map_or_else(
+                |_| String::new(),
+                |name: TableName| name.as_str().to_owned(),
+            ),
+            retiring: versions.retiring,
+            ..versions.wanted(table_id)?.info.clone()
         })
     }
 
@@ -238,14 +342,12 @@ impl Tables {
         }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Option<Versions>> {
+    fn read(&self) -> RwLockReadGuard<'_, Option<Named>> {
         // Nothing that can panic runs while the lock is held for writing.
-        self.versions.read().unwrap_or_else(PoisonError::into_inner)
+        self.named.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Option<Versions>> {
-        self.versions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> RwLockWriteGuard<'_, Option<Named>> {
+        self.named.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

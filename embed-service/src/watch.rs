@@ -11,16 +11,33 @@ use scone_fgram::table::MANIFEST_FILE;
 use tokio::{sync::Notify, task::spawn_blocking, time::sleep};
 use tracing::info;
 
+use crate::switch::complete_in;
+
 /// What tells one table at a path from another without reading it: where links lead, and the age of
 /// its manifest. `None` while there is no complete table.
 type Identity = Option<(PathBuf, SystemTime)>;
 
 /// Looks at the table directories every so often, for good, and notifies `reload` when another
-/// complete table is at one of them. Whether it can be served is for whoever is notified to find.
-pub async fn tables(paths: Vec<PathBuf>, every: Duration, reload: Arc<Notify>) {
+/// complete table is at one of them, or one came into or went from the folder. Whether it can be
+/// served is for whoever is notified to find.
+pub async fn tables(
+    paths: Vec<PathBuf>,
+    folder: Option<PathBuf>,
+    every: Duration,
+    reload: Arc<Notify>,
+) {
     let mut seen = identities(&paths).await;
+    let mut seen_inside = inside(&folder).await;
     loop {
         sleep(every).await;
+        // A folder that cannot be read now is no news.
+        if let Some(now) = inside(&folder).await
+            && seen_inside.as_ref() != Some(&now)
+        {
+            info!("the tables in the folder have changed");
+            reload.notify_one();
+            seen_inside = Some(now);
+        }
         let now = identities(&paths).await;
         let replaced = |(now, seen): (&Identity, &Identity)| now.is_some() && now != seen;
         if now.iter().zip(&seen).any(replaced) {
@@ -29,6 +46,20 @@ pub async fn tables(paths: Vec<PathBuf>, every: Duration, reload: Arc<Notify>) {
         }
         seen = now;
     }
+}
+
+/// The complete tables in a folder.
+async fn inside(folder: &Option<PathBuf>) -> Option<Vec<(PathBuf, Identity)>> {
+    let folder = folder.clone()?;
+    let look = move || {
+        let complete = complete_in(&folder).ok()?.into_iter();
+        Some(
+            complete
+                .map(|(_, path)| (path.clone(), identity(&path)))
+                .collect(),
+        )
+    };
+    spawn_blocking(look).await.ok().flatten()
 }
 
 /// On the blocking pool: a path may be on a volume that does not answer.
@@ -75,7 +106,7 @@ mod tests {
         point_to("one");
         let reload = Arc::new(Notify::new());
         let (paths, every) = (vec![path("current")], Duration::from_millis(5));
-        let watching = tokio::spawn(tables(paths, every, Arc::clone(&reload)));
+        let watching = tokio::spawn(tables(paths, None, every, Arc::clone(&reload)));
         // Whenever the first look is, a table that is never seen twice in a row is another one.
         let mut name = "two";
         for _ in 0..1000 {

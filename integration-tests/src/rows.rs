@@ -19,6 +19,7 @@ pub fn request(id: u64, ids: &[u32]) -> LookupRequest {
         token_ids: ids.iter().flat_map(|id| id.to_le_bytes()).collect(),
         spans: vec![span(0, ids.len() as u32)],
         table_id: None,
+        table: String::new(),
     }
 }
 

@@ -21,6 +21,7 @@ mod suite {
     mod shutdown;
     mod start;
     mod table_switch;
+    mod tables;
     mod tls;
     mod training;
     mod upsert;

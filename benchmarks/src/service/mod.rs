@@ -74,6 +74,7 @@ impl Embed {
             token_ids: ids.iter().flat_map(|id| id.to_le_bytes()).collect(),
             spans: spans.collect(),
             table_id: Some(self.table_id.clone()),
+            table: String::new(),
         };
         request.encode_to_vec().into()
     }

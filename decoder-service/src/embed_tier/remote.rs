@@ -40,13 +40,14 @@ impl Remote {
 
 impl EmbedTier for Remote {
     fn current(&self, name: &TableName) -> Option<Arc<TableFacts>> {
-        name.is_default().then(|| self.client.current())
+        self.client.table(name)
     }
 
     fn lookup(&mut self, lookups: &mut [Lookup<'_>]) {
-        for Lookup { table, batch, out } in lookups {
-            self.runtime.block_on(self.client.lookup(table, batch, out));
-        }
+        let lookups = lookups.iter_mut();
+        let lookups = lookups.map(|Lookup { table, batch, out }| (&***table, *batch, &mut **out));
+        let mut lookups: Vec<_> = lookups.collect();
+        self.runtime.block_on(self.client.lookup_all(&mut lookups));
     }
 
     fn begin(&mut self, lookups: Vec<(Arc<TableFacts>, LookupBatch)>) -> Option<Pending> {
@@ -56,12 +57,10 @@ impl EmbedTier for Remote {
         let mut task = JoinSet::new();
         task.spawn_on(
             async move {
-                let mut all = Vec::with_capacity(lookups.len());
-                for (table, batch) in &lookups {
-                    let mut out = Answers::default();
-                    client.lookup(table, batch, &mut out).await;
-                    all.push(out);
-                }
+                let mut all: Vec<Answers> = lookups.iter().map(|_| Answers::default()).collect();
+                let each = lookups.iter().zip(&mut all);
+                let each = each.map(|((table, batch), out)| (&**table, batch, out));
+                client.lookup_all(&mut each.collect::<Vec<_>>()).await;
                 all
             },
             &self.runtime,

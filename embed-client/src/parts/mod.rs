@@ -72,7 +72,7 @@ pub(crate) struct Part {
 
 impl Part {
     /// As a message without an id.
-    pub(crate) fn request(&self, table_id: &str) -> proto::LookupRequest {
+    pub(crate) fn request(&self, table: &TableFacts) -> proto::LookupRequest {
         let token_ids: Vec<u8> = self.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         let spans = self.spans.iter().map(|span| proto::Span {
             context: span.context,
@@ -82,7 +82,8 @@ impl Part {
             id: 0,
             token_ids: token_ids.into(),
             spans: spans.collect(),
-            table_id: Some(table_id.to_owned()),
+            table_id: Some(table.table_id.clone()),
+            table: table.name.as_str().to_owned(),
         }
     }
 

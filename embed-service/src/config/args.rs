@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, builder::BoolishValueParser};
+use scone_fgram::table::NamedDir;
 use scone_service::{
     args::{parse_bytes, parse_duration},
     connections::{ConnectionArgs, ConnectionNames},
@@ -11,11 +12,24 @@ use scone_service::{
 /// The flags of `embed-service serve`.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// Table directory, as `trainer precompute` writes it, or a symbolic link to one. At SIGHUP it
-    /// is looked at again, and another table there is opened and switched to while requests go
-    /// on; one that cannot be served is refused, with the reason in the log.
-    #[arg(long, env = "SCONE_EMBED_TABLE", value_name = "DIR")]
-    pub table: PathBuf,
+    /// Table directory, as `trainer precompute` writes it, or a symbolic link to one; NAME=DIR for
+    /// one that requests have to name. May be given several times, with commas between in the
+    /// environment. At SIGHUP it is looked at again, and another table there is opened and switched
+    /// to while requests go on; one that cannot be served is refused, with the reason in the log.
+    #[arg(
+        long,
+        env = "SCONE_EMBED_TABLE",
+        value_name = "[NAME=]DIR",
+        value_delimiter = ',',
+        required_unless_present = "tables"
+    )]
+    pub table: Vec<NamedDir>,
+
+    /// Folder whose subfolders, or links in it to folders, are tables by their names; "default" is
+    /// the one for requests that name none. At SIGHUP, and with --watch-table, tables that came are
+    /// opened, and those that went answer requests that name their version for --retain-table.
+    #[arg(long, env = "SCONE_EMBED_TABLES", value_name = "FOLDER")]
+    pub tables: Option<PathBuf>,
 
     /// How long the table before a switch still answers requests that name it, with a unit. It
     /// keeps its memory until then; the one before it is closed at the switch.
@@ -28,7 +42,7 @@ pub struct ServeArgs {
     )]
     pub retain_table: Duration,
 
-    /// How often to look whether another table is at --table, as at SIGHUP, with a unit (s, m);
+    /// How often to look whether other tables are at --table and in --tables, as at SIGHUP, with a unit (s, m);
     /// absent: only at SIGHUP.
     #[arg(
         long,
@@ -50,7 +64,8 @@ pub struct ServeArgs {
 
     /// Memory for the rows used most, with a unit (KiB, MiB, GiB, kB, MB, GB); 0 for none. A sled
     /// table holds them in its hot set; of a mapped table so much is read into the page cache when
-    /// it is opened. For each open table: two after a switch, three while the next one is opened.
+    /// it is opened. Several tables have equal parts, by how many there are when each is opened; after a
+    /// switch a table has its part twice, and three times while the next one is opened.
     #[arg(
         long,
         env = "SCONE_EMBED_HOT_BYTES",
@@ -61,7 +76,7 @@ pub struct ServeArgs {
     pub hot_bytes: u64,
 
     /// Memory for sled's own page cache, with a unit; pages count as they are on disk, so
-    /// the process takes up to about twice as much.
+    /// the process takes up to about twice as much. Several tables have equal parts, too.
     #[arg(
         long,
         env = "SCONE_EMBED_STORE_CACHE_BYTES",

@@ -1,15 +1,11 @@
 //! What of the flags can work, and the configuration they make.
 
 use std::{
-    fmt,
-    net::SocketAddr,
-    ops::RangeInclusive,
-    path::{Path, PathBuf},
-    thread::available_parallelism,
+    fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, thread::available_parallelism,
     time::Duration,
 };
 
-use scone_fgram::table::TableOptions;
+use scone_fgram::table::{MAX_TABLES, NamedDir, TableOptions, repeated_name};
 use scone_service::connections::ConnectionLimits;
 use scone_tls::ServerTls;
 
@@ -25,8 +21,10 @@ const LEAST_WATCH: Duration = Duration::from_millis(100);
 /// A checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The table directory, or a link to it; it exists.
-    pub table: PathBuf,
+    /// Table directories, or links to them, by name; they exist.
+    pub tables: Vec<NamedDir>,
+    /// A folder of more tables.
+    pub folder: Option<PathBuf>,
     /// How long a table is retained after a switch.
     pub retain_table: Duration,
     /// How often to look whether it was replaced.
@@ -72,7 +70,8 @@ impl Config {
         }
         let limits = args.limits;
         Ok(Self {
-            table: args.table,
+            tables: args.table,
+            folder: args.tables,
             retain_table: args.retain_table,
             watch_table: args.watch_table,
             table_options: TableOptions {
@@ -114,8 +113,23 @@ fn default_threads() -> usize {
 fn problems(args: &ServeArgs) -> Vec<String> {
     let limits = &args.limits;
     let mut problems = Vec::new();
-    if let Some(problem) = table_problem(&args.table) {
-        problems.push(problem);
+    for table in &args.table {
+        problems.extend(folder_problem(&format!("--table {table}"), &table.dir));
+    }
+    if let Some(folder) = &args.tables {
+        problems.extend(folder_problem(
+            &format!("--tables {}", folder.display()),
+            folder,
+        ));
+    }
+    if let Some(name) = repeated_name(&args.table) {
+        problems.push(format!("--table: the {name} table is there twice"));
+    }
+    if args.table.len() > MAX_TABLES {
+        let got = args.table.len();
+        problems.push(format!(
+            "--table: {got} tables; at most {MAX_TABLES} are allowed"
+        ));
     }
     let at_least_one = [
         ("--max-positions", u64::from(limits.max_positions)),
@@ -148,11 +162,11 @@ fn problems(args: &ServeArgs) -> Vec<String> {
 }
 
 /// `None` when the directory is there; whether it is a good table shows when it is opened.
-fn table_problem(dir: &Path) -> Option<String> {
+fn folder_problem(flag: &str, dir: &std::path::Path) -> Option<String> {
     match std::fs::metadata(dir) {
         Ok(found) if found.is_dir() => None,
-        Ok(_) => Some(format!("--table {} is not a directory", dir.display())),
-        Err(error) => Some(format!("--table {}: {error}", dir.display())),
+        Ok(_) => Some(format!("{flag} is not a directory")),
+        Err(error) => Some(format!("{flag}: {error}")),
     }
 }
 

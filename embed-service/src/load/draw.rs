@@ -177,6 +177,7 @@ fn request(id: u64, ids: &[u32], spans: Vec<Span>) -> LookupRequest {
         token_ids: ids.iter().flat_map(|id| id.to_le_bytes()).collect(),
         spans,
         table_id: None,
+        table: String::new(),
     }
 }
 

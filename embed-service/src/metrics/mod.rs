@@ -168,6 +168,7 @@ fn outcome_label(code: Code) -> &'static str {
     match code {
         Code::Ok => "ok",
         Code::InvalidArgument => "invalid_argument",
+        Code::NotFound => "not_found",
         Code::FailedPrecondition => "failed_precondition",
         Code::ResourceExhausted => "resource_exhausted",
         Code::Unavailable => "unavailable",

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, sync::mpsc};
 
+use scone_fgram::table::NamedDir;
 use scone_fgram::{StoreKind, Table, TableOptions};
 use scone_proto::embed::v1::{GetTableInfoRequest, RowDtype as WireDtype, lookup_response};
 
@@ -190,7 +191,9 @@ async fn a_mapped_table_on_a_read_only_directory_answers_alike() {
     fs::set_permissions(&table, read_only).unwrap();
     // Several servers share one.
     for _ in 0..2 {
-        let server = TestServer::start_with(|config| config.table = table.clone()).await;
+        let server =
+            TestServer::start_with(|config| config.tables = vec![NamedDir::default_at(&table)])
+                .await;
         let (oracle, ids) = (Oracle::new(), document(13, 500));
         let mut stream = server.stream().await;
         for _ in 0..2 {
@@ -215,7 +218,7 @@ async fn a_damaged_row_is_data_loss_for_those_who_ask_for_it() {
     rows.flush().unwrap();
     drop(rows);
     let server = TestServer::start_with(|config| {
-        config.table = table;
+        config.tables = vec![NamedDir::default_at(table)];
         config.table_options.warm = false;
     })
     .await;

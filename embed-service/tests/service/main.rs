@@ -11,3 +11,4 @@ mod lookup;
 mod operation;
 mod support;
 mod switch;
+mod tables;

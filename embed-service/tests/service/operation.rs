@@ -102,12 +102,13 @@ async fn metrics_count_what_happened() {
     assert_eq!(get("scone_embed_lookup_seconds_count"), 1.0);
     assert_eq!(get("scone_embed_streams_open"), 1.0);
     assert_eq!(get("scone_embed_inflight_bytes"), 0.0);
-    let read = get("scone_embed_hot_set_hits_total") + get("scone_embed_hot_set_misses_total");
+    let of_table = |name: &str| get(&format!("scone_embed_{name}{{table=\"default\"}}"));
+    let read = of_table("hot_set_hits_total") + of_table("hot_set_misses_total");
     assert_eq!(read, distinct as f64);
-    assert!(get("scone_embed_hot_set_bytes") <= 4096.0);
-    assert!(get("scone_embed_hot_set_rows") > 0.0);
-    assert!(get("scone_embed_hot_set_evictions_total") >= 0.0);
-    assert_eq!(get("scone_embed_table_rows"), 400.0);
+    assert!(of_table("hot_set_bytes") <= 4096.0);
+    assert!(of_table("hot_set_rows") > 0.0);
+    assert!(of_table("hot_set_evictions_total") >= 0.0);
+    assert_eq!(of_table("table_rows"), 400.0);
 
     drop(stream);
     eventually("the stream is closed", async || {

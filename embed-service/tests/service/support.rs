@@ -204,12 +204,14 @@ pub(crate) fn request(id: u64, spans: &[(&[u32], usize)]) -> LookupRequest {
             })
             .collect(),
         table_id: None,
+        table: String::new(),
     }
 }
 
 pub(crate) fn config(table: &Path) -> Config {
     Config {
-        table: table.to_owned(),
+        tables: vec![scone_fgram::table::NamedDir::default_at(table)],
+        folder: None,
         table_options: TableOptions {
             hot_bytes: 4096,
             ..TableOptions::default()
@@ -244,7 +246,7 @@ pub(crate) struct TestServer {
     pub(crate) listening: Listening,
     pub(crate) dir: TempDir,
     stop: Option<oneshot::Sender<()>>,
-    reload: Arc<Notify>,
+    pub(crate) reload: Arc<Notify>,
     task: JoinHandle<Result<Drained, RunError>>,
 }
 

@@ -28,7 +28,10 @@ async fn info(
     version: Option<Version>,
 ) -> Result<GetTableInfoResponse, Status> {
     let table_id = version.map(Version::table_id);
-    let request = GetTableInfoRequest { table_id };
+    let request = GetTableInfoRequest {
+        table_id,
+        table: String::new(),
+    };
     let answer = server.client().await.get_table_info(request).await;
     answer.map(tonic::Response::into_inner)
 }
@@ -141,7 +144,7 @@ async fn the_version_before_is_retained_and_those_before_it_are_closed() {
     let rows = stream.rows(request(3, &[(&ids, 0)])).await;
     Oracle::of(SECOND).check(&[(&ids, 0)], &rows);
     let current = format!(
-        "scone_embed_table_info{{table_id=\"{}\",store=\"sled\",state=\"current\"}}",
+        "scone_embed_table_info{{table=\"default\",table_id=\"{}\",store=\"sled\",state=\"current\"}}",
         SECOND.table_id()
     );
     assert_eq!(server.metric(&current).await, Some(1.0));

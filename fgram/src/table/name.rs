@@ -78,6 +78,16 @@ pub struct NamedDir {
     pub dir: PathBuf,
 }
 
+impl NamedDir {
+    /// The default table.
+    pub fn default_at(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            name: TableName::default(),
+            dir: dir.into(),
+        }
+    }
+}
+
 impl FromStr for NamedDir {
     type Err = Error;
 
@@ -91,10 +101,8 @@ impl FromStr for NamedDir {
         if dir.is_empty() {
             return Err(Error::argument("table", "names no directory"));
         }
-        Ok(Self {
-            name,
-            dir: dir.into(),
-        })
+        let dir = dir.into();
+        Ok(Self { name, dir })
     }
 }
 

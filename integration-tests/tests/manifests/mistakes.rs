@@ -80,7 +80,7 @@ const MISTAKES: &[Mistake] = &[
         "StatefulSet",
         "embed-service",
         "/spec/template/spec/containers/0/args",
-        "[serve, --tables]",
+        "[serve, --tabel]",
         "no flag",
     ),
     mistake(
