@@ -256,6 +256,34 @@ class Check:
         until("its token", lambda: f"token {b.run('return tokens[arguments[0]].id', focused)}" in b.text("#token"))
         self.done("a pointer and the arrow keys choose tokens")
 
+    def compares(self):
+        b = self.browser
+        ids = [model["id"] for model in http(self.server.url("/v1/models"))["data"]]
+        assert b.run("return [...document.getElementById('table').options].map(o => o.value)") == ids
+        choose = "const s = document.getElementById(arguments[0]); s.value = arguments[1];"
+        self.fields(max_tokens=20)
+        for other in ids[1:]:
+            b.run(choose, "beside", other)
+            b.click("#go")
+            assert self.generated() == 20
+            for model, output in ((ids[0], "#output"), (other, "#other-output")):
+                body = {"model": model, "prompt": PROMPT, "max_tokens": 20, "seed": 7, "temperature": 0.8, "echo": True,
+                        "logprobs": 5, "return_match_lengths": True}
+                choice = http(self.server.url("/v1/completions"), body)["choices"][0]
+                assert b.text(output) == choice["text"], (model, b.text(output), choice["text"])
+                lengths = b.run("return [...document.querySelectorAll(arguments[0] + ' .token')]"
+                                ".map(t => Number(t.dataset.length))", output)
+                assert lengths == choice["match_lengths"], model
+        assert max(lengths) < 2, "the last is no table"
+        assert b.text("#other-name") == ids[-1] and "20 tokens, 0.0 %" in b.text("#other-figures")
+        self.readable("side by side")
+        self.shot("side-by-side")
+        b.run(choose, "beside", "")
+        b.click("#go")
+        assert self.generated() == 20
+        assert b.run("return document.getElementById('other').hidden")
+        self.done(f"{len(ids)} tables side by side, each text as the API's")
+
     def chats(self):
         b = self.browser
         b.click("#chat-kind")
@@ -379,6 +407,7 @@ def main():
             check = Check(server, browser, args.shots, args.axe)
             check.generates()
             check.points_and_arrows()
+            check.compares()
             if browser.run("return !document.getElementById('chat-kind').disabled"):
                 check.chats()
             check.themes()

@@ -2,7 +2,12 @@
 
 use std::{path::Path, process::Command};
 
-use integration_tests::{binaries::binaries, fixtures::fixtures, folders::copy_of, process::run};
+use integration_tests::{
+    binaries::binaries,
+    fixtures::fixtures,
+    folders::{copy_of, scratch},
+    process::run,
+};
 
 /// Whether a program can be started.
 fn installed(program: &str) -> bool {
@@ -21,16 +26,19 @@ fn the_page_generates_shades_explains_and_outlives_its_server() {
     }
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (f, table) = (fixtures(), copy_of(&fixtures().table));
+    let other = scratch("page").join("int4");
+    f.precompute(&f.model, &other, &["--dtype", "int4", "--store", "mapped"]);
     let server = format!(
-        "'{}' serve --model '{}' --table '{}' --chat-template '{}'",
+        "'{}' serve --model '{}' --table '{}' --table 'int4={}' --chat-template '{}'",
         binaries().decoder_service.display(),
         f.model.display(),
         table.display(),
+        other.display(),
         here.join("clients/chat_template.jinja").display()
     );
     let script = here.join("page/check.py");
     let mut command = Command::new("python3");
     command.arg(script).args(["--server", &server]);
     let said = run("page", command).success();
-    assert_eq!(said.matches("ok: ").count(), 10, "{said}");
+    assert_eq!(said.matches("ok: ").count(), 12, "{said}");
 }

@@ -23,7 +23,7 @@ pub struct Args {
 /// Runs `trainer benchmark`.
 ///
 /// # Errors
-/// Those of [`benchmark`].
+/// A file with mistakes, a model that cannot be read, or an evaluation that failed.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let report = benchmark(&args.file, &args.overrides, &args.out)?;
     output::line(report.trim_end())

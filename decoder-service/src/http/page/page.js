@@ -75,6 +75,7 @@ async function findModel() {
   try {
     const list = await (await call("/v1/models")).json();
     model = list.data[0];
+    showTables(list.data);
     const table = model.scone.max_n
       ? `f-grams of up to ${model.scone.max_n} tokens, table ${model.scone.table_id.slice(0, 8)} (${model.scone.embed_mode})`
       : "a plain model, no f-grams";
@@ -90,6 +91,19 @@ async function findModel() {
     byId("model").textContent = `${said}; trying again …`;
     setTimeout(findModel, 1000);
   }
+}
+
+// One choice a table, `none` among them; what was chosen stays chosen when a server comes back.
+function showTables(models) {
+  const options = () => models.map(({ id }) => element("option", { value: id }, id));
+  const fill = (select, made) => {
+    const { value } = select;
+    select.replaceChildren(...made);
+    if (made.some((option) => option.value === value)) select.value = value;
+  };
+  fill(byId("table"), options());
+  fill(byId("beside"), [element("option", { value: "" }, "nothing"), ...options()]);
+  byId("tables").hidden = models.length < 2;
 }
 
 function showLegend(maxN) {
@@ -121,6 +135,7 @@ function request() {
   }
   if (fields.stop.value) body.stop = fields.stop.value;
   if (fields.ignore_eos.checked) body.ignore_eos = true;
+  if (byId("table").value) body.model = byId("table").value;
   const prompt = byId("prompt").value;
   if (fields.kind.value === "chat") {
     body.messages = [{ role: "user", content: prompt }];
@@ -148,8 +163,12 @@ async function generate() {
   const { path, body } = request();
   try {
     figures.start();
+    const other = beside(path, body, signal);
+    // Awaited below; a failure before that is not unheard.
+    other.catch(() => {});
     const response = await call(path, body, signal);
     for await (const event of events(response.body)) take(event, figures);
+    await other;
     byId("announce").textContent = `Done: ${figures.generated} tokens.`;
   } catch (error) {
     if (error.name === "AbortError") byId("announce").textContent = "Stopped.";
@@ -162,6 +181,37 @@ async function generate() {
   running = null;
   byId("go").disabled = false;
   byId("stop").disabled = true;
+}
+
+// The same request to another table, in a column of its own; nothing when none was chosen.
+async function beside(path, body, signal) {
+  const other = byId("beside").value;
+  byId("other").hidden = !other;
+  byId("name").hidden = !other;
+  if (!other) return;
+  byId("name").textContent = body.model;
+  byId("other-name").textContent = other;
+  byId("other-output").replaceChildren();
+  byId("other-figures").textContent = "";
+  // Chosen here, so that both have it.
+  body.seed ??= Math.floor(Math.random() * 2 ** 32);
+  const response = await call(path, { ...body, model: other }, signal);
+  const text = new TextDecoder();
+  const count = { all: 0, matched: 0 };
+  for await (const event of events(response.body)) {
+    const choice = event.choices[0];
+    if (!choice) continue;
+    for (const token of choice.delta ? ofChat(choice) : ofCompletion(choice)) {
+      const kind = token.prompt ? "given" : "";
+      const said = text.decode(token.bytes, { stream: true });
+      const attributes = { class: `token ${kind} ${shade(token.length)}`, "data-length": String(token.length) };
+      byId("other-output").append(element("span", attributes, said));
+      if (token.prompt) continue;
+      count.all += 1;
+      if (token.length >= 2) count.matched += 1;
+    }
+  }
+  byId("other-figures").textContent = `${count.all} tokens, ${percent(count.matched, count.all)} chosen by the row of an f-gram.`;
 }
 
 // The data of server-sent events; an error event is thrown.
