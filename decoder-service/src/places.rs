@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -26,6 +29,8 @@ pub(crate) enum NoPlace {
     Full,
     /// The client has its share.
     OfClient,
+    /// Somebody waits until all are free: the service is shutting down.
+    Ending,
 }
 
 /// The places of an engine. Cloning is cheap.
@@ -36,6 +41,8 @@ pub(crate) struct Places {
     /// For those whose clients do not read: they keep nobody out.
     stalled: Arc<Semaphore>,
     clients: Arc<Mutex<HashMap<Client, usize>>>,
+    /// How many wait until nobody has a place: they get what is given back.
+    ending: Arc<AtomicUsize>,
     /// In all, and as many again for stalled ones.
     pub(crate) capacity: usize,
     pub(crate) per_client: usize,
@@ -67,6 +74,7 @@ impl Places {
             taken: Arc::new(Semaphore::new(capacity)),
             stalled: Arc::new(Semaphore::new(capacity)),
             clients: Arc::default(),
+            ending: Arc::default(),
             capacity,
             per_client,
         }
@@ -84,7 +92,11 @@ impl Places {
             None => None,
         };
         let permits = self.taken.clone().try_acquire_many_owned(n);
-        Ok((permits.map_err(|_| NoPlace::Full)?, share))
+        let permits = permits.map_err(|_| match self.ending.load(Ordering::Acquire) {
+            0 => NoPlace::Full,
+            _ => NoPlace::Ending,
+        });
+        Ok((permits?, share))
     }
 
     fn share(&self, n: usize, client: Client) -> Result<Share, NoPlace> {
@@ -112,12 +124,29 @@ impl Places {
         self.capacity - self.taken.available_permits()
     }
 
-    /// Resolves when nobody has a place.
+    /// Resolves when nobody has a place; nobody gets one meanwhile.
     pub(crate) async fn empty(&self) {
+        let _ending = Ending::new(&self.ending);
         // Never closed, so these cannot fail; and if they could, there would be nothing to wait for.
         let all = self.capacity as u32;
         let _taken = self.taken.acquire_many(all).await;
         let _stalled = self.stalled.acquire_many(all).await;
+    }
+}
+
+/// One who waits, until it is dropped.
+struct Ending<'a>(&'a AtomicUsize);
+
+impl<'a> Ending<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -150,5 +179,21 @@ mod tests {
         let one = Some(Client::Request(1));
         assert_eq!(places.take(1, one).unwrap_err(), NoPlace::Full);
         assert!(places.clients.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn while_somebody_waits_for_the_end_it_is_not_the_queue_that_is_full() {
+        let places = Places::new(4, 4);
+        let held = places.take(1, None).unwrap();
+        {
+            let end = std::pin::pin!(places.empty());
+            assert!(futures_util::poll!(end).is_pending());
+            assert!(matches!(places.take(1, None), Err(NoPlace::Ending)));
+        }
+        // Who no longer waits keeps nobody out.
+        let all = places.take(3, None).unwrap();
+        assert!(matches!(places.take(1, None), Err(NoPlace::Full)));
+        drop((held, all));
+        places.empty().await;
     }
 }

@@ -249,6 +249,7 @@ impl EngineHandle {
                 running_and_waiting: self.places.capacity,
                 retry_after,
             },
+            NoPlace::Ending => Error::Draining,
             NoPlace::OfClient => Error::ClientBusy {
                 most: self.places.per_client,
                 retry_after,
