@@ -7,6 +7,7 @@ use std::{
 };
 
 use scone_fgram::EncodedRow;
+use scone_model::sampling::no_numbers;
 use scone_model::{Decoder, Given, Giving, KvPool, Segment};
 use tracing::{error, warn};
 
@@ -294,7 +295,7 @@ impl Compute {
             let last_match = lengths.last().copied().unwrap_or(0);
             let (logits, prompt) = match giving(part) {
                 Giving::Best if samples => {
-                    let id = best.next().flatten().ok_or(Error::Internal)?;
+                    let id = best.next().flatten().ok_or_else(no_numbers)?;
                     return Ok((Some(best_token(id, last_match)), Vec::new()));
                 }
                 Giving::Best => return Ok((None, Vec::new())),

@@ -67,9 +67,7 @@ impl Sampler {
     pub fn sample(&mut self, logits: &mut [f32]) -> Result<Sampled> {
         let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         if !best.is_finite() || logits.iter().any(|x| x.is_nan()) {
-            return Err(Error::Argument(
-                "logits that are not numbers: the weights may be corrupt".into(),
-            ));
+            return Err(no_numbers());
         }
         let raw = self
             .params
@@ -160,6 +158,11 @@ impl Sampler {
         let last = candidates.iter().rev().find(|c| c.1 > 0.0);
         last.map_or(0, |c| c.0)
     }
+}
+
+/// Why nothing can be chosen from logits that are NaN, or of which none is finite.
+pub fn no_numbers() -> Error {
+    Error::Argument("logits that are not numbers: the weights may be corrupt".into())
 }
 
 /// The log probability of a token that is known, and of the `top` most probable ones, by the logits

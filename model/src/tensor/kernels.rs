@@ -2,7 +2,7 @@
 //! launched.
 #![expect(unsafe_code, reason = "kernels are launched with pointers")]
 
-use super::ragged::{Sizes, row_stride};
+use super::rows::{Sizes, row_stride};
 use crate::kv_blocks::KV_BLOCK_POSITIONS;
 use candle_core::backend::BackendStorage;
 use candle_core::builder_arg;

@@ -12,6 +12,7 @@ mod kernels;
 mod ops;
 mod pool;
 mod ragged;
+mod rows;
 mod select;
 mod step;
 

@@ -5,6 +5,7 @@
 //! loops, so that all but the kernels is tested without a GPU.
 
 use super::pool::slot;
+use super::rows::{Sizes, row_stride};
 use crate::error::{Error, Result};
 use crate::kv_blocks::{KV_BLOCK_POSITIONS, Part};
 use crate::layout::Heads;
@@ -22,15 +23,6 @@ pub(crate) struct Plan {
     /// rotary frequencies, as bits; then the lists of blocks.
     words: Tensor,
     sizes: Sizes,
-}
-
-/// What the kernels are told beside the words.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sizes {
-    pub(super) rows: usize,
-    /// Rotary frequencies; none of them without rotary positions.
-    pub(super) frequencies: usize,
-    pub(super) heads: Heads,
 }
 
 impl Plan {
@@ -270,14 +262,6 @@ fn value_offset(held: &Layout) -> candle_core::Result<usize> {
         candle_core::bail!("keys and values of a layer are in one piece");
     }
     Ok(slots * width)
-}
-
-/// Numbers of a row to the next one; the numbers of a row are neighbours.
-pub(super) fn row_stride(layout: &Layout) -> candle_core::Result<usize> {
-    match layout.stride() {
-        [stride, 1] => Ok(*stride),
-        _ => candle_core::bail!("rows of neighbours are wanted, not {layout:?}"),
-    }
 }
 
 /// Rows of numbers in host memory, of any float type.

@@ -1,34 +1,11 @@
 //! The flags for connections, the same for both services.
 
-use std::{fmt::Debug, marker::PhantomData, time::Duration};
+use std::{marker::PhantomData, time::Duration};
 
 use clap::Args;
 
-use super::{limits::ConnectionLimits, tls_args::TlsArgs};
+use super::{limits::ConnectionLimits, names::ConnectionNames, tls_args::TlsArgs};
 use crate::args::{parse_bytes, parse_duration};
-
-/// What differs between services: the environment variables of the flags, which have the
-/// service's prefix, and how long its calls run.
-pub trait ConnectionNames: Clone + Debug + Send + Sync + 'static {
-    /// Environment variable of `--max-connections`.
-    const MAX_CONNECTIONS: &'static str;
-    /// Environment variable of `--max-connection-age`.
-    const MAX_CONNECTION_AGE: &'static str;
-    /// Environment variable of `--max-connection-age-grace`.
-    const MAX_CONNECTION_AGE_GRACE: &'static str;
-    /// Environment variable of `--connection-silence`.
-    const CONNECTION_SILENCE: &'static str;
-    /// Environment variable of `--max-unfinished-bytes`.
-    const MAX_UNFINISHED_BYTES: &'static str;
-    /// Environment variable of `--tls-cert`.
-    const TLS_CERT: &'static str;
-    /// Environment variable of `--tls-key`.
-    const TLS_KEY: &'static str;
-    /// Environment variable of `--tls-client-ca`.
-    const TLS_CLIENT_CA: &'static str;
-    /// Default of `--max-connection-age-grace`.
-    const DEFAULT_GRACE: &'static str;
-}
 
 /// The connection flags, to be flattened into a service's own arguments.
 #[derive(Args, Clone, Debug)]

@@ -24,13 +24,15 @@
 mod args;
 mod http;
 mod limits;
+mod names;
 mod serve;
 mod socket;
 mod tls_args;
 mod transport;
 
-pub use args::{ConnectionArgs, ConnectionNames};
+pub use args::ConnectionArgs;
 pub use limits::{ConnectionLimits, ConnectionMetrics};
+pub use names::ConnectionNames;
 pub use serve::Connections;
 pub use socket::{cutter, ending, far_end};
 pub use tls_args::TlsArgs;

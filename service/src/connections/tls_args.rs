@@ -1,11 +1,11 @@
 //! The flags of TLS, the same for both services.
 
-use std::{fmt::Debug, marker::PhantomData, path::PathBuf};
+use std::{marker::PhantomData, path::PathBuf};
 
 use clap::Args;
 use scone_tls::{ServerFiles, ServerTls};
 
-use super::args::ConnectionNames;
+use super::names::ConnectionNames;
 
 /// The flags of TLS, part of [`ConnectionArgs`](super::ConnectionArgs).
 #[derive(Args, Clone, Debug)]

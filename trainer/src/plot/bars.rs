@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::chart::{colour, escaped};
+use super::chart::{colour, escaped, page};
 
 /// Bars that belong together.
 #[derive(Debug, Clone)]
@@ -34,11 +34,10 @@ pub(crate) fn bars(title: &str, names: &[&str], groups: &[Group]) -> String {
     let (height, bottom) = (top + HEIGHT + 40.0, top + HEIGHT);
     let of_group = BAR * names.len() as f64 + GAP;
     let width = (LEFT * 2.0 + of_group * groups.len() as f64).max(420.0);
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
-         viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"{LEFT}\" y=\"18\" font-weight=\"bold\">{}; the axis begins at {floor:.3}</text>\n",
+    let mut out = page(width, height);
+    let _ = writeln!(
+        out,
+        "<text x=\"{LEFT}\" y=\"18\" font-weight=\"bold\">{}; the axis begins at {floor:.3}</text>",
         escaped(title)
     );
     for (i, name) in names.iter().enumerate() {

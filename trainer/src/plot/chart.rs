@@ -55,11 +55,7 @@ pub(super) fn svg(charts: &[Chart], x: &str) -> String {
     });
     let legend = NAME * names.len() as f64 + 10.0;
     let height = legend + HEIGHT * charts.len() as f64;
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
-         viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
-    );
+    let mut out = page(WIDTH, height);
     for (i, name) in names.iter().enumerate() {
         let y = NAME * i as f64 + 16.0;
         let _ = writeln!(
@@ -77,6 +73,15 @@ pub(super) fn svg(charts: &[Chart], x: &str) -> String {
     }
     out.push_str("</svg>\n");
     out
+}
+
+/// The beginning of a picture on white.
+pub(super) fn page(width: f64, height: f64) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
+         viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
+    )
 }
 
 pub(super) fn colour(i: usize) -> &'static str {

@@ -17,7 +17,7 @@ use std::sync::{Once, OnceLock};
 
 use libc::{c_int, c_void, siginfo_t};
 
-use super::mapping::page_bytes;
+use super::page::page_bytes;
 
 /// The mapping that was watched last; each knows the one before it.
 static LAST: AtomicPtr<Range> = AtomicPtr::new(ptr::null_mut());

@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 #[cfg(target_os = "linux")]
 use super::lost_pages::Watch;
+use super::page::page_bytes;
 use crate::error::{Error, Result};
 
 /// Bytes of a file that are read, and hashed, at once: they stay in a core's cache in between.
@@ -194,13 +195,6 @@ impl Mapping {
     pub(crate) fn resident(&self, _first: usize, resident: &mut [u8]) {
         resident.fill(0);
     }
-}
-
-/// Bytes of a page of memory.
-pub(crate) fn page_bytes() -> usize {
-    // SAFETY: a question about the system without arguments that could be wrong.
-    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(bytes).unwrap_or(4096).max(1)
 }
 
 /// Makes an empty file `length` bytes long and takes its blocks on the disk.

@@ -8,6 +8,7 @@ mod lost_pages;
 pub(crate) mod manifest;
 pub(crate) mod mapping;
 pub(crate) mod names;
+pub(crate) mod page;
 pub(crate) mod prefetch;
 pub(crate) mod row_file;
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::ngram::NGram;
 use crate::table::disk::key_file::KeyFile;
 use crate::table::disk::manifest::Manifest;
-use crate::table::disk::mapping::page_bytes;
+use crate::table::disk::page::page_bytes;
 use crate::table::disk::row_file::{self, KIND, ROWS_AT};
 use crate::table::disk::sums::RowSum;
 use crate::table::disk::table_file::TableFile;

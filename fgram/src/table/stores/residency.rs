@@ -151,7 +151,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::table::disk::mapping::page_bytes;
+    use crate::table::disk::page::page_bytes;
 
     fn mapping(pages: usize) -> Mapping {
         let dir = tempfile::tempdir().unwrap();
