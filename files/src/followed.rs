@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, sha256_hex};
 
 /// Certificates, keys and lists are far below; something larger is another file.
 const MAX_BYTES: u64 = 1 << 20;
@@ -17,8 +17,9 @@ const MAX_BYTES: u64 = 1 << 20;
 pub struct Followed<T, E> {
     paths: Vec<PathBuf>,
     make: Make<T, E>,
-    /// What the files held when they were looked at last, or why they could not be read.
-    seen: Mutex<Result<Vec<Vec<u8>>, String>>,
+    /// SHA-256 of what the files held when they were looked at last, or why they could not be read:
+    /// secrets among them are not kept.
+    seen: Mutex<Result<Vec<String>, String>>,
     made: RwLock<Arc<T>>,
 }
 
@@ -50,7 +51,7 @@ impl<T, E: From<Error>> Followed<T, E> {
         Ok(Self {
             paths,
             make: Box::new(make),
-            seen: Mutex::new(Ok(contents)),
+            seen: Mutex::new(Ok(hashes(&contents))),
             made: RwLock::new(Arc::new(made)),
         })
     }
@@ -64,18 +65,18 @@ impl<T, E: From<Error>> Followed<T, E> {
     /// not for a network thread.
     pub fn refresh(&self) -> Refreshed<E> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let (now, failed) = match read_all(&self.paths) {
-            Ok(contents) => (Ok(contents), None),
-            Err(error) => (Err(format!("{error}: {}", error.source)), Some(error)),
+        let read = read_all(&self.paths);
+        let now = match &read {
+            Ok(contents) => Ok(hashes(contents)),
+            Err(error) => Err(format!("{error}: {}", error.source)),
         };
         if *seen == now {
             return Refreshed::Same;
         }
         *seen = now;
-        let made = match (&*seen, failed) {
-            (Ok(contents), _) => (self.make)(contents, Some(&self.current())),
-            (Err(_), Some(error)) => Err(error.into()),
-            (Err(_), None) => return Refreshed::Same,
+        let made = match read {
+            Ok(contents) => (self.make)(&contents, Some(&self.current())),
+            Err(error) => Err(error.into()),
         };
         match made {
             Ok(made) => {
@@ -92,6 +93,10 @@ impl<T, E> fmt::Debug for Followed<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Followed").field(&self.paths).finish()
     }
+}
+
+fn hashes(contents: &[Vec<u8>]) -> Vec<String> {
+    contents.iter().map(|bytes| sha256_hex(bytes)).collect()
 }
 
 fn read_all(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>> {
