@@ -2,11 +2,11 @@
 """Comparisons of SCONE on a small model: the headline, beside a plain model of twice its inference FLOPs, and
 the ladder, what sizes and seeds change and what controls come to.
 
-    benchmarks/headline/run.py --trainer trainer --data DIR --work DIR --out FILE ARM[:key=value]...
+    benchmarks/headline/run.py --trainer trainer --data DIR --work DIR --out FILE ARM[:key=value,...]...
 
-DIR of --data holds books, wiki and web as ../shared/data does. Arms run on one device, --jobs of them at a
-time. Each argument is an arm and what differs from its default; results come as JSON lines: one when an arm
-starts, its log as it grows, one when it ends. A run goes on where it was stopped.
+DIR of --data holds books, wiki and web as ../shared/data does. Each argument is an arm and what differs from its
+default; `NAME=ARM:...` gives a run another name. The runs are a `trainer sweep`, --jobs of them at a time: it goes on
+where it was stopped. --out gets JSON lines: a run's overrides, its log as it grows, what it came to.
 
     M            plain
     M2           plain, of more layers: twice M's inference FLOPs, output layer included
@@ -15,12 +15,15 @@ starts, its log as it grows, one when it ends. A run goes on where it was stoppe
     unigram      M with a trained row for each token, added to its embedding
     bigram       M with trained rows that the last two tokens are hashed to, added: control.rows of them
 
-`NAME=ARM:key=value,...` gives a run another name. Keys are those of --config.
+With --rates N, every arm is first trained for N tokens with each of its learning rates (RATES), and the arms' runs
+take the best one.
 """
 
 import argparse
+import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -43,66 +46,121 @@ ARMS = {
     "bigram": ["control={kind: bigram, rows: 500000}"],
 }
 WITH_FGRAMS = ("SCONE", "direct")
+LR = ("optimizer.lr", ("2e-3", "4e-3", "8e-3"))
+# Rows of controls are of the group of embeddings.
+RATES = {
+    "M": [LR],
+    "M2": [LR],
+    "SCONE": [LR, ("optimizer.groups.fgram_model", ("0.3", "1"))],
+    "direct": [LR, ("optimizer.groups.embeddings", ("1", "3"))],
+    "unigram": [LR],
+    "bigram": [LR, ("optimizer.groups.embeddings", ("1", "3"))],
+}
 
 
-class Runs:
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
+class Run:
+    def __init__(self, text: str) -> None:
+        """[NAME=]ARM[:key=value,...]"""
+        head, _, rest = text.partition(":")
+        name, _, arm = head.rpartition("=")
+        self.arm, self.name = arm, name or arm
+        self.overrides = [one for one in rest.split(",") if one]
+
+    def all_overrides(self, args: argparse.Namespace) -> list[str]:
+        fgrams = f"fgrams={args.fgrams}" if self.arm in WITH_FGRAMS else "fgrams=null"
+        return [fgrams, *ARMS[self.arm], *args.set, *self.overrides]
+
+
+class Lines:
+    """JSON lines, written by several threads."""
+
+    def __init__(self, path: str) -> None:
         self.lock = threading.Lock()
-        self.turns = threading.Semaphore(args.jobs or len(args.runs))
-        self.out = open(args.out, "a", encoding="utf-8")
+        self.file = open(path, "a", encoding="utf-8")
 
     def write(self, line: dict) -> None:
         with self.lock:
-            self.out.write(json.dumps(line) + "\n")
-            self.out.flush()
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
 
-    def command(self, run: str, arm: str, overrides: list[str]) -> list[str]:
-        args = self.args
-        ending = lambda name: "" if Path(args.data, name).is_dir() else ".jsonl.zst"
-        texts = lambda names: "[" + ",".join(f"{args.data}/{name}{ending(name)}" for name in names) + "]"
-        fgrams = f"fgrams={args.fgrams}" if arm in WITH_FGRAMS else "fgrams=null"
-        return [
-            *[args.trainer, "train", "--config", args.config],
-            *["--out", f"{args.work}/{run}", "--device", args.device, "--threads", str(args.threads)],
-            *["--log", "warn", f"data.train={texts(args.train)}", f"data.valid={texts(VALID)}"],
-            *[fgrams, *ARMS[arm], *overrides],
-        ]
 
-    def follow(self, run: str, log: Path, ended: threading.Event) -> None:
-        """Copies the run's log as it grows."""
-        seen = 0
-        while True:
-            last = ended.is_set()
-            lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-            for line in lines[seen:]:
-                self.write({"run": run, **json.loads(line)})
-            seen = len(lines)
-            if last:
-                return
-            ended.wait(5)
+def follow(run: str, log: Path, lines: Lines, ended: threading.Event) -> None:
+    """Copies a run's log as it grows."""
+    seen = 0
+    while True:
+        last = ended.is_set()
+        text = log.read_text(encoding="utf-8") if log.exists() else ""
+        whole = text[: text.rfind("\n") + 1].splitlines()
+        for line in whole[seen:]:
+            lines.write({"run": run, **json.loads(line)})
+        seen = len(whole)
+        if last:
+            return
+        ended.wait(5)
 
-    def run(self, name: str) -> None:
-        with self.turns:
-            self.run_now(name)
 
-    def run_now(self, name: str) -> None:
-        run, _, rest = name.partition("=") if "=" in name.split(":")[0] else (None, None, name)
-        arm, _, overrides = rest.partition(":")
-        run = run or arm
-        overrides = [one for one in overrides.split(",") if one]
-        self.write({"run": run, "arm": arm, "overrides": ARMS[arm] + overrides, "device": self.args.device})
-        log, ended = Path(self.args.work, run, "log.jsonl"), threading.Event()
-        follower = threading.Thread(target=self.follow, args=(run, log, ended))
+def sweep(args: argparse.Namespace, runs: list[Run], work: Path, lines: Lines) -> dict[str, dict]:
+    """Makes the runs; what each came to, by name."""
+    ending = lambda name: "" if Path(args.data, name).is_dir() else ".jsonl.zst"
+    texts = lambda names: "[" + ",".join(f"{args.data}/{name}{ending(name)}" for name in names) + "]"
+    common = [f"data.train={texts(args.train)}", f"data.valid={texts(VALID)}"]
+    parts = [(work / f"part-{i}", runs[i :: args.processes]) for i in range(min(args.processes, len(runs)))]
+    ended = threading.Event()
+    processes, followers = [], []
+    for part, own in parts:
+        part.mkdir(parents=True, exist_ok=True)
+        spec = {"config": args.config, "set": common, "runs": {run.name: run.all_overrides(args) for run in own}}
+        # JSON is YAML.
+        (part / "sweep.yaml").write_text(json.dumps(spec, indent=1), encoding="utf-8")
+        for run in own:
+            lines.write({"run": run.name, "arm": run.arm, "overrides": run.all_overrides(args), "device": args.device})
+            log = part / "runs" / run.name / "log.jsonl"
+            followers.append(threading.Thread(target=follow, args=(run.name, log, lines, ended)))
+        command = [args.trainer, "sweep", str(part / "sweep.yaml"), "--out", str(part), "--log", "warn"]
+        jobs = min(len(own), -(-args.jobs // args.processes))
+        command += ["--jobs", str(jobs), "--device", args.device]
+        processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+    for follower in followers:
         follower.start()
-        began = time.time()
-        process = subprocess.run(self.command(run, arm, overrides), capture_output=True, text=True)
-        ended.set()
+    for process in processes:
+        try:
+            process.wait(max(1, args.deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            # Runs leave a checkpoint; the same command goes on from there.
+            process.send_signal(signal.SIGTERM)
+    for process in processes:
+        process.wait()
+    ended.set()
+    for follower in followers:
         follower.join()
-        end = {"run": run, "ended": process.returncode, "wall_s": round(time.time() - began, 1)}
-        if process.returncode:
-            end["stderr"] = process.stderr[-2000:]
-        self.write(end)
+    came_to = {}
+    for part, _ in parts:
+        results = part / "results.jsonl"
+        for line in results.read_text(encoding="utf-8").splitlines() if results.exists() else []:
+            line = json.loads(line)
+            came_to[line["run"]] = line
+            lines.write({"ended": "error" not in line, **line, "overrides": line["overrides"][len(common) :]})
+    return came_to
+
+
+def best_rates(args: argparse.Namespace, arms: set[str], lines: Lines) -> dict[str, list[str]]:
+    """The overrides of the best of each arm's learning rates."""
+    runs = []
+    for arm in sorted(arms):
+        for values in itertools.product(*(values for _, values in RATES[arm])):
+            rates = [f"{key}={value}" for (key, _), value in zip(RATES[arm], values)]
+            short = ",".join([f"training.tokens={args.rates}", "training.eval_every=0", *args.rates_set, *rates])
+            runs.append(Run(f"{'-'.join(['rates', arm, *values])}={arm}:{short}"))
+    came_to = sweep(args, runs, Path(args.work, "rates"), lines)
+    best = {}
+    for arm in arms:
+        own = [run for run in runs if run.arm == arm and "valid_nats_per_token" in came_to.get(run.name, {})]
+        if not own:
+            sys.exit(f"no learning rate of {arm} was measured")
+        found = min(own, key=lambda run: came_to[run.name]["valid_nats_per_token"])
+        best[arm] = found.overrides[-len(RATES[arm]) :]
+        lines.write({"best_rates_of": arm, "overrides": best[arm]})
+    return best
 
 
 def main() -> None:
@@ -111,26 +169,31 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--config", default="benchmarks/headline/headline.yaml")
     parser.add_argument("--train", type=lambda s: s.split(","), default=TRAIN, help="texts below --data, without endings, or what `trainer tokenize` wrote there")
-    parser.add_argument("--jobs", type=int, help="arms at a time; default: all")
-    parser.add_argument("--fgrams", help="f-gram set of SCONE arms")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an override of all runs")
+    parser.add_argument("--rates", type=int, metavar="TOKENS", help="choose learning rates by runs of this length")
+    parser.add_argument("--rates-set", action="append", default=[], metavar="KEY=VALUE", help="an override of those")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--processes", type=int, default=1, help="sweeps that share the runs; several are quicker on a GPU under MPS, and slower without")
+    parser.add_argument("--limit", type=float, default=1e9, metavar="SECONDS", help="stop then, to go on another time")
+    parser.add_argument("--fgrams", help="f-gram set of SCONE and direct")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 1) // 4))
-    parser.add_argument("runs", nargs="+", metavar="ARM")
+    parser.add_argument("runs", nargs="+", metavar="ARM", type=Run)
     args = parser.parse_args()
-    for name in args.runs:
-        arm = name.split(":")[0].split("=")[-1]
-        if arm not in ARMS:
-            sys.exit(f"{arm} is no arm: {', '.join(ARMS)}")
-        if arm in WITH_FGRAMS and not args.fgrams:
-            sys.exit(f"{arm} needs --fgrams")
-    runs = Runs(args)
-    threads = [threading.Thread(target=runs.run, args=(name,)) for name in args.runs]
-    for thread in threads:
-        thread.start()
-        # In the order of the arguments.
-        time.sleep(0.05)
-    for thread in threads:
-        thread.join()
+    args.deadline = time.monotonic() + args.limit
+    for run in args.runs:
+        if run.arm not in ARMS:
+            sys.exit(f"{run.arm} is no arm: {', '.join(ARMS)}")
+        if run.arm in WITH_FGRAMS and not args.fgrams:
+            sys.exit(f"{run.arm} needs --fgrams")
+    lines = Lines(args.out)
+    if args.rates:
+        best = best_rates(args, {run.arm for run in args.runs}, lines)
+        for run in args.runs:
+            run.overrides = best[run.arm] + run.overrides
+    came_to = sweep(args, args.runs, Path(args.work), lines)
+    missing = [run.name for run in args.runs if "valid_nats_per_token" not in came_to.get(run.name, {})]
+    if missing:
+        sys.exit(f"not ended: {', '.join(missing)}")
 
 
 if __name__ == "__main__":

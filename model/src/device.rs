@@ -45,6 +45,8 @@ impl DeviceChoice {
                 let device = Device::new_cuda_with_stream(number)
                     .map_err(|error| refused(error.to_string()))?;
                 all_on_one_stream(&device);
+                keep_freed_memory(&device)
+                    .map_err(|error| refused(format!("its memory pool: {error}")))?;
                 Ok(device)
             }
         }
@@ -65,6 +67,35 @@ fn all_on_one_stream(device: &Device) {
         // Nothing has been allocated yet.
         unsafe { device.disable_event_tracking() };
     }
+}
+
+/// Leaves freed memory with this process: the driver would take it back whenever the host waits for the
+/// device, which every step does, and map it anew in the next.
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+#[cfg_attr(
+    feature = "cuda",
+    expect(unsafe_code, reason = "cudarc has no safe call")
+)]
+fn keep_freed_memory(device: &Device) -> candle_core::Result<()> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        use candle_core::cuda_backend::{WrapErr, cudarc::driver::sys};
+        let stream = device.cuda_stream();
+        let mut pool = std::ptr::null_mut();
+        let mut threshold = u64::MAX;
+        // SAFETY: the device exists; the pool and the threshold, a 64-bit number as this attribute wants
+        // it, are read and written during the calls only.
+        unsafe {
+            sys::cuDeviceGetDefaultMemPool(&raw mut pool, stream.context().cu_device())
+                .result()
+                .w()?;
+            let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast())
+                .result()
+                .w()?;
+        }
+    }
+    Ok(())
 }
 
 /// Host memory: where files are read to and numbers are drawn, whatever device they go to.

@@ -1,12 +1,25 @@
 //! Rows from embed-services over gRPC: the client of the embed tier, made blocking.
 
-use std::sync::Arc;
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::{Duration, Instant},
+};
 
 use scone_embed_client::{ConnectError, EmbedClient, Monitor, Options};
 use tokio::{runtime::Handle, task::JoinSet};
 
 use super::{Answers, EmbedTier, Lookup, LookupBatch, LookupError, Pending, TableFacts, TableName};
 use crate::error::Error;
+
+/// How long an answer is watched for before the thread sleeps: some round trips on one machine. A
+/// processor that sleeps takes longer to wake than a look-up takes, and every decoding step waits for one.
+const WATCH: Duration = Duration::from_millis(1);
 
 /// The embed tier behind addresses.
 #[derive(Debug)]
@@ -47,7 +60,7 @@ impl EmbedTier for Remote {
         let lookups = lookups.iter_mut();
         let lookups = lookups.map(|Lookup { table, batch, out }| (&***table, *batch, &mut **out));
         let mut lookups: Vec<_> = lookups.collect();
-        self.runtime.block_on(self.client.lookup_all(&mut lookups));
+        wait(&self.runtime, self.client.lookup_all(&mut lookups));
     }
 
     fn begin(&mut self, lookups: Vec<(Arc<TableFacts>, LookupBatch)>) -> Option<Pending> {
@@ -67,12 +80,43 @@ impl EmbedTier for Remote {
         );
         let runtime = self.runtime.clone();
         Some(Box::new(move || {
-            match runtime.block_on(task.join_next()) {
+            match wait(&runtime, task.join_next()) {
                 Some(Ok(answers)) => answers,
                 // The runtime ends, or the look-up panicked.
                 None | Some(Err(_)) => positions.into_iter().map(broken_off).collect(),
             }
         }))
+    }
+}
+
+/// Runs `future` to its end on this thread, which first watches for it, giving way to others that
+/// want the processor, and then sleeps.
+fn wait<F: Future>(runtime: &Handle, future: F) -> F::Output {
+    let mut future = pin!(future);
+    let woken = Arc::new(Woken(AtomicBool::new(true)));
+    let waker = Waker::from(Arc::clone(&woken));
+    let started = Instant::now();
+    // For timers and tasks of the future.
+    let entered = runtime.enter();
+    while started.elapsed() < WATCH {
+        if woken.0.swap(false, Ordering::Acquire) {
+            let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+            if let Poll::Ready(output) = polled {
+                return output;
+            }
+        }
+        std::thread::yield_now();
+    }
+    drop(entered);
+    runtime.block_on(future)
+}
+
+/// Whether a future has something to do.
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Release);
     }
 }
 
@@ -82,4 +126,30 @@ fn broken_off(positions: usize) -> Answers {
     let error = LookupError::Unavailable("the look-up was broken off".into());
     answers.fail(0..positions, &error);
     answers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_for_what_comes_at_once_soon_or_late() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        let handle = runtime.handle();
+        assert_eq!(wait(handle, async { 1 }), 1);
+        for delay in [WATCH / 10, 10 * WATCH] {
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            runtime.spawn(async move {
+                tokio::time::sleep(delay).await;
+                sender.send(delay)
+            });
+            assert_eq!(wait(handle, receiver), Ok(delay));
+            // Timers of the future itself.
+            wait(handle, async move { tokio::time::sleep(delay).await });
+        }
+    }
 }

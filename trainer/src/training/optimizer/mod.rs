@@ -3,15 +3,17 @@
 //!
 //! Decoupled weight decay (Loshchilov & Hutter, "Decoupled Weight Decay Regularization"), applied
 //! to matrices only. Parameters in this process's memory are updated by one fused pass, others by
-//! tensor operations on their device. Every parameter keeps its storage, so tensors that share it
+//! kernels on their device. Every parameter keeps its storage, so tensors that share it
 //! see the new values.
 
 mod coefficients;
-mod composed;
 mod fused;
 mod groups;
+#[cfg(feature = "cuda")]
+mod kernels;
 mod moments;
 mod muon;
+mod on_device;
 
 use std::collections::BTreeMap;
 
@@ -153,7 +155,7 @@ impl Optimizer {
             let step = step.for_rank(var.rank());
             match state {
                 State::Host(moments) => fused::update(var, grad, moments, step)?,
-                State::Device(moments) => composed::update(var, grad, moments, step)?,
+                State::Device(moments) => on_device::update(var, grad, moments, step)?,
                 State::Momentum(momentum) => matrices.push((var, grad, momentum, step)),
             }
         }
@@ -171,7 +173,7 @@ impl Optimizer {
                 State::Host(_) | State::Momentum(_) => sum += fused::sum_of_squares(grad)?,
             }
         }
-        Ok(sum + composed::sum_of_squares(&elsewhere)?)
+        Ok(sum + on_device::sum_of_squares(&elsewhere)?)
     }
 }
 

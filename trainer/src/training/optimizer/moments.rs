@@ -17,17 +17,10 @@ pub struct Moments {
 pub(super) enum State {
     /// AdamW's, of a parameter in this process's memory.
     Host(HostMoments),
-    /// AdamW's, of a parameter elsewhere; tensors of its shape, beside it.
-    Device(DeviceMoments),
+    /// AdamW's, of a parameter of N elements elsewhere; both, `(2, N)`, beside it.
+    Device(Tensor),
     /// Muon's: the running mean of the gradient, of the parameter's shape and beside it.
     Momentum(Tensor),
-}
-
-/// Moments as tensors.
-#[derive(Debug)]
-pub(super) struct DeviceMoments {
-    pub(super) first: Tensor,
-    pub(super) second: Tensor,
 }
 
 /// Moments as plain numbers.
@@ -50,13 +43,14 @@ impl State {
         Self::zeros_on_device(var)
     }
 
-    /// Zeros as tensors, wherever `var` is.
+    /// Zeros as a tensor, wherever `var` is.
     pub(super) fn zeros_on_device(var: &Var) -> Result<Self> {
-        let zeros = || Tensor::zeros(var.shape(), var.dtype(), var.device());
-        Ok(Self::Device(DeviceMoments {
-            first: zeros()?,
-            second: zeros()?,
-        }))
+        let both = (2, var.elem_count());
+        Ok(Self::Device(Tensor::zeros(
+            both,
+            var.dtype(),
+            var.device(),
+        )?))
     }
 
     /// Muon's zeros, where `var` is.
@@ -73,9 +67,10 @@ impl State {
                 first: tensor(&own.first)?,
                 second: Some(tensor(&own.second)?),
             },
+            // Copies: these change with the next step.
             Self::Device(own) => Moments {
-                first: own.first.flatten_all()?,
-                second: Some(own.second.flatten_all()?),
+                first: own.get(0)?.copy()?,
+                second: Some(own.get(1)?.copy()?),
             },
             Self::Momentum(own) => Moments {
                 first: own.flatten_all()?,
@@ -105,8 +100,8 @@ impl State {
                 own.second = numbers(second)?.flatten_all()?.to_vec1()?;
             }
             (Self::Device(own), Some(second)) => {
-                own.first = first;
-                own.second = numbers(second)?;
+                let both = [first.flatten_all()?, numbers(second)?.flatten_all()?];
+                *own = Tensor::stack(&both, 0)?;
             }
             (Self::Momentum(own), None) => *own = first,
             (_, _) => bail!("it is that of another optimizer.kind"),

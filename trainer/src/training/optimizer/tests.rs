@@ -160,7 +160,7 @@ fn large_parameters_are_updated_as_small_ones() {
 
 /// The update for parameters on other devices, on the one device that is always there.
 #[test]
-fn tensor_operations_update_as_the_fused_pass_does() {
+fn parameters_on_a_device_are_updated_as_by_the_fused_pass() {
     let start: Vec<f32> = (0..60).map(|i| (i as f32 * 0.7).sin()).collect();
     let make = |zeros: fn(&Var) -> Result<State>| {
         let (matrix, vector) = (var(&start, &[5, 12]), var(&start[..7], &[7]));
@@ -176,12 +176,12 @@ fn tensor_operations_update_as_the_fused_pass_does() {
         (matrix, vector, optimizer)
     };
     let (matrix, vector, mut fused) = make(State::zeros);
-    let (other_matrix, other_vector, mut composed) = make(State::zeros_on_device);
+    let (other_matrix, other_vector, mut on_device) = make(State::zeros_on_device);
     for step in 0..4 {
         if step == 2 {
             // What one saves, the other goes on from.
-            composed.restore(2, fused.moments().unwrap()).unwrap();
-            fused.restore(2, composed.moments().unwrap()).unwrap();
+            on_device.restore(2, fused.moments().unwrap()).unwrap();
+            fused.restore(2, on_device.moments().unwrap()).unwrap();
         }
         let weights = |n: usize| -> Vec<f32> {
             (0..n)
@@ -191,14 +191,14 @@ fn tensor_operations_update_as_the_fused_pass_does() {
         let own = gradients(&[(&matrix, weights(60)), (&vector, weights(7))]);
         let other = gradients(&[(&other_matrix, weights(60)), (&other_vector, weights(7))]);
         let norm = fused.update(&own, 0.1).unwrap().grad_norm;
-        let other_norm = composed.update(&other, 0.1).unwrap().grad_norm;
+        let other_norm = on_device.update(&other, 0.1).unwrap().grad_norm;
         assert!(
             (norm / other_norm - 1.0).abs() < 1e-6,
             "{norm} {other_norm}"
         );
     }
-    for (fused, composed) in [(&matrix, &other_matrix), (&vector, &other_vector)] {
-        for (a, b) in values(fused).iter().zip(values(composed)) {
+    for (fused, on_device) in [(&matrix, &other_matrix), (&vector, &other_vector)] {
+        for (a, b) in values(fused).iter().zip(values(on_device)) {
             assert!((a - b).abs() < 1e-5, "{a} {b}");
         }
         assert_ne!(values(fused)[1], start[1]);
