@@ -11,7 +11,7 @@ use std::{
 };
 
 use scone_proto::decoder::v1::{
-    GenerateRequest, GenerateResponse, GetModelInfoRequest, GetModelInfoResponse, Table,
+    ExplainRequest, ExplainResponse, GenerateRequest, GenerateResponse, GetModelInfoRequest, GetModelInfoResponse, Table,
     decoder_service_server,
 };
 use scone_service::connections::far_end;
@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status};
 
 pub use self::auth::authenticated;
 use crate::{
+    explain::{DEFAULT_TOP, explain},
     intake::{Deltas, Intake},
     keys::Key,
     places::Client,
@@ -52,6 +53,21 @@ impl decoder_service_server::DecoderService for DecoderService {
         let draft = convert::draft(request.into_inner(), client, key);
         let deltas = self.intake.start(draft, deadline).await?;
         Ok(Response::new(Messages(deltas)))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<ExplainRequest>,
+    ) -> Result<Response<ExplainResponse>, Status> {
+        let deadline = convert::timeout(request.metadata()).map(|limit| Instant::now() + limit);
+        let client = far_end(request.extensions()).map(Client::Connection);
+        let key = request.extensions().get::<Arc<Key>>().cloned();
+        let request = request.into_inner();
+        let top = request.top.unwrap_or(DEFAULT_TOP);
+        let draft = convert::draft_to_explain(request, client, key);
+        let explanation = explain(&self.intake, draft, top, deadline).await?;
+        let response = convert::explanation(self.intake.info(), explanation)?;
+        Ok(Response::new(response))
     }
 
     async fn get_model_info(

@@ -10,9 +10,10 @@ use crate::{
 const TEMPLATE: &str = "{% for m in messages %}{{ m.content }}{% endfor %}";
 
 /// Where a schema's fields are read.
-const REQUESTS: [(&str, &str); 4] = [
+const REQUESTS: [(&str, &str); 5] = [
     ("/v1/completions", "CompletionRequest"),
     ("/v1/chat/completions", "ChatCompletionRequest"),
+    ("/v1/fgrams/explain", "ExplainRequest"),
     ("/tokenize", "TokenizeRequest"),
     ("/detokenize", "DetokenizeRequest"),
 ];
@@ -142,6 +143,15 @@ async fn answers_have_the_fields_described() {
             names(&answer["usage"]["scone"]),
             names(&usage["scone"]["properties"])
         );
+    }
+    let body = smallest("/v1/fgrams/explain");
+    let answer = post(service.http, "/v1/fgrams/explain", &body).await.json();
+    let described = properties(&openapi, "Explanation");
+    assert_eq!(names(&answer), names(&json!(described)));
+    assert_eq!(names(&answer["fgram"]), names(&described["fgram"]["properties"]));
+    let probable = json!(properties(&openapi, "Probable"));
+    for list in ["with_row", "with_token_embedding"] {
+        assert_eq!(names(&answer[list][0]), names(&probable));
     }
     let model = get(service.http, "/v1/models/tiny").await.json();
     assert_eq!(names(&model), names(&json!(properties(&openapi, "Model"))));
