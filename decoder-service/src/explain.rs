@@ -15,7 +15,7 @@ use crate::{
     error::Error,
     intake::Intake,
     ranks::Ranked,
-    request::{Draft, Prompt},
+    request::{Draft, Prompt, TableChoice},
     sequence::{Finish, GeneratedToken},
 };
 
@@ -49,7 +49,7 @@ pub struct Explanation {
 pub struct Fgram {
     /// Its token ids.
     pub ids: Vec<u32>,
-    /// `None` when its set is not known here.
+    /// `None` when its set is not known here, or does not have it.
     pub ranked: Option<Ranked>,
 }
 
@@ -121,6 +121,35 @@ pub async fn explain(
     }
     let problem = "the table was switched again and again".to_owned();
     Err(LookupError::Unavailable(problem).into())
+}
+
+/// An f-gram of a table with its rank and counts, without any run of the model.
+///
+/// # Errors
+/// When there is no such table, or the ids cannot be an f-gram.
+pub async fn describe(intake: &Intake, table: Option<&str>, ids: Vec<u32>) -> Result<Fgram, Error> {
+    let (model, problem) = (intake.info(), |problem: String| Error::InvalidField {
+        field: "token_ids",
+        problem,
+    });
+    intake.check_table(table)?;
+    let most = model.max_n.unwrap_or(0).max(2);
+    if !(2..=most).contains(&ids.len()) {
+        let got = ids.len();
+        return Err(problem(format!("has {got} ids; an f-gram has 2 to {most}")));
+    }
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= model.vocab_size) {
+        let most = model.vocab_size;
+        return Err(problem(format!("has the id {id}; ids are below {most}")));
+    }
+    let facts = match TableChoice::read(table)? {
+        TableChoice::None => None,
+        TableChoice::Named(name) => intake.tier().table(&name),
+    };
+    Ok(Fgram {
+        ranked: ranked(intake, facts.as_deref(), &ids).await,
+        ids,
+    })
 }
 
 async fn ranked(intake: &Intake, table: Option<&TableFacts>, ids: &[u32]) -> Option<Ranked> {

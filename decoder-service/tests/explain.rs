@@ -110,10 +110,7 @@ fn what_is_computed_so_is_for_nobody_else() {
     engine.run(scored(&asked, true));
     let after = engine.run(continued(&longer, 12));
     assert_eq!(after.finish.usage.cached_tokens, 0);
-    assert_eq!(
-        (&after.ids, top(&after)),
-        (&untouched.ids, top(&untouched))
-    );
+    assert_eq!((&after.ids, top(&after)), (&untouched.ids, top(&untouched)));
     // Nor does it take anything from others that is not the same for it.
     let again = engine.run(scored(&asked, true));
     assert_eq!(again.finish.usage.cached_tokens, 16);

@@ -1,4 +1,5 @@
-//! `POST /v1/fgrams/explain`: what the f-gram did that ends where a text does.
+//! `POST /v1/fgrams/explain`: what the f-gram did that ends where a text does; `/v1/fgrams/describe`:
+//! which place it has among all.
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use super::{
     respond::json_response,
 };
 use crate::{
+    error::Error,
     explain::{self, DEFAULT_TOP, Explanation, Fgram, Prediction},
     keys::Key,
     model::ModelInfo,
@@ -49,6 +51,30 @@ impl Question {
             model: f.take("model")?,
         })
     }
+}
+
+/// `POST /v1/fgrams/describe`: an f-gram's text, rank and counts. The ids, and the model asked for.
+pub(super) fn read_fgram(mut fields: Fields) -> Result<(Vec<u32>, Option<String>), Refusal> {
+    let ids = fields.take("token_ids")?;
+    let problem = "is missing; the ids of an f-gram are needed";
+    let ids = ids.ok_or_else(|| Refusal::field("token_ids", problem))?;
+    Ok((ids, fields.take("model")?))
+}
+
+/// Answers it.
+pub(super) async fn described(
+    ready: &Ready,
+    (ids, model): (Vec<u32>, Option<String>),
+) -> Result<Value, Refusal> {
+    let intake = &ready.intake;
+    let table = table_of(intake, model.as_deref())?;
+    let described = explain::describe(intake, table.as_deref(), ids).await;
+    // Texts and ids are prompts in other requests.
+    let fgram = described.map_err(|error| match error {
+        Error::InvalidField { field, problem } => Refusal::field(field, problem),
+        error => error.into(),
+    })?;
+    of(intake.info(), &fgram)
 }
 
 /// Answers a request.

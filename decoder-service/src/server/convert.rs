@@ -5,8 +5,7 @@ use std::{sync::Arc, time::Duration};
 use minijinja::Value;
 use scone_proto::decoder::v1::{
     self as proto, ExplainRequest, ExplainResponse, FinishReason as ProtoReason, GenerateRequest,
-    GenerateResponse,
-    SamplingParameters, explain_request, finish::StoppedBy, generate_request,
+    GenerateResponse, SamplingParameters, explain_request, finish::StoppedBy, generate_request,
 };
 use tonic::metadata::MetadataMap;
 
@@ -112,7 +111,7 @@ pub(super) fn explanation(
     })
 }
 
-fn fgram(model: &ModelInfo, fgram: Fgram) -> Result<proto::Fgram, Error> {
+pub(super) fn fgram(model: &ModelInfo, fgram: Fgram) -> Result<proto::Fgram, Error> {
     Ok(proto::Fgram {
         text: model.spelled(&fgram.ids)?,
         token_ids: fgram.ids,

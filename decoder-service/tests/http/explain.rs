@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use decoder_service::config::EmbedSource;
 use scone_fgram::{FgramSet, table::NamedDir};
 use scone_proto::decoder::v1::{
-    ExplainRequest, ExplainResponse, TokenIds, TokenLogprob, explain_request::Prompt,
+    DescribeFgramRequest, ExplainRequest, ExplainResponse, TokenIds, TokenLogprob,
+    explain_request::Prompt,
 };
 use serde_json::{Value, json};
 use tonic::{Code, Status};
@@ -119,7 +120,10 @@ async fn an_fgram_is_shown_with_its_rank_and_count_and_both_predictions() {
     assert_eq!(of_grpc(&grpc.with_token_embedding), without);
     assert_eq!(answer["table_id"], grpc.table_id.as_str());
     let grpc = grpc.fgram.unwrap();
-    assert_eq!((grpc.token_ids.as_slice(), &json!(grpc.text)), (own, &fgram["text"]));
+    assert_eq!(
+        (grpc.token_ids.as_slice(), &json!(grpc.text)),
+        (own, &fgram["text"])
+    );
     let grpc = grpc.rank.unwrap();
     assert_eq!((grpc.rank, grpc.count), (rank, expected.count));
     assert_eq!(grpc.set_size, set.len() as u64);
@@ -131,9 +135,16 @@ async fn without_an_fgram_the_token_embedding_is_all_there_is() {
     let ids = encode(TEXT);
     // No table, and a beginning at which none can end.
     for (model, table, prompt) in [("tiny:none", "none", &ids[..]), ("tiny", "", &ids[..1])] {
-        let answer = explain(&service, json!({"model": model, "prompt": prompt, "top": 5})).await;
+        let answer = explain(
+            &service,
+            json!({"model": model, "prompt": prompt, "top": 5}),
+        )
+        .await;
         assert_eq!(answer["model"], model);
-        assert_eq!((&answer["fgram"], &answer["with_row"]), (&Value::Null, &Value::Null));
+        assert_eq!(
+            (&answer["fgram"], &answer["with_row"]),
+            (&Value::Null, &Value::Null)
+        );
         let said = predicted(&answer["with_token_embedding"]);
         let logprobs: Vec<f32> = said.iter().map(|one| one.1).collect();
         assert_eq!(logprobs, completed(&service, model, prompt).await);
@@ -162,8 +173,40 @@ async fn ranks_are_those_of_the_tables_own_set_or_unknown() {
     }
     let grpc = over_grpc(&service, prompt, "small").await.unwrap();
     assert!(grpc.fgram.unwrap().rank.is_none());
+    // As it is described on its own.
+    for (model, table, of) in [("tiny", "", &known), ("tiny:small", "small", &other)] {
+        let body = json!({"model": model, "token_ids": often});
+        let described = post(service.http, "/v1/fgrams/describe", &body).await;
+        assert_eq!(described.json(), of["fgram"]);
+        let request = DescribeFgramRequest {
+            token_ids: often.to_vec(),
+            table: table.to_owned(),
+        };
+        let grpc = service.grpc().await.describe_fgram(request).await.unwrap();
+        let grpc = grpc.into_inner().fgram.unwrap();
+        assert_eq!(json!(grpc.text), described.json()["text"]);
+        assert_eq!(
+            json!(grpc.rank.map(|rank| rank.match_count)),
+            described.json()["match_count"]
+        );
+    }
+    let unseen = post(
+        service.http,
+        "/v1/fgrams/describe",
+        &json!({"token_ids": [7, 7]}),
+    )
+    .await;
+    assert_eq!(unseen.json()["rank"], Value::Null);
+    for wrong in [json!([7]), json!([7, 7, 7, 7]), json!([7, 261]), json!("7")] {
+        let body = json!({"token_ids": wrong});
+        let refused = post(service.http, "/v1/fgrams/describe", &body).await;
+        assert_eq!(refused.error()["param"], "token_ids", "{}", refused.body);
+    }
     // Without the token before, it is another f-gram, or none.
-    assert_ne!(known["fgram"], explain(&service, json!({"prompt": ids})).await["fgram"]);
+    assert_ne!(
+        known["fgram"],
+        explain(&service, json!({"prompt": ids})).await["fgram"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -183,7 +226,12 @@ async fn what_cannot_be_explained_is_refused_by_name() {
         assert_eq!(answer.status, 400, "{}", answer.body);
         assert_eq!(answer.error()["param"], field, "{}", answer.body);
     }
-    let answer = post(service.http, PATH, &json!({"prompt": "a", "model": "tiny:news"})).await;
+    let answer = post(
+        service.http,
+        PATH,
+        &json!({"prompt": "a", "model": "tiny:news"}),
+    )
+    .await;
     assert_eq!(answer.error()["code"], "model_not_found");
     let refused = over_grpc(&service, &[1], "news").await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);
@@ -193,5 +241,8 @@ async fn what_cannot_be_explained_is_refused_by_name() {
     // Both protocols take the places that everybody takes, and give them back.
     assert_eq!(service.metric("scone_decoder_running").await, 0.0);
     let metrics = get(service.http, "/metrics").await.body;
-    assert!(metrics.contains("outcome=\"invalid_argument\""), "{metrics}");
+    assert!(
+        metrics.contains("outcome=\"invalid_argument\""),
+        "{metrics}"
+    );
 }

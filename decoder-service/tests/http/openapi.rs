@@ -10,10 +10,11 @@ use crate::{
 const TEMPLATE: &str = "{% for m in messages %}{{ m.content }}{% endfor %}";
 
 /// Where a schema's fields are read.
-const REQUESTS: [(&str, &str); 5] = [
+const REQUESTS: [(&str, &str); 6] = [
     ("/v1/completions", "CompletionRequest"),
     ("/v1/chat/completions", "ChatCompletionRequest"),
     ("/v1/fgrams/explain", "ExplainRequest"),
+    ("/v1/fgrams/describe", "DescribeFgramRequest"),
     ("/tokenize", "TokenizeRequest"),
     ("/detokenize", "DetokenizeRequest"),
 ];
@@ -36,6 +37,7 @@ fn smallest(path: &str) -> Value {
             json!({"messages": [{"role": "user", "content": "the fox"}], "max_tokens": 4})
         }
         "/detokenize" => json!({"tokens": [1]}),
+        "/v1/fgrams/describe" => json!({"token_ids": [116, 104]}),
         _ => json!({"prompt": "the fox"}),
     }
 }
@@ -148,7 +150,13 @@ async fn answers_have_the_fields_described() {
     let answer = post(service.http, "/v1/fgrams/explain", &body).await.json();
     let described = properties(&openapi, "Explanation");
     assert_eq!(names(&answer), names(&json!(described)));
-    assert_eq!(names(&answer["fgram"]), names(&described["fgram"]["properties"]));
+    let fgram = json!(properties(&openapi, "Fgram"));
+    assert_eq!(names(&answer["fgram"]), names(&fgram));
+    let body = smallest("/v1/fgrams/describe");
+    let described = post(service.http, "/v1/fgrams/describe", &body)
+        .await
+        .json();
+    assert_eq!(names(&described), names(&fgram));
     let probable = json!(properties(&openapi, "Probable"));
     for list in ["with_row", "with_token_embedding"] {
         assert_eq!(names(&answer[list][0]), names(&probable));
