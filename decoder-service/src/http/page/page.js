@@ -400,9 +400,10 @@ async function explain(index, place) {
   }
 }
 
-// A button for that: with the mouse, with Tab, or Enter on the token.
-function explainer(index) {
-  const place = element("div", { class: "beside", id: "explained" });
+// A button for that: with the mouse, with Tab, or Enter on the token. The answer takes the place of
+// the list that is there.
+function explainer(index, list) {
+  const place = element("div", { class: "beside", id: "explained" }, ...list);
   const button = element("button", { type: "button", id: "explain" }, "What would the token embedding have said?");
   button.addEventListener("click", () => explain(index, place));
   return element("div", {}, button, place);
@@ -425,8 +426,8 @@ async function choose(index) {
   }
   const input = element("p");
   const parts = [said, input];
-  if (token.length >= 2) parts.push(explainer(index));
-  if (token.top.length > 0) parts.push(mostProbable("Most probable with this input", token.top, token));
+  const list = token.top.length > 0 ? [mostProbable("Most probable with this input", token.top, token)] : [];
+  parts.push(...(token.length >= 2 ? [explainer(index, list)] : list));
   byId("token").replaceChildren(...parts);
   if (token.length >= 2) {
     const fgram = await inputOf(index).catch((error) => ({ error }));
