@@ -110,7 +110,7 @@ pub async fn explain(
         let ids = ids[ids.len().saturating_sub(length)..].to_vec();
         return Ok(Explanation {
             fgram: Some(Fgram {
-                ranked: ranked(intake, served.finish.table.as_deref(), &ids).await,
+                ranked: ranked(intake, served.finish.table.as_deref(), &ids).await?,
                 ids,
             }),
             prompt_ids: served.prompt_ids,
@@ -126,7 +126,7 @@ pub async fn explain(
 /// An f-gram of a table with its rank and counts, without any run of the model.
 ///
 /// # Errors
-/// When there is no such table, or the ids cannot be an f-gram.
+/// When there is no such table, the ids cannot be an f-gram, or too many ask.
 pub async fn describe(intake: &Intake, table: Option<&str>, ids: Vec<u32>) -> Result<Fgram, Error> {
     let (model, problem) = (intake.info(), |problem: String| Error::InvalidField {
         field: "token_ids",
@@ -147,14 +147,20 @@ pub async fn describe(intake: &Intake, table: Option<&str>, ids: Vec<u32>) -> Re
         TableChoice::Named(name) => intake.tier().table(&name),
     };
     Ok(Fgram {
-        ranked: ranked(intake, facts.as_deref(), &ids).await,
+        ranked: ranked(intake, facts.as_deref(), &ids).await?,
         ids,
     })
 }
 
-async fn ranked(intake: &Intake, table: Option<&TableFacts>, ids: &[u32]) -> Option<Ranked> {
-    let ranks = intake.ranks()?;
-    ranks.find(&table?.fgram_set_hash, ids.to_vec()).await
+async fn ranked(
+    intake: &Intake,
+    table: Option<&TableFacts>,
+    ids: &[u32],
+) -> Result<Option<Ranked>, Error> {
+    match (intake.ranks(), table) {
+        (Some(ranks), Some(table)) => ranks.find(&table.fgram_set_hash, ids.to_vec()).await,
+        _ => Ok(None),
+    }
 }
 
 /// One token after a prompt.

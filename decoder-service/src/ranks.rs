@@ -1,14 +1,19 @@
 //! Ranks and counts of f-grams, from the fgrams.bin of the model directory.
 //!
 //! Tables do not carry them, and generating needs none, so the file is opened when somebody asks and
-//! is read through each time: nothing of it stays in memory. One is read at a time; those who wait
-//! are as many as connections and their streams allow.
+//! is read through each time: nothing of it stays in memory. It is read for one question at a time, and
+//! beyond [`MOST_WAITING`] others a question is refused.
 
 use std::{path::PathBuf, sync::Arc};
 
 use scone_fgram::{Rank, SetFile};
 use tokio::sync::{OnceCell, Semaphore};
 use tracing::{info, warn};
+
+use crate::error::Error;
+
+/// Most questions that are answered or wait for their turn.
+pub const MOST_WAITING: usize = 64;
 
 /// An f-gram set that is asked for single f-grams.
 #[derive(Debug)]
@@ -17,6 +22,8 @@ pub struct Ranks {
     /// Opened at the first question; `None` when it cannot be read.
     file: OnceCell<Option<Arc<SetFile>>>,
     turn: Semaphore,
+    /// What is left of [`MOST_WAITING`].
+    places: Semaphore,
 }
 
 /// Where an f-gram stands among all of its set.
@@ -35,13 +42,24 @@ impl Ranks {
             path,
             file: OnceCell::new(),
             turn: Semaphore::new(1),
+            places: Semaphore::new(MOST_WAITING),
         }
     }
 
     /// Finds an f-gram of the set with this hash. `None` when the file is of another set, cannot be
     /// read, or does not have it.
-    pub async fn find(&self, set_hash: &str, ids: Vec<u32>) -> Option<Ranked> {
-        let _turn = self.turn.acquire().await.ok()?;
+    ///
+    /// # Errors
+    /// [`Error::TooManyRanks`].
+    pub async fn find(&self, set_hash: &str, ids: Vec<u32>) -> Result<Option<Ranked>, Error> {
+        let most = MOST_WAITING;
+        let place = self.places.try_acquire();
+        let _place = place.map_err(|_| Error::TooManyRanks { most })?;
+        let _turn = self.turn.acquire().await.map_err(|_| Error::Internal)?;
+        Ok(self.read(set_hash, ids).await)
+    }
+
+    async fn read(&self, set_hash: &str, ids: Vec<u32>) -> Option<Ranked> {
         let file = self.file.get_or_init(|| open(self.path.clone())).await;
         let file = file.clone().filter(|file| file.hash() == set_hash)?;
         let set_size = file.len();
@@ -67,5 +85,33 @@ async fn open(path: PathBuf) -> Option<Arc<SetFile>> {
             warn!(%error, "an f-gram set cannot be read");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[tokio::test]
+    async fn questions_take_turns_and_beyond_their_limit_are_refused() {
+        let ranks = Arc::new(Ranks::new(PathBuf::from("/nowhere/fgrams.bin")));
+        let turn = ranks.turn.acquire().await.unwrap();
+        let ask = || {
+            let ranks = ranks.clone();
+            tokio::spawn(async move { ranks.find("", vec![1, 2]).await })
+        };
+        let waiting: Vec<_> = (0..MOST_WAITING).map(|_| ask()).collect();
+        while ranks.places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let refused = ranks.find("", vec![1, 2]).await;
+        assert!(matches!(refused, Err(Error::TooManyRanks { .. })));
+        drop(turn);
+        for one in waiting {
+            // There is no such file.
+            assert_eq!(one.await.unwrap().unwrap(), None);
+        }
+        assert_eq!(ranks.places.available_permits(), MOST_WAITING);
     }
 }
