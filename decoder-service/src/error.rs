@@ -81,6 +81,12 @@ pub enum Error {
         /// The limit.
         most: usize,
     },
+    /// Too many wait for the rank of an f-gram.
+    #[error("{most} calls wait for the rank of an f-gram, which is the limit; try again later")]
+    TooManyRanks {
+        /// The limit.
+        most: usize,
+    },
     /// The model is not loaded yet.
     #[error("the model is loading; try again later")]
     Loading,
@@ -202,6 +208,7 @@ impl Error {
             Error::KeyBusy { .. } => "key_busy",
             Error::KeyRate { .. } => "key_rate",
             Error::TooMuchText { .. } => "too_much_text",
+            Error::TooManyRanks { .. } => "too_many_ranks",
             Error::Loading => "loading",
             Error::Draining => "draining",
             Error::DeadlineExceeded { .. } => "deadline_exceeded",
@@ -246,7 +253,7 @@ impl From<Error> for Status {
                 with_retry(Code::ResourceExhausted, text, retry_after)
             }
             Error::Unauthenticated => Status::unauthenticated(text),
-            Error::TooMuchText { .. } => {
+            Error::TooMuchText { .. } | Error::TooManyRanks { .. } => {
                 with_retry(Code::ResourceExhausted, text, Duration::from_secs(1))
             }
             Error::Loading | Error::Draining => {

@@ -24,6 +24,7 @@ use crate::{
     keys::Admitted,
     metrics::Metrics,
     model::ModelInfo,
+    ranks::Ranks,
     request::{Draft, MAX_N, Request, TableChoice},
     sequence::Delta,
     startup::TierInfo,
@@ -50,6 +51,7 @@ pub struct Intake {
     metrics: Metrics,
     draining: CancellationToken,
     tokenising: Tokenising,
+    ranks: Option<Ranks>,
     /// Numbers requests that come without an id.
     next_id: AtomicU64,
 }
@@ -108,6 +110,7 @@ impl Intake {
         draining: CancellationToken,
     ) -> Self {
         Self {
+            ranks: info.fgrams.clone().map(Ranks::new),
             info,
             tier,
             engine,
@@ -122,6 +125,11 @@ impl Intake {
     /// Facts of the model served.
     pub fn info(&self) -> &Arc<ModelInfo> {
         &self.info
+    }
+
+    /// Ranks and counts of the model's f-grams, if its directory has them.
+    pub fn ranks(&self) -> Option<&Ranks> {
+        self.ranks.as_ref()
     }
 
     /// Where rows come from.

@@ -15,6 +15,7 @@
 //!   model, samples, and sends.
 //! - [`embed_tier`] gives the rows, from a table in this process or from embed-services.
 //! - [`sequence`] and [`text`] know when a text ends and what of it may be sent.
+//! - [`explain`] says what the row of an f-gram did: the model is run with it and without.
 //!
 //! The tokens of a request depend on the request, its seed and the model only: not on the batch it
 //! runs in, nor on where the rows come from.
@@ -30,6 +31,7 @@ pub mod config;
 pub mod embed_tier;
 pub mod engine;
 pub mod error;
+pub mod explain;
 mod freed_memory;
 pub mod generate;
 pub mod http;
@@ -39,6 +41,7 @@ pub mod kv;
 pub mod metrics;
 pub mod model;
 pub mod places;
+pub mod ranks;
 pub mod request;
 pub mod scheduler;
 pub mod sequence;

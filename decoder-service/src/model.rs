@@ -1,6 +1,9 @@
 //! The model directory as the decoder-service needs it: weights, tokenizer, defaults.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use candle_core::Device;
 use scone_fgram::{EncodedRow, RowDtype};
@@ -17,7 +20,7 @@ use crate::{
     chat::{self, ChatTemplate, Conversation},
     embed_tier::ModelFacts,
     error::Error,
-    text::{Decode, load_tokenizer, longest_token},
+    text::{Decode, DecodeError, load_tokenizer, longest_token},
 };
 
 /// Facts of the model that requests are checked against.
@@ -53,6 +56,8 @@ pub struct ModelInfo {
     pub model_hash: String,
     /// What absent request fields mean.
     pub defaults: Defaults,
+    /// fgrams.bin of the model directory, if it was there.
+    pub fgrams: Option<PathBuf>,
 }
 
 /// What absent request fields mean.
@@ -162,6 +167,7 @@ impl ServedModel {
             sampling: generation.sampling(),
             max_new_tokens: generation.max_new_tokens,
         };
+        info.fgrams = Some(dir.join("fgrams.bin")).filter(|path| path.is_file());
         info.check()?;
         info.read_chat_template(dir, None)?;
         Ok(Self {
@@ -264,6 +270,7 @@ impl ModelInfo {
             chat_template: None,
             model_hash: scone.map_or_else(String::new, |scone| scone.model_hash.clone()),
             defaults: Defaults::default(),
+            fgrams: None,
         }
     }
 
@@ -361,5 +368,14 @@ impl ModelInfo {
     /// When the tokenizer cannot decode.
     pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
         Ok(Decode::decode(&*self.tokenizer, ids)?)
+    }
+
+    /// The text of token ids, special tokens as they are spelled.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot decode.
+    pub fn spelled(&self, ids: &[u32]) -> Result<String, Error> {
+        let text = (**self.tokenizer).decode(ids, false);
+        Ok(text.map_err(|error| DecodeError(error.to_string()))?)
     }
 }

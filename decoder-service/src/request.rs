@@ -59,6 +59,9 @@ pub struct Draft {
     pub echo: Option<bool>,
     pub logit_bias: HashMap<u32, f32>,
     pub table: Option<String>,
+    /// The last position of the prompt gets the token embedding, whatever f-gram ends there: what the
+    /// model would have said without its row. One token is generated; no request has this field.
+    pub token_embedding_at_end: bool,
     /// Who asks, as the server sees it.
     pub client: Option<Client>,
     /// The key that came with it.
@@ -70,7 +73,7 @@ pub struct Draft {
 pub struct Request {
     /// For logs.
     pub id: String,
-    /// At least one id, all in the vocabulary; leaves room for a token in the context.
+    /// At least one id, all in the vocabulary; leaves room for a token in the context, if one is wanted.
     pub prompt_ids: Vec<u32>,
     /// The prompt's text, when it is to be sent back.
     pub echo: Option<String>,
@@ -90,6 +93,8 @@ pub struct Request {
     pub deadline: Option<Instant>,
     /// Whose rows it uses.
     pub table: TableChoice,
+    /// The last position of the prompt gets the token embedding. Then one token is generated.
+    pub token_embedding_at_end: bool,
     /// Whose share of the places it counts towards.
     pub client: Option<Client>,
 }
@@ -136,7 +141,7 @@ impl TableChoice {
 /// When a completion ends.
 #[derive(Clone, Debug)]
 pub struct StopConditions {
-    /// At least 1, and no more than the context leaves.
+    /// No more than the context leaves; 0 when the prompt is all that is wanted.
     pub max_tokens: u32,
     /// No stop before this many tokens.
     pub min_tokens: u32,
@@ -175,7 +180,10 @@ impl Draft {
         let sampling = self.sampling(model)?;
         self.check_stop(model)?;
         let prompt_ids = self.prompt_ids(model)?;
-        let stop = self.stop_conditions(model, prompt_ids.len())?;
+        let mut stop = self.stop_conditions(model, prompt_ids.len())?;
+        if self.token_embedding_at_end {
+            stop.max_tokens = 1;
+        }
         let echo = match (self.echo.unwrap_or(false), &self.prompt) {
             (false, _) => None,
             (true, Some(Prompt::Text(text))) => Some(text.clone()),
@@ -192,6 +200,7 @@ impl Draft {
             arrived,
             deadline,
             table,
+            token_embedding_at_end: self.token_embedding_at_end,
             client: self.client,
             id: self.request_id,
         })
@@ -206,19 +215,26 @@ impl Draft {
         }
     }
 
+    /// Tokens of the context that are kept for the completion, at least.
+    fn room_for_new(&self) -> usize {
+        let prompt_alone = self.max_tokens == Some(0) && self.echo == Some(true);
+        usize::from(!prompt_alone)
+    }
+
     fn prompt_ids(&self, model: &ModelInfo) -> Result<Vec<u32>, Error> {
+        let most = model.context_tokens - self.room_for_new();
         let (field, mut ids) = match &self.prompt {
             None => return Err(invalid("prompt", "is missing; set text or token_ids")),
             Some(Prompt::Text(text)) => {
                 let special = self.add_special_tokens.unwrap_or(true);
-                check_length("text", text, model)?;
+                check_length("text", text, most, model)?;
                 ("text", model.encode(text, special)?)
             }
             Some(Prompt::Ids(ids)) => ("token_ids", ids.clone()),
             Some(Prompt::Chat(conversation)) => {
                 let special = self.add_special_tokens.unwrap_or(false);
                 let text = model.render(conversation)?;
-                check_length("messages", &text, model)?;
+                check_length("messages", &text, most, model)?;
                 ("messages", model.encode(&text, special)?)
             }
         };
@@ -231,7 +247,6 @@ impl Draft {
             })?;
             ids.push(bos);
         }
-        let most = model.context_tokens - 1;
         if ids.len() > most {
             let (len, context) = (ids.len(), model.context_tokens);
             let bound = match model.context_bound {
@@ -241,8 +256,8 @@ impl Draft {
             return Err(invalid(
                 field,
                 format!(
-                    "has {len} tokens; the context of {context}{bound} allows {most} and one new \
-                     token"
+                    "has {len} tokens; the context of {context}{bound} allows {most}{}",
+                    and_new(most, model)
                 ),
             ));
         }
@@ -280,7 +295,10 @@ impl Draft {
     fn stop_conditions(&self, model: &ModelInfo, prompt: usize) -> Result<StopConditions, Error> {
         let left = (model.context_tokens - prompt) as u32;
         let max_tokens = match self.max_tokens.or(model.defaults.max_new_tokens) {
-            Some(0) => return Err(invalid("max_tokens", "is 0; at least 1 is allowed")),
+            Some(0) if self.echo != Some(true) => {
+                let problem = "is 0; at least 1 is allowed, or 0 with echo";
+                return Err(invalid("max_tokens", problem));
+            }
             Some(most) => most.min(left),
             None => left,
         };
@@ -331,11 +349,15 @@ impl Draft {
 }
 
 /// Refuses a text that is too long for the context however it is cut into tokens, before it is.
-fn check_length(field: &'static str, text: &str, model: &ModelInfo) -> Result<(), Error> {
+fn check_length(
+    field: &'static str,
+    text: &str,
+    tokens: usize,
+    model: &ModelInfo,
+) -> Result<(), Error> {
     let Some(longest) = model.longest_token else {
         return Ok(());
     };
-    let tokens = model.context_tokens - 1;
     let most = tokens.saturating_mul(longest);
     if text.len() <= most {
         return Ok(());
@@ -344,10 +366,19 @@ fn check_length(field: &'static str, text: &str, model: &ModelInfo) -> Result<()
     Err(invalid(
         field,
         format!(
-            "has {bytes} bytes; the context of {context} allows {tokens} tokens and one new token, at most \
-             {most} bytes of text"
+            "has {bytes} bytes; the context of {context} allows {tokens} tokens{}, at most {most} bytes \
+             of text",
+            and_new(tokens, model)
         ),
     ))
+}
+
+/// What the context allows beside a prompt of so many tokens, in words.
+fn and_new(prompt: usize, model: &ModelInfo) -> &'static str {
+    match prompt < model.context_tokens {
+        true => " and one new token",
+        false => "",
+    }
 }
 
 fn in_vocabulary(field: &'static str, ids: &[u32], model: &ModelInfo) -> Result<(), Error> {

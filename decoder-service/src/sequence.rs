@@ -8,6 +8,7 @@ use std::{
 use scone_model::sampling;
 
 use crate::{
+    embed_tier::TableFacts,
     request::Request,
     text::{Decode, DecodeError, TextStream},
 };
@@ -68,6 +69,8 @@ pub struct Finish {
     pub usage: Usage,
     /// Where the time went.
     pub timings: Timings,
+    /// The table version whose rows it used; `None` for none.
+    pub table: Option<Arc<TableFacts>>,
 }
 
 /// Why a completion ended.
@@ -232,6 +235,27 @@ impl Sequence {
         self.request.scores_prompt && self.scored < self.request.prompt_ids.len()
     }
 
+    /// Whether the last of the next `tokens` positions is one that gets the token embedding, whatever
+    /// f-gram ends there.
+    pub fn ends_in_token_embedding(&self, tokens: usize) -> bool {
+        let request = &self.request;
+        request.token_embedding_at_end && self.computed + tokens == request.prompt_ids.len()
+    }
+
+    /// Whether nothing is wanted once the prompt is computed.
+    pub fn wants_no_tokens(&self) -> bool {
+        self.request.stop.max_tokens == 0
+    }
+
+    /// What to tell the client of a prompt after which no token is wanted.
+    pub fn ended_with_prompt(&self, now: Instant) -> Delta {
+        Delta {
+            index: self.index,
+            finish: Some(self.finish(FinishReason::Length, now)),
+            ..Delta::default()
+        }
+    }
+
     /// Scores tokens of the prompt by the logits of the next `lengths.len()` positions, before
     /// [`step_computed`](Self::step_computed) books them. `lengths` are the match lengths there.
     /// What was scored before the sequence gave way is not scored again.
@@ -345,6 +369,7 @@ impl Sequence {
                 decode: now.saturating_duration_since(first_token),
                 steps: self.steps,
             },
+            table: None,
         }
     }
 }

@@ -40,6 +40,6 @@ pub use error::{Error, ErrorKind, Result};
 pub use matcher::{Match, Matcher};
 pub use ngram::{MAX_N, NGram, TokenId};
 pub use scone_row::{EncodedRow, RowDtype};
-pub use set::{Fgram, FgramSet, SetHeader};
+pub use set::{Fgram, FgramSet, Rank, SetFile, SetHeader};
 pub use shard::shard_of;
 pub use table::{KeyIndex, Manifest, StoreKind, Table, TableOptions};

@@ -1,11 +1,12 @@
 """Many HTTP clients, some of which go away, at twice what a decoder-service takes.
 
-    python3 soak.py --server 'target/release/decoder-service serve --model models/demo' [--minutes 10] [--clients 64]
+    python3 soak.py --server 'target/release/decoder-service serve --model models/demo' [--minutes 10] [--clients 64] [--whole 0.3]
 
 Starts the server with room for half the clients (--max-batch 16 --max-queue 16), and little memory for keys and values,
-which would count as growing until every block of it was used once. Each client sends whole or streamed
-requests over connections kept alive or not; three in ten leave at a random moment. Afterwards nothing may run, wait or
-hold memory; every answer that was read to its end must end properly; and memory must not have grown.
+which would count as growing until every block of it was used once. Each client asks for streams, or for whole answers with
+this probability, over connections kept alive or not; three in ten leave at a random moment, and a few ask what an f-gram
+did. Afterwards nothing may run, wait or hold memory; every answer that was read to its end must end properly; every place
+must be there; and memory must not have grown.
 """
 
 import argparse
@@ -22,7 +23,8 @@ PROMPT = "In the beginning of the year the old house at the end of the street wa
 
 
 class Client:
-    def __init__(self, address, number, counts):
+    def __init__(self, address, number, counts, whole):
+        self.whole = whole
         self.host, self.port = address.split(":")
         self.random = random.Random(number)
         self.counts = counts
@@ -46,16 +48,21 @@ class Client:
 
     async def request(self):
         r = self.random
-        stream, leaves = r.random() < 0.7, r.random() < 0.3
+        stream, leaves = r.random() >= self.whole, r.random() < 0.3
         prompt = PROMPT * 2
+        path = "/v1/completions"
         body = json.dumps({
             "prompt": prompt[:r.randrange(10, len(prompt))], "max_tokens": r.randrange(1, 150), "stream": stream,
             "ignore_eos": True, "n": r.choice((1, 1, 1, 2)), "logprobs": r.choice((None, 2)), "echo": r.random() < 0.2,
         }).encode()
+        explains = r.random() < 0.05
+        if explains:
+            path, stream = "/v1/fgrams/explain", False
+            body = json.dumps({"prompt": prompt[:r.randrange(10, len(prompt))]}).encode()
         if not self.connection:
             self.connection = await asyncio.open_connection(self.host, int(self.port), limit=1 << 24)
         reader, writer = self.connection
-        head = f"POST /v1/completions HTTP/1.1\r\nhost: soak\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nhost: soak\r\ncontent-length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         await writer.drain()
         if leaves:
@@ -76,7 +83,7 @@ class Client:
             assert text.endswith(b"data: [DONE]\n\n"), text[-200:]
         else:
             assert json.loads(text)["usage"]["completion_tokens"] > 0
-        return "streamed" if stream else "whole"
+        return "explained" if explains else "streamed" if stream else "whole"
 
     async def answer(self, reader):
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -109,19 +116,31 @@ def metrics(url):
     return found
 
 
-async def drive(address, clients, minutes, counts, pid):
-    end = time.monotonic() + 60 * minutes
+async def drive(address, args, counts, pid):
+    end = time.monotonic() + 60 * args.minutes
     memory = []
 
     async def watch():
         while True:
             memory.append(resident_mib(pid))
-            await asyncio.sleep(min(5, 6 * minutes))
+            await asyncio.sleep(min(5, 6 * args.minutes))
 
     watching = asyncio.create_task(watch())
-    await asyncio.gather(*(Client(address, number, counts).run(end) for number in range(clients)))
+    await asyncio.gather(*(Client(address, number, counts, args.whole).run(end) for number in range(args.clients)))
     watching.cancel()
     return memory
+
+
+async def fill(address, requests):
+    async def sixteen():
+        reader, writer = await asyncio.open_connection(*address.split(":"), limit=1 << 24)
+        body = b'{"prompt": "a", "n": 16, "max_tokens": 100, "ignore_eos": true}'
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: soak\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        status, text = await Client(address, 0, None, 0).answer(reader)
+        writer.close()
+        assert status == 200 and len(json.loads(text)["choices"]) == 16, f"places were lost: {text[:200]}"
+
+    await asyncio.gather(*(sixteen() for _ in range(requests)))
 
 
 def main():
@@ -129,6 +148,7 @@ def main():
     parser.add_argument("--server", required=True)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--whole", type=float, default=0)
     args = parser.parse_args()
     command = shlex.split(args.server)
     command += ["--kv-memory", "8MiB"]
@@ -138,7 +158,7 @@ def main():
         address = json.loads(server.stdout.readline())["http"]
         url = f"http://{address}"
         counts = collections.Counter()
-        memory = asyncio.run(drive(address, args.clients, args.minutes, counts, server.pid))
+        memory = asyncio.run(drive(address, args, counts, server.pid))
         for _ in range(200):
             left = metrics(url)
             busy = [name for name in ("running", "queue_depth", "kv_blocks_used") if left[f"scone_decoder_{name}"]]
@@ -149,9 +169,8 @@ def main():
                 break
             time.sleep(0.05)
         assert not busy, busy
-        with urllib.request.urlopen(urllib.request.Request(
-                url + "/v1/completions", b'{"prompt": "a", "n": 16, "max_tokens": 2}')) as answer:
-            assert len(json.load(answer)["choices"]) == 16, "slots were lost"
+        # All places at once: those that run and those that wait.
+        asyncio.run(fill(address, 2))
     finally:
         server.kill()
         server.wait()

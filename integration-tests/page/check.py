@@ -10,6 +10,7 @@ import argparse
 import base64
 import contextlib
 import json
+import math
 import os
 import shlex
 import socket
@@ -169,6 +170,10 @@ for (const e of document.querySelectorAll('body *')) {
 }
 return found.sort((a, b) => a[0] - b[0]);"""
 
+# The two lists of what the model says next: text and probability of each row.
+EXPLAINED = """const tables = [...document.querySelectorAll('#explained table')];
+return tables.length === 2 && tables.map(t => [...t.tBodies[0].rows].map(r => [r.cells[0].textContent, r.cells[1].textContent]))"""
+
 # Controls that no label names.
 NAMELESS = """return [...document.querySelectorAll('input, select, textarea, button')]
   .filter(e => !(e.labels && e.labels.length) && !e.textContent.trim() && !e.getAttribute('aria-label'))
@@ -189,10 +194,12 @@ class Check:
     def done(self, what):
         print("ok:", what, flush=True)
 
-    def shot(self, name):
+    def shot(self, name, top=None):
         if self.shots:
             os.makedirs(self.shots, exist_ok=True)
             self.browser.run("window.scrollTo(0, 0)")
+            if top:
+                self.browser.run("document.querySelector(arguments[0]).scrollIntoView({block: 'center'})", top)
             self.browser.shot(os.path.join(self.shots, f"page-{name}.png"))
 
     def loaded(self):
@@ -244,17 +251,47 @@ class Check:
         tokens = b.run(TOKENS)
         length = tokens[at]["length"]
         ids = b.run("return tokens.slice(arguments[0], arguments[1]).map(t => t.id)", at - length, at)
-        gram = http(self.server.url("/detokenize"), {"tokens": ids})["prompt"]
-        gram = gram.replace(" ", "␣").replace("\n", "⏎")
+        fgram = http(self.server.url("/v1/fgrams/describe"), {"token_ids": ids})
+        gram = fgram["text"].replace(" ", "␣").replace("\n", "⏎")
         assert gram in said and f"{length} tokens" in said, (gram, said)
+        assert fgram["count"] > 0
+        ranked = f"Rank {fgram['rank'] + 1:,} of {fgram['set_size']:,} f-grams: {fgram['count']:,} times"
+        assert ranked in said, (ranked, said)
         assert b.run("return document.querySelectorAll('#token tbody tr').length") == 5
+        # A click keeps it, wherever the pointer goes on its way to the button.
+        b.click(f"[data-index='{at}']")
+        b.hover("[data-index='0']")
+        b.click("#explain")
+        self.explained(at)
         b.run("document.querySelector('#output [tabindex=\"0\"]').focus()")
         b.keys("\ue010", "\ue012")  # End, then the left arrow.
         focused = b.run("return Number(document.activeElement.dataset.index)")
         assert focused == len(tokens) - 2, focused
         assert b.run("return document.querySelectorAll('#output [tabindex=\"0\"]').length") == 1
         until("its token", lambda: f"token {b.run('return tokens[arguments[0]].id', focused)}" in b.text("#token"))
-        self.done("a pointer and the arrow keys choose tokens")
+        self.done("a pointer and the arrow keys choose tokens; an f-gram has its rank and count")
+        while b.run("return tokens[arguments[0]].length", focused) < 2:
+            b.keys("\ue012")
+            focused -= 1
+        b.keys("\ue007")  # Enter.
+        self.explained(focused)
+        assert b.run("return Number(document.activeElement.dataset.index)") == focused
+        self.readable("explained")
+        self.shot("explained", "#token-title")
+        self.done("a click and Enter show what the token embedding would have said, as the API has it")
+
+    def explained(self, at):
+        b = self.browser
+        rows = until("both predictions", lambda: b.run(EXPLAINED))
+        ids = b.run("return tokens.slice(0, arguments[0]).map(t => t.id)", at)
+        said = http(self.server.url("/v1/fgrams/explain"), {"prompt": ids})
+        lists = [said["with_row"], said["with_token_embedding"]]
+        assert len(rows) == 2 and lists[0] != lists[1], said
+        for shown, list in zip(rows, lists):
+            expected = [f"{100 * math.exp(one['logprob']):.1f} %" for one in list]
+            assert [row[1] for row in shown] == expected, (shown, list)
+            texts = [one["token"].replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥") for one in list]
+            assert [row[0].removesuffix(" (said)") for row in shown] == texts, (shown, texts)
 
     def compares(self):
         b = self.browser
@@ -276,13 +313,24 @@ class Check:
                 assert lengths == choice["match_lengths"], model
         assert max(lengths) < 2, "the last is no table"
         assert b.text("#other-name") == ids[-1] and "20 tokens, 0.0 %" in b.text("#other-figures")
+        # With a table, with another one and without.
+        b.run(choose, "beside", ids[1])
+        b.run(choose, "third", ids[-1])
+        b.click("#go")
+        assert self.generated() == 20
+        texts = [b.text(output) for output in ("#output", "#other-output", "#third-output")]
+        assert [b.text(name) for name in ("#name", "#other-name", "#third-name")] == [ids[0], ids[1], ids[-1]]
+        for model, text in zip((ids[0], ids[1], ids[-1]), texts):
+            body = {"model": model, "prompt": PROMPT, "max_tokens": 20, "seed": 7, "temperature": 0.8, "echo": True}
+            assert text == http(self.server.url("/v1/completions"), body)["choices"][0]["text"], model
         self.readable("side by side")
         self.shot("side-by-side")
         b.run(choose, "beside", "")
+        b.run(choose, "third", "")
         b.click("#go")
         assert self.generated() == 20
-        assert b.run("return document.getElementById('other').hidden")
-        self.done(f"{len(ids)} tables side by side, each text as the API's")
+        assert b.run("return document.getElementById('other').hidden && document.getElementById('third-column').hidden")
+        self.done(f"{len(ids)} tables side by side, three at a time too, each text as the API's")
 
     def chats(self):
         b = self.browser
@@ -321,6 +369,17 @@ class Check:
         assert self.generated() == 5
         assert b.run("return document.getElementById('error').hidden")
         b.type("[name=top_p]", "")
+        # What is said in lists is sent as they are read.
+        said = b.run("return tokens.filter(t => !t.prompt).map(t => t.id)")
+        self.fields(logit_bias=f"{said[0]}:-100, 1:0", stop_token_ids=f"{said[1]}")
+        b.click("#go")
+        self.generated()
+        assert said[0] not in b.run("return tokens.filter(t => !t.prompt).map(t => t.id)")
+        b.type("[name=logit_bias]", "x:1")
+        b.click("#go")
+        until("a refusal", lambda: "logit_bias" in b.text("#error"))
+        b.type("[name=logit_bias]", "")
+        b.type("[name=stop_token_ids]", "")
         self.done("a refusal names its field; Ctrl+Enter generates")
 
     def readable(self, name):

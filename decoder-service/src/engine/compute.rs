@@ -50,6 +50,14 @@ struct Part<'a> {
     stretch: Stretch,
 }
 
+impl Part<'_> {
+    /// Whether its last position gets the token embedding, whatever its row is.
+    fn ends_in_token_embedding(&self) -> bool {
+        let sequence = &self.live.sequence;
+        sequence.ends_in_token_embedding(self.planned.tokens)
+    }
+}
+
 pub(super) struct Compute {
     info: Arc<ModelInfo>,
     decoder: Decoder,
@@ -249,7 +257,7 @@ impl Compute {
     fn forward(&mut self, parts: &[Part<'_>]) -> Result<Given, Error> {
         let rows: Vec<Vec<Option<EncodedRow<'_>>>> = parts
             .iter()
-            .map(|part| self.lookups.rows(&part.stretch).collect())
+            .map(|part| inputs(&self.lookups, part))
             .collect();
         let mut segments = Vec::with_capacity(parts.len());
         for (part, rows) in parts.iter().zip(&rows) {
@@ -267,6 +275,15 @@ impl Compute {
         let giving: Vec<Giving> = parts.iter().map(giving).collect();
         let decoder = &self.decoder;
         Ok(decoder.step_giving(&mut self.pool, &segments, &giving)?)
+    }
+
+    /// Length of the f-gram whose row is the input of a part's last position; 0: none.
+    fn last_match(&self, part: &Part<'_>) -> u8 {
+        let lengths = self.lookups.match_lengths(&part.stretch);
+        match part.ends_in_token_embedding() {
+            true => 0,
+            false => lengths.last().copied().unwrap_or(0),
+        }
     }
 
     /// Chooses tokens and books what was computed.
@@ -292,7 +309,7 @@ impl Compute {
         let mut choose = |part: &mut Part<'_>| {
             let lengths = self.lookups.match_lengths(&part.stretch);
             let (tokens, samples) = (part.planned.tokens, part.planned.samples);
-            let last_match = lengths.last().copied().unwrap_or(0);
+            let last_match = self.last_match(part);
             let (logits, prompt) = match giving(part) {
                 Giving::Best if samples => {
                     let id = best.next().flatten().ok_or_else(no_numbers)?;
@@ -322,7 +339,9 @@ impl Compute {
             .sampling_seconds
             .observe(times.sampling.as_secs_f64());
         for (mut part, chosen) in parts.into_iter().zip(chosen) {
-            let sound = self.book(&mut part, times) == 0;
+            // What nobody else would compute is not for others to find.
+            let others_would = !part.ends_in_token_embedding();
+            let sound = self.book(&mut part, times) == 0 && others_would;
             let outcome = chosen.map(|(token, prompt)| Computed {
                 token,
                 prompt,
@@ -340,7 +359,10 @@ impl Compute {
     fn book(&self, part: &mut Part<'_>, times: StepTimes) -> u32 {
         let tokens = part.planned.tokens;
         let lengths = self.lookups.match_lengths(&part.stretch);
-        let matched = lengths.iter().filter(|&&length| length > 0).count() as u32;
+        let mut matched = lengths.iter().filter(|&&length| length > 0).count() as u32;
+        if part.ends_in_token_embedding() && lengths.last().is_some_and(|&length| length > 0) {
+            matched -= 1;
+        }
         let failed = self.lookups.failed(&part.stretch);
         let fallback = failed.iter().filter(|failed| **failed).count() as u32;
         let sequence = &mut part.live.sequence;
@@ -355,6 +377,17 @@ impl Compute {
 /// Ids before a position that an f-gram which ends there may begin with.
 fn context_of(table: Option<&TableFacts>) -> usize {
     table.map_or(0, |facts| facts.max_n as usize - 1)
+}
+
+/// The row of each position of a part; none where the token embedding is the input.
+fn inputs<'a>(lookups: &'a Lookups, part: &'a Part<'_>) -> Vec<Option<EncodedRow<'a>>> {
+    let mut rows: Vec<_> = lookups.rows(&part.stretch).collect();
+    if part.ends_in_token_embedding()
+        && let Some(last) = rows.last_mut()
+    {
+        *last = None;
+    }
+    rows
 }
 
 /// What the model is to give of a part: logits leave the device only where they are looked at.

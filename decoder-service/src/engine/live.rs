@@ -29,8 +29,9 @@ pub(super) struct Live {
     pub(super) rows: Rows,
     /// Rows of its next positions, if they were asked for already.
     pub(super) ahead: Option<Ahead>,
-    pub(super) mailbox: Mailbox,
+    /// Given back before the mailbox goes: a client that has seen the end may come again at once.
     pub(super) place: Place,
+    pub(super) mailbox: Mailbox,
     pub(super) span: Span,
 }
 
@@ -88,12 +89,13 @@ impl Place {
 
 /// A sequence that is over and whose last message its client did not take yet.
 pub(super) struct Closing {
+    /// Held until the message is gone, so that slow clients cannot pile up; as in [`Live`], given back
+    /// before the mailbox goes.
+    pub(super) place: Place,
     pub(super) mailbox: Mailbox,
     pub(super) deadline: Option<Instant>,
     /// Generated.
     pub(super) tokens: u32,
-    /// Held until the message is gone, so that slow clients cannot pile up.
-    pub(super) place: Place,
 }
 
 impl Live {

@@ -400,6 +400,10 @@ impl Worker {
             live.mailbox.flush(now);
         }
         let token = computed.token?;
+        if live.sequence.wants_no_tokens() {
+            let delta = live.sequence.ended_with_prompt(now);
+            return Some(Delivery { id, delta });
+        }
         self.metrics.generated_tokens.inc();
         if live.sequence.usage().completion_tokens == 0 {
             let waited = now.saturating_duration_since(live.sequence.request().arrived);
@@ -418,13 +422,16 @@ impl Worker {
     }
 
     /// Sends a token to its client.
-    fn deliver(&mut self, id: SequenceId, delta: Delta, now: Instant) {
+    fn deliver(&mut self, id: SequenceId, mut delta: Delta, now: Instant) {
         let Some(live) = self.live.get_mut(&id) else {
             return;
         };
-        let outcome = delta.finish.as_ref().map(|finish| match finish.reason {
-            FinishReason::StopString(_) | FinishReason::StopToken(_) => "stop",
-            FinishReason::Length => "length",
+        let outcome = delta.finish.as_mut().map(|finish| {
+            finish.table = live.rows.table().cloned();
+            match finish.reason {
+                FinishReason::StopString(_) | FinishReason::StopToken(_) => "stop",
+                FinishReason::Length => "length",
+            }
         });
         live.mailbox.post(Ok(delta));
         live.mailbox.flush(now);

@@ -117,7 +117,8 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, finish: &Finish, first_of_its_prompt: bool) {
+    /// Adds those of a completion.
+    pub(super) fn add(&mut self, finish: &Finish, first_of_its_prompt: bool) {
         let (usage, timings) = (&finish.usage, &finish.timings);
         if first_of_its_prompt {
             self.prompt_tokens += u64::from(usage.prompt_tokens);

@@ -75,7 +75,8 @@ fn prompts(fields: &mut Fields) -> Result<Vec<Prompt>, Refusal> {
     }
 }
 
-fn one(value: Value) -> Result<Prompt, Refusal> {
+/// A text or token ids.
+pub(super) fn one(value: Value) -> Result<Prompt, Refusal> {
     match value {
         Value::String(text) => Ok(Prompt::Text(text)),
         Value::Array(list) => ids(list),

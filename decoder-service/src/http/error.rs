@@ -153,7 +153,7 @@ impl From<Error> for Refusal {
                 code: Some("invalid_api_key"),
                 ..Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", text)
             },
-            Error::TooMuchText { .. } => Self {
+            Error::TooMuchText { .. } | Error::TooManyRanks { .. } => Self {
                 code: Some(outcome),
                 retry_after: Some(SOON),
                 ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", text)

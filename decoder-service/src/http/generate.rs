@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use axum::{
-    http::{HeaderMap, HeaderName},
+    http::{HeaderMap, HeaderName, HeaderValue},
     response::Response,
 };
 use serde_json::Value;
@@ -115,6 +115,40 @@ fn renamed(error: Error, endpoint: Endpoint) -> Error {
     }
 }
 
+/// Who asks, as all drafts of a request are signed.
+pub(super) struct Caller {
+    id: Option<HeaderValue>,
+    client: Client,
+    key: Option<Arc<Key>>,
+}
+
+impl Caller {
+    /// Of a request with these headers.
+    pub(super) fn new(http: &Http, headers: &HeaderMap, key: Option<Arc<Key>>) -> Self {
+        Self {
+            id: headers.get(REQUEST_ID).cloned(),
+            // A connection answers one request at a time.
+            client: Client::Request(http.requests.fetch_add(1, Ordering::Relaxed)),
+            key,
+        }
+    }
+
+    /// Signs a draft.
+    pub(super) fn sign(&self, draft: &mut Draft) {
+        let text = self.id.as_ref().and_then(|id| id.to_str().ok());
+        draft.request_id = text.unwrap_or_default().to_owned();
+        draft.client = Some(self.client);
+        draft.key = self.key.clone();
+    }
+
+    /// Gives an answer the name that its request has.
+    pub(super) fn answer(self, response: &mut Response) {
+        if let Some(id) = self.id {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+    }
+}
+
 /// Submits a request and answers it.
 pub(super) async fn answer(
     http: &Http,
@@ -133,14 +167,9 @@ pub(super) async fn answer(
         delivery,
         model,
     } = generation;
-    let id = headers.get(REQUEST_ID);
-    let text = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
-    // A connection answers one request at a time.
-    let client = Client::Request(http.requests.fetch_add(1, Ordering::Relaxed));
+    let caller = Caller::new(http, headers, key);
     for draft in &mut drafts {
-        draft.request_id = text.to_owned();
-        draft.client = Some(client);
-        draft.key = key.clone();
+        caller.sign(draft);
         draft.table = table.clone();
     }
     let deltas = intake.start_all(drafts, None).await;
@@ -149,8 +178,6 @@ pub(super) async fn answer(
     let model = model.as_ref().unwrap_or(&intake.info().name);
     let writer = Writer::new(endpoint, model, answer.choices());
     let mut response = respond(answer, writer, delivery, http.heartbeat).await?;
-    if let Some(id) = id {
-        response.headers_mut().insert(REQUEST_ID, id.clone());
-    }
+    caller.answer(&mut response);
     Ok(response)
 }

@@ -26,7 +26,7 @@ fn name(details: &Details, id: u32, bytes: &[u8]) -> String {
 }
 
 /// JSON has no infinities: a token that cannot be gets OpenAI's number for that.
-fn number(logprob: f32) -> Value {
+pub(super) fn number(logprob: f32) -> Value {
     json!(if logprob.is_finite() {
         logprob
     } else {

@@ -17,6 +17,7 @@ mod completions;
 mod conversation;
 mod cors;
 mod error;
+mod explain;
 mod fields;
 mod generate;
 mod logprobs;
@@ -142,10 +143,12 @@ pub fn router(
 }
 
 /// Method, path and handler of all that programs call.
-fn routes() -> [(&'static str, &'static str, MethodRouter<Shared>); 11] {
+fn routes() -> [(&'static str, &'static str, MethodRouter<Shared>); 13] {
     [
         ("post", "/v1/completions", post(completions)),
         ("post", "/v1/chat/completions", post(chat_completions)),
+        ("post", "/v1/fgrams/describe", post(describe_fgram)),
+        ("post", "/v1/fgrams/explain", post(explain_fgram)),
         ("get", "/v1/models", get(operations::models)),
         ("get", "/v1/models/{model}", get(operations::model_by_name)),
         ("post", "/tokenize", post(tokenize)),
@@ -181,6 +184,30 @@ async fn chat_completions(
     let generation = http.bodies.parse(&headers, body, conversation::read);
     let key = key.map(|Extension(key)| key);
     generate::answer(&http, ready, &headers, key, generation.await?).await
+}
+
+async fn explain_fgram(
+    State(http): State<Shared>,
+    key: Option<Extension<Arc<Key>>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let ready = http.ready()?;
+    let read = |fields, _: &[u8]| explain::Question::read(fields);
+    let question = http.bodies.parse(&headers, body, read).await?;
+    let key = key.map(|Extension(key)| key);
+    explain::answer(&http, ready, &headers, key, question).await
+}
+
+async fn describe_fgram(
+    State(http): State<Shared>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let ready = http.ready()?;
+    let read = |fields, _: &[u8]| explain::read_fgram(fields);
+    let read = http.bodies.parse(&headers, body, read).await?;
+    Ok(json_response(&explain::described(ready, read).await?))
 }
 
 async fn tokenize(

@@ -4,14 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use minijinja::Value;
 use scone_proto::decoder::v1::{
-    self as proto, FinishReason as ProtoReason, GenerateRequest, GenerateResponse,
-    SamplingParameters, finish::StoppedBy, generate_request,
+    self as proto, ExplainRequest, ExplainResponse, FinishReason as ProtoReason, GenerateRequest,
+    GenerateResponse, SamplingParameters, explain_request, finish::StoppedBy, generate_request,
 };
 use tonic::metadata::MetadataMap;
 
 use crate::{
     chat::Conversation,
+    error::Error,
+    explain::{Explanation, Fgram, Prediction},
     keys::Key,
+    model::ModelInfo,
     places::Client,
     request::{Draft, Prompt},
     sequence::{Delta, Finish, FinishReason, GeneratedToken},
@@ -69,9 +72,62 @@ pub(super) fn draft(
         echo,
         logit_bias,
         table: Some(request.table),
+        token_embedding_at_end: false,
         client,
         key,
     }
+}
+
+pub(super) fn draft_to_explain(
+    request: ExplainRequest,
+    client: Option<Client>,
+    key: Option<Arc<Key>>,
+) -> Draft {
+    let prompt = request.prompt.map(|prompt| match prompt {
+        explain_request::Prompt::Text(text) => Prompt::Text(text),
+        explain_request::Prompt::TokenIds(ids) => Prompt::Ids(ids.ids),
+    });
+    Draft {
+        request_id: request.request_id,
+        prompt,
+        table: Some(request.table),
+        client,
+        key,
+        ..Draft::default()
+    }
+}
+
+pub(super) fn explanation(
+    model: &ModelInfo,
+    explanation: Explanation,
+) -> Result<ExplainResponse, Error> {
+    let table_id = explanation.table().map(|table| table.table_id.clone());
+    let fgram = explanation.fgram.map(|fgram| self::fgram(model, fgram));
+    Ok(ExplainResponse {
+        fgram: fgram.transpose()?,
+        with_row: explanation.with_row.map(prediction).unwrap_or_default(),
+        with_token_embedding: prediction(explanation.with_token_embedding),
+        table_id: table_id.unwrap_or_default(),
+    })
+}
+
+pub(super) fn fgram(model: &ModelInfo, fgram: Fgram) -> Result<proto::Fgram, Error> {
+    Ok(proto::Fgram {
+        text: model.spelled(&fgram.ids)?,
+        token_ids: fgram.ids,
+        rank: fgram.ranked.map(|ranked| proto::FgramRank {
+            rank: ranked.rank.rank,
+            count: ranked.rank.count,
+            match_count: ranked.rank.match_count,
+            set_size: ranked.set_size,
+        }),
+    })
+}
+
+fn prediction(prediction: Prediction) -> Vec<proto::TokenLogprob> {
+    let each = prediction.into_iter();
+    each.map(|(id, logprob)| proto::TokenLogprob { id, logprob })
+        .collect()
 }
 
 fn conversation(chat: proto::Chat) -> Conversation {
@@ -96,14 +152,11 @@ pub(super) fn response(delta: Delta) -> GenerateResponse {
 }
 
 fn token(token: GeneratedToken) -> proto::Token {
-    let top = token.top_logprobs.into_iter();
     proto::Token {
         id: token.id,
         match_length: u32::from(token.match_length),
         logprob: token.logprob,
-        top_logprobs: top
-            .map(|(id, logprob)| proto::TokenLogprob { id, logprob })
-            .collect(),
+        top_logprobs: prediction(token.top_logprobs),
     }
 }
 

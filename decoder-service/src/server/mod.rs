@@ -11,8 +11,8 @@ use std::{
 };
 
 use scone_proto::decoder::v1::{
-    GenerateRequest, GenerateResponse, GetModelInfoRequest, GetModelInfoResponse, Table,
-    decoder_service_server,
+    DescribeFgramRequest, DescribeFgramResponse, ExplainRequest, ExplainResponse, GenerateRequest,
+    GenerateResponse, GetModelInfoRequest, GetModelInfoResponse, Table, decoder_service_server,
 };
 use scone_service::connections::far_end;
 use tokio_stream::Stream;
@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status};
 
 pub use self::auth::authenticated;
 use crate::{
+    explain::{DEFAULT_TOP, describe, explain},
     intake::{Deltas, Intake},
     keys::Key,
     places::Client,
@@ -52,6 +53,31 @@ impl decoder_service_server::DecoderService for DecoderService {
         let draft = convert::draft(request.into_inner(), client, key);
         let deltas = self.intake.start(draft, deadline).await?;
         Ok(Response::new(Messages(deltas)))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<ExplainRequest>,
+    ) -> Result<Response<ExplainResponse>, Status> {
+        let deadline = convert::timeout(request.metadata()).map(|limit| Instant::now() + limit);
+        let client = far_end(request.extensions()).map(Client::Connection);
+        let key = request.extensions().get::<Arc<Key>>().cloned();
+        let request = request.into_inner();
+        let top = request.top.unwrap_or(DEFAULT_TOP);
+        let draft = convert::draft_to_explain(request, client, key);
+        let explanation = explain(&self.intake, draft, top, deadline).await?;
+        let response = convert::explanation(self.intake.info(), explanation)?;
+        Ok(Response::new(response))
+    }
+
+    async fn describe_fgram(
+        &self,
+        request: Request<DescribeFgramRequest>,
+    ) -> Result<Response<DescribeFgramResponse>, Status> {
+        let DescribeFgramRequest { token_ids, table } = request.into_inner();
+        let fgram = describe(&self.intake, Some(&table), token_ids).await?;
+        let fgram = Some(convert::fgram(self.intake.info(), fgram)?);
+        Ok(Response::new(DescribeFgramResponse { fgram }))
     }
 
     async fn get_model_info(

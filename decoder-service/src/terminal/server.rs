@@ -309,5 +309,6 @@ fn finish(finish: proto::Finish) -> Finish {
                 sampling: Duration::from_micros(timings.sampling_us),
             },
         },
+        table: None,
     }
 }

@@ -268,6 +268,93 @@ async fn log_probabilities_have_names_offsets_and_the_most_probable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prompt_is_scored_without_a_completion() {
+    let service = Service::start(4, 4).await;
+    let text = "then the fox met the other bear";
+    let more = json!({"echo": true, "logprobs": 2, "return_token_ids": true, "n": 2});
+    let with_one = post(service.http, PATH, &with(greedy(text, 1), more.clone())).await;
+    let prompt = encode(text).len();
+    let expected = floats(&with_one.json()["choices"][0]["logprobs"]["token_logprobs"]);
+    let body = with(greedy(text, 0), more);
+    let whole = post(service.http, PATH, &body).await.json();
+    assert_eq!(whole["usage"]["completion_tokens"], 0);
+    assert_eq!(whole["usage"]["prompt_tokens"], prompt);
+    let streamed = with(body, json!({"stream": true}));
+    let chunks = post(service.http, PATH, &streamed).await.events();
+    for index in 0..2 {
+        let choice = &whole["choices"][index];
+        assert_eq!(
+            (&choice["text"], &choice["finish_reason"]),
+            (&json!(text), &json!("length"))
+        );
+        assert_eq!(choice["token_ids"], json!(encode(text)));
+        let scored = floats(&choice["logprobs"]["token_logprobs"]);
+        assert_eq!(scored, expected[..prompt]);
+        let of = chunks.iter().map(|chunk| &chunk["choices"][0]);
+        let of: Vec<&Value> = of.filter(|choice| choice["index"] == index).collect();
+        let said: String = of.iter().map(|c| c["text"].as_str().unwrap()).collect();
+        assert_eq!(said, text);
+        let scored: Vec<_> = of
+            .iter()
+            .flat_map(|c| floats(&c["logprobs"]["token_logprobs"]))
+            .collect();
+        assert_eq!(scored, expected[..prompt]);
+        assert_eq!(of.last().unwrap()["finish_reason"], "length");
+    }
+    let responses = by_grpc(
+        &service,
+        SamplingParameters {
+            max_tokens: Some(0),
+            echo: Some(true),
+            logprobs: Some(2),
+            ..sampled()
+        },
+    );
+    let (ids, logprobs, _, said) = choice_of_grpc(&responses.await, 1);
+    assert_eq!(
+        (ids, said),
+        (encode("then the fox"), "then the fox".to_owned())
+    );
+    assert!(logprobs[1..].iter().all(Option::is_some));
+
+    // Without scores the prompt comes back; the whole context may be scored.
+    let echoed = post(
+        service.http,
+        PATH,
+        &with(greedy(text, 0), json!({"echo": true})),
+    )
+    .await;
+    assert_eq!(echoed.json()["choices"][0]["text"], text);
+    let most = vec![116; 1024];
+    let answer = post(
+        service.http,
+        PATH,
+        &with(
+            greedy(most.clone(), 0),
+            json!({"echo": true, "logprobs": 0}),
+        ),
+    )
+    .await;
+    let scored = floats(&answer.json()["choices"][0]["logprobs"]["token_logprobs"]);
+    assert_eq!(
+        (scored.len(), scored.iter().flatten().count()),
+        (1024, 1023)
+    );
+    for (body, param) in [
+        (greedy(text, 0), "max_tokens"),
+        (with(greedy(most, 1), json!({"echo": true})), "prompt"),
+        (
+            with(greedy(vec![116; 1025], 0), json!({"echo": true})),
+            "prompt",
+        ),
+    ] {
+        let refused = post(service.http, PATH, &body).await;
+        assert_eq!(refused.error()["param"], param, "{}", refused.body);
+    }
+    assert_eq!(service.metric("scone_decoder_running").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_goes_away_frees_its_slot() {
     let service = Service::start(1, 1).await;
     for stream in [true, false] {

@@ -117,6 +117,8 @@ async fn without_a_key_and_with_a_wrong_one_every_answer_is_the_same() {
         ("GET", "/v1/models"),
         ("GET", &of_model),
         ("GET", "/v1/models/none"),
+        ("POST", "/v1/fgrams/explain"),
+        ("POST", "/v1/fgrams/describe"),
         ("POST", "/tokenize"),
         ("POST", "/detokenize"),
         ("GET", "/tokenizer_info"),

@@ -8,6 +8,7 @@ mod chat;
 mod client;
 mod completions;
 mod errors;
+mod explain;
 mod keys;
 mod openapi;
 mod operations;

@@ -10,9 +10,11 @@ use crate::{
 const TEMPLATE: &str = "{% for m in messages %}{{ m.content }}{% endfor %}";
 
 /// Where a schema's fields are read.
-const REQUESTS: [(&str, &str); 4] = [
+const REQUESTS: [(&str, &str); 6] = [
     ("/v1/completions", "CompletionRequest"),
     ("/v1/chat/completions", "ChatCompletionRequest"),
+    ("/v1/fgrams/explain", "ExplainRequest"),
+    ("/v1/fgrams/describe", "DescribeFgramRequest"),
     ("/tokenize", "TokenizeRequest"),
     ("/detokenize", "DetokenizeRequest"),
 ];
@@ -35,6 +37,7 @@ fn smallest(path: &str) -> Value {
             json!({"messages": [{"role": "user", "content": "the fox"}], "max_tokens": 4})
         }
         "/detokenize" => json!({"tokens": [1]}),
+        "/v1/fgrams/describe" => json!({"token_ids": [116, 104]}),
         _ => json!({"prompt": "the fox"}),
     }
 }
@@ -142,6 +145,21 @@ async fn answers_have_the_fields_described() {
             names(&answer["usage"]["scone"]),
             names(&usage["scone"]["properties"])
         );
+    }
+    let body = smallest("/v1/fgrams/explain");
+    let answer = post(service.http, "/v1/fgrams/explain", &body).await.json();
+    let described = properties(&openapi, "Explanation");
+    assert_eq!(names(&answer), names(&json!(described)));
+    let fgram = json!(properties(&openapi, "Fgram"));
+    assert_eq!(names(&answer["fgram"]), names(&fgram));
+    let body = smallest("/v1/fgrams/describe");
+    let described = post(service.http, "/v1/fgrams/describe", &body)
+        .await
+        .json();
+    assert_eq!(names(&described), names(&fgram));
+    let probable = json!(properties(&openapi, "Probable"));
+    for list in ["with_row", "with_token_embedding"] {
+        assert_eq!(names(&answer[list][0]), names(&probable));
     }
     let model = get(service.http, "/v1/models/tiny").await.json();
     assert_eq!(names(&model), names(&json!(properties(&openapi, "Model"))));

@@ -7,7 +7,7 @@
 mod params;
 
 use crate::error::{Error, Result};
-pub use params::SamplingParams;
+pub use params::{MAX_LOGPROBS, SamplingParams};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Ordering;

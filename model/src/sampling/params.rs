@@ -43,7 +43,8 @@ impl Default for SamplingParams {
     }
 }
 
-const MAX_LOGPROBS: u32 = 20;
+/// Most log probabilities of a token that can be asked for.
+pub const MAX_LOGPROBS: u32 = 20;
 const MAX_BIASES: usize = 1024;
 
 impl SamplingParams {

@@ -13,6 +13,8 @@ const TOP = 5;
 // Of the text shown: what the server said of each token.
 let tokens = [];
 let promptIds = [];
+// The model, with its table, that said it.
+let saidBy = null;
 let running = null;
 let model = null;
 
@@ -103,6 +105,7 @@ function showTables(models) {
   };
   fill(byId("table"), options());
   fill(byId("beside"), [element("option", { value: "" }, "nothing"), ...options()]);
+  fill(byId("third"), [element("option", { value: "" }, "nothing"), ...options()]);
   byId("tables").hidden = models.length < 2;
 }
 
@@ -116,6 +119,20 @@ function showLegend(maxN) {
 }
 
 // ---- the request
+
+// Numbers in a list: token ids.
+function listed(text) {
+  return text.split(/[\s,]+/).filter((part) => part !== "").map(Number);
+}
+
+// "7:-100, 12:5": token ids with what is added to their logits.
+function biases(text) {
+  const pairs = text.split(/[\s,]+/).filter((part) => part !== "");
+  return Object.fromEntries(pairs.map((pair) => {
+    const [id, bias] = pair.split(":");
+    return [id, Number(bias)];
+  }));
+}
 
 const NUMBERS = [
   "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty",
@@ -134,6 +151,8 @@ function request() {
     if (fields[name].value !== "") body[name] = Number(fields[name].value);
   }
   if (fields.stop.value) body.stop = fields.stop.value;
+  if (fields.stop_token_ids.value) body.stop_token_ids = listed(fields.stop_token_ids.value);
+  if (fields.logit_bias.value) body.logit_bias = biases(fields.logit_bias.value);
   if (fields.ignore_eos.checked) body.ignore_eos = true;
   if (byId("table").value) body.model = byId("table").value;
   const prompt = byId("prompt").value;
@@ -161,14 +180,15 @@ async function generate() {
   clearText();
   const figures = new Figures();
   const { path, body } = request();
+  saidBy = body.model ?? null;
   try {
     figures.start();
-    const other = beside(path, body, signal);
+    const others = Promise.all(columns(body).map((column) => column.fill(path, body, signal)));
     // Awaited below; a failure before that is not unheard.
-    other.catch(() => {});
+    others.catch(() => {});
     const response = await call(path, body, signal);
     for await (const event of events(response.body)) take(event, figures);
-    await other;
+    await others;
     byId("announce").textContent = `Done: ${figures.generated} tokens.`;
   } catch (error) {
     if (error.name === "AbortError") byId("announce").textContent = "Stopped.";
@@ -183,35 +203,52 @@ async function generate() {
   byId("stop").disabled = true;
 }
 
-// The same request to another table, in a column of its own; nothing when none was chosen.
-async function beside(path, body, signal) {
-  const other = byId("beside").value;
-  byId("other").hidden = !other;
-  byId("name").hidden = !other;
-  if (!other) return;
-  byId("name").textContent = body.model;
-  byId("other-name").textContent = other;
-  byId("other-output").replaceChildren();
-  byId("other-figures").textContent = "";
-  // Chosen here, so that both have it.
-  body.seed ??= Math.floor(Math.random() * 2 ** 32);
-  const response = await call(path, { ...body, model: other }, signal);
-  const text = new TextDecoder();
-  const count = { all: 0, matched: 0 };
-  for await (const event of events(response.body)) {
-    const choice = event.choices[0];
-    if (!choice) continue;
-    for (const token of choice.delta ? ofChat(choice) : ofCompletion(choice)) {
-      const kind = token.prompt ? "given" : "";
-      const said = text.decode(token.bytes, { stream: true });
-      const attributes = { class: `token ${kind} ${shade(token.length)}`, "data-length": String(token.length) };
-      byId("other-output").append(element("span", attributes, said));
-      if (token.prompt) continue;
-      count.all += 1;
-      if (token.length >= 2) count.matched += 1;
-    }
+// The columns beside the first, one for each other table that was chosen.
+function columns(body) {
+  const others = [["other", byId("beside").value], ["third-column", byId("third").value]];
+  for (const [id, model] of others) byId(id).hidden = !model;
+  const chosen = others.filter(([, model]) => model);
+  byId("name").hidden = chosen.length === 0;
+  byId("name").textContent = body.model ?? "";
+  // Chosen here, so that all have it.
+  if (chosen.length > 0) body.seed ??= Math.floor(Math.random() * 2 ** 32);
+  return chosen.map(([id, model]) => new Column(byId(id), model));
+}
+
+// The same request to another table.
+class Column {
+  #model;
+  #output;
+  #figures;
+
+  constructor(section, model) {
+    this.#model = model;
+    section.querySelector("h3").textContent = model;
+    this.#output = section.querySelector(".output");
+    this.#figures = section.querySelector(".note");
+    this.#output.replaceChildren();
+    this.#figures.textContent = "";
   }
-  byId("other-figures").textContent = `${count.all} tokens, ${percent(count.matched, count.all)} chosen by the row of an f-gram.`;
+
+  async fill(path, body, signal) {
+    const response = await call(path, { ...body, model: this.#model }, signal);
+    const text = new TextDecoder();
+    const count = { all: 0, matched: 0 };
+    for await (const event of events(response.body)) {
+      const choice = event.choices[0];
+      if (!choice) continue;
+      for (const token of choice.delta ? ofChat(choice) : ofCompletion(choice)) {
+        const kind = token.prompt ? "given" : "";
+        const said = text.decode(token.bytes, { stream: true });
+        const attributes = { class: `token ${kind} ${shade(token.length)}`, "data-length": String(token.length) };
+        this.#output.append(element("span", attributes, said));
+        if (token.prompt) continue;
+        count.all += 1;
+        if (token.length >= 2) count.matched += 1;
+      }
+    }
+    this.#figures.textContent = `${count.all} tokens, ${percent(count.matched, count.all)} chosen by the row of an f-gram.`;
+  }
 }
 
 // The data of server-sent events; an error event is thrown.
@@ -321,19 +358,55 @@ function cut(stop) {
 
 // ---- one token
 
-// The text of the f-gram whose row was the input: it ends at the token before.
+// The ids before a token: what the model had read when it said it. The prompt of a conversation is
+// not shown; f-grams may begin in it.
+function idsBefore(index) {
+  const hidden = tokens[0].prompt ? [] : promptIds;
+  return [...hidden, ...tokens.slice(0, index).map((token) => token.id)];
+}
+
+const ask = async (path, body) => (await call(path, saidBy ? { ...body, model: saidBy } : body)).json();
+
+// F-grams that were asked for, by table and ids.
+const described = new Map();
+
+// The f-gram whose row was the input, which ends at the token before: its text, rank and count.
 async function inputOf(index) {
-  const { length } = tokens[index];
-  // The prompt of a conversation is not shown; f-grams may begin in it.
-  const before = tokens[0].prompt ? [] : promptIds;
-  const hidden = Math.max(0, length - index);
-  const shown = tokens.slice(index - length + hidden, index);
-  if (hidden === 0) {
-    const bytes = shown.flatMap((token) => [...token.bytes]);
-    return new TextDecoder().decode(Uint8Array.from(bytes));
+  const ids = idsBefore(index).slice(-tokens[index].length);
+  const key = `${saidBy} ${ids}`;
+  if (!described.has(key)) described.set(key, await ask("/v1/fgrams/describe", { token_ids: ids }));
+  return described.get(key);
+}
+
+function rankOf(fgram) {
+  if (fgram.rank === null) return "Its rank and count are not known here.";
+  const matched = fgram.match_count > 0 ? `, the longest match at ${fgram.match_count.toLocaleString("en")} of them` : "";
+  return `Rank ${(fgram.rank + 1).toLocaleString("en")} of ${fgram.set_size.toLocaleString("en")} f-grams: `
+    + `${fgram.count.toLocaleString("en")} times in the training text${matched}.`;
+}
+
+// What the row did, when that is asked for: the model is run with it and without.
+async function explain(index, place) {
+  place.replaceChildren(element("p", { class: "note" }, "The model is run twice …"));
+  try {
+    const said = await ask("/v1/fgrams/explain", { prompt: idsBefore(index), top: TOP });
+    if (chosen !== index) return;
+    const top = (list) => list.map((one) => [one.token, one.logprob]);
+    const parts = [mostProbable("With the token embedding alone", top(said.with_token_embedding), tokens[index])];
+    if (said.with_row) parts.unshift(mostProbable("With the row of the f-gram", top(said.with_row), tokens[index]));
+    place.replaceChildren(...parts);
+  } catch (error) {
+    if (chosen === index) place.replaceChildren(element("p", { class: "error" }, error.message));
   }
-  const ids = [...before.slice(Math.max(0, before.length - hidden)), ...shown.map((token) => token.id)];
-  return (await (await call("/detokenize", { tokens: ids })).json()).prompt;
+}
+
+// A button for that: with the mouse, with Tab, or Enter on the token. The answer takes the place of
+// the list that is there.
+function explainer(index, list) {
+  const place = element("div", { class: "beside", id: "explained" }, ...list);
+  const button = element("button", { type: "button", id: "explain" }, "What would the token embedding have said?");
+  button.addEventListener("click", () => explain(index, place));
+  return element("div", {}, button, place);
 }
 
 let chosen = -1;
@@ -353,12 +426,14 @@ async function choose(index) {
   }
   const input = element("p");
   const parts = [said, input];
-  if (token.top.length > 0) parts.push(mostProbable(token));
+  const list = token.top.length > 0 ? [mostProbable("Most probable with this input", token.top, token)] : [];
+  parts.push(...(token.length >= 2 ? [explainer(index, list)] : list));
   byId("token").replaceChildren(...parts);
   if (token.length >= 2) {
-    const text = await inputOf(index).catch((error) => `(${error.message})`);
+    const fgram = await inputOf(index).catch((error) => ({ error }));
     if (chosen !== index) return;
-    input.append("Its input was the row of the f-gram ", element("code", {}, visible(text)), `, ${token.length} tokens.`);
+    if (fgram.error) input.append(fgram.error.message);
+    else input.append("Its input was the row of the f-gram ", element("code", {}, visible(fgram.text)), `, ${token.length} tokens. ${rankOf(fgram)}`);
   } else if (index > 0 || !token.prompt) {
     input.append("Its input was the embedding of the token before: no f-gram ended there.");
   } else {
@@ -366,17 +441,19 @@ async function choose(index) {
   }
 }
 
-function mostProbable(token) {
-  const rows = token.top.map(([text, logprob]) => {
+// The token that was said stands out.
+function mostProbable(caption, top, token) {
+  const rows = top.map(([text, logprob]) => {
     const p = Math.exp(logprob);
     const meter = element("meter", { min: "0", max: "1", value: String(p), "aria-label": "probability" });
-    return element("tr", {},
-      element("td", {}, element("code", {}, visible(text))),
+    const same = text === token.text;
+    return element("tr", same ? { class: "same" } : {},
+      element("td", {}, element("code", {}, visible(text)), same ? " (said)" : ""),
       element("td", {}, `${(100 * p).toFixed(1)} %`),
       element("td", {}, meter));
   });
   return element("table", {},
-    element("caption", {}, "Most probable with this input"),
+    element("caption", {}, caption),
     element("thead", {}, element("tr", {},
       element("th", { scope: "col" }, "token"),
       element("th", { scope: "col" }, "probability"),
@@ -384,9 +461,11 @@ function mostProbable(token) {
     element("tbody", {}, ...rows));
 }
 
+// A click, or a touch, gives a token the focus and so keeps it: its button is in reach then.
 output.addEventListener("mouseover", (event) => {
   const span = event.target.closest(".token");
-  if (span) choose(Number(span.dataset.index));
+  const kept = document.activeElement.closest(".token");
+  if (span && !kept) choose(Number(span.dataset.index));
 });
 
 output.addEventListener("focusin", (event) => {
@@ -397,11 +476,16 @@ output.addEventListener("focusin", (event) => {
   choose(Number(span.dataset.index));
 });
 
-// One stop for the Tab key, arrows inside.
+// One stop for the Tab key, arrows inside. Enter asks what the row did.
 output.addEventListener("keydown", (event) => {
   const span = event.target.closest(".token");
   if (!span || tokens.length === 0) return;
   const at = Number(span.dataset.index);
+  if (event.key === "Enter" && !event.ctrlKey) {
+    event.preventDefault();
+    byId("explain")?.click();
+    return;
+  }
   const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: tokens.length - 1 }[event.key];
   if (to === undefined) return;
   event.preventDefault();
