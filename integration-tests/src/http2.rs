@@ -2,8 +2,9 @@
 //! takes from it. The real clients' libraries would not send these.
 
 use std::{
+    collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -15,6 +16,7 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::Notify,
     task::JoinHandle,
     time::timeout,
 };
@@ -24,6 +26,12 @@ const DEAF: Duration = Duration::from_millis(500);
 
 /// Largest payload of a frame without asking.
 const FRAME_BYTES: usize = 16 << 10;
+
+/// What every window begins with.
+const DEFAULT_WINDOW: i64 = 65_535;
+
+/// The setting that says what those of streams begin with.
+const INITIAL_WINDOW: [u8; 2] = [0, 4];
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -50,13 +58,33 @@ pub struct Seen {
     pub closed: bool,
 }
 
+/// What the connection's other side said.
+#[derive(Debug)]
+struct Incoming {
+    seen: Mutex<Seen>,
+    room: Mutex<Room>,
+    /// Told when there is more.
+    more_room: Notify,
+    /// Whether what comes is left in the socket.
+    deaf: AtomicBool,
+}
+
+/// How much the server has room for.
+#[derive(Debug)]
+struct Room {
+    connection: i64,
+    /// Of each stream, what it got beyond what streams begin with.
+    streams: HashMap<u32, i64>,
+    initial: i64,
+    /// Streams that the server takes nothing for any more.
+    reset: HashSet<u32>,
+}
+
 /// A connection. What comes is read and counted, unless it is told to read nothing.
 #[derive(Debug)]
 pub struct RawClient {
     out: OwnedWriteHalf,
-    seen: Arc<Mutex<Seen>>,
-    /// Whether what comes is left in the socket.
-    deaf: Arc<AtomicBool>,
+    incoming: Arc<Incoming>,
     reading: JoinHandle<()>,
     next_stream: u32,
 }
@@ -69,17 +97,26 @@ impl RawClient {
     pub async fn connect(address: &str, window: u32) -> Self {
         let stream = TcpStream::connect(address).await.expect("connect");
         let (input, out) = stream.into_split();
-        let (seen, deaf) = <(Arc<Mutex<Seen>>, Arc<AtomicBool>)>::default();
-        let reading = tokio::spawn(read(input, Arc::clone(&seen), Arc::clone(&deaf)));
+        let incoming = Arc::new(Incoming {
+            seen: Mutex::default(),
+            room: Mutex::new(Room {
+                connection: DEFAULT_WINDOW,
+                streams: HashMap::new(),
+                initial: DEFAULT_WINDOW,
+                reset: HashSet::new(),
+            }),
+            more_room: Notify::new(),
+            deaf: AtomicBool::new(false),
+        });
+        let reading = tokio::spawn(read(input, Arc::clone(&incoming)));
         let mut client = Self {
             out,
-            seen,
-            deaf,
+            incoming,
             reading,
             next_stream: 1,
         };
         let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-        let settings = [&4u16.to_be_bytes()[..], &window.to_be_bytes()].concat();
+        let settings = [&INITIAL_WINDOW[..], &window.to_be_bytes()].concat();
         frame(&mut hello, SETTINGS, 0, 0, &settings);
         // Room for the answers of all streams together.
         frame(&mut hello, WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes());
@@ -89,13 +126,12 @@ impl RawClient {
 
     /// What came so far.
     pub fn seen(&self) -> Seen {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.clone()
+        lock(&self.incoming.seen).clone()
     }
 
     /// Leaves what comes from now on in the socket.
     pub fn read_nothing(&self) {
-        self.deaf.store(true, Ordering::Relaxed);
+        self.incoming.deaf.store(true, Ordering::Relaxed);
     }
 
     /// Opens a stream with the head of a gRPC call; its number.
@@ -115,6 +151,37 @@ impl RawClient {
             }
         }
         true
+    }
+
+    /// Sends bytes of a call as the server has room for them; how many, when it has none any more.
+    pub async fn send_data(&mut self, stream: u32, bytes: &[u8]) -> usize {
+        let mut sent = 0;
+        while sent < bytes.len() && !lock(&self.incoming.room).reset.contains(&stream) {
+            let room = self.take_room(stream, FRAME_BYTES.min(bytes.len() - sent));
+            if room == 0 {
+                let more = self.incoming.more_room.notified();
+                if timeout(DEAF, more).await.is_err() {
+                    break;
+                }
+                continue;
+            }
+            let mut frames = Vec::new();
+            frame(&mut frames, DATA, 0, stream, &bytes[sent..sent + room]);
+            if !self.send(&frames).await {
+                break;
+            }
+            sent += room;
+        }
+        sent
+    }
+
+    fn take_room(&self, stream: u32, most: usize) -> usize {
+        let mut room = lock(&self.incoming.room);
+        let of_stream = room.initial + room.streams.get(&stream).copied().unwrap_or(0);
+        let taken = of_stream.min(room.connection).clamp(0, most as i64);
+        room.connection -= taken;
+        *room.streams.entry(stream).or_default() -= taken;
+        taken as usize
     }
 
     /// Begins a call and sends the whole of its one message.
@@ -180,30 +247,64 @@ fn head(path: &str) -> Vec<u8> {
     head
 }
 
-async fn read(mut input: OwnedReadHalf, seen: Arc<Mutex<Seen>>, deaf: Arc<AtomicBool>) {
-    let note = |change: &dyn Fn(&mut Seen)| {
-        change(&mut seen.lock().unwrap_or_else(PoisonError::into_inner));
-    };
+async fn read(mut input: OwnedReadHalf, incoming: Arc<Incoming>) {
     let mut payload = Vec::new();
     loop {
-        while deaf.load(Ordering::Relaxed) {
+        while incoming.deaf.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let mut header = [0; 9];
-        if input.read_exact(&mut header).await.is_err() {
-            return note(&|seen| seen.closed = true);
+        let read = async {
+            input.read_exact(&mut header).await?;
+            let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+            payload.resize(length, 0);
+            input.read_exact(&mut payload).await
+        };
+        if read.await.is_err() {
+            lock(&incoming.seen).closed = true;
+            return;
         }
-        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
-        payload.resize(length, 0);
-        if input.read_exact(&mut payload).await.is_err() {
-            return note(&|seen| seen.closed = true);
-        }
-        note(&|seen| match header[3] {
-            DATA => seen.data_bytes += length,
-            HEADERS => seen.headers += 1,
-            RST_STREAM => seen.reset += 1,
-            GOAWAY => seen.told_to_go = true,
-            _ => {}
-        });
+        let stream = u32::from_be_bytes([header[5], header[6], header[7], header[8]]);
+        incoming.note(header[3], stream, &payload);
     }
+}
+
+impl Incoming {
+    fn note(&self, kind: u8, stream: u32, payload: &[u8]) {
+        let mut seen = lock(&self.seen);
+        match kind {
+            DATA => seen.data_bytes += payload.len(),
+            HEADERS => seen.headers += 1,
+            RST_STREAM => {
+                seen.reset += 1;
+                lock(&self.room).reset.insert(stream);
+                self.more_room.notify_one();
+            }
+            GOAWAY => seen.told_to_go = true,
+            SETTINGS => {
+                for setting in payload.chunks_exact(6) {
+                    if setting[..2] == INITIAL_WINDOW {
+                        lock(&self.room).initial = number(&setting[2..]);
+                    }
+                }
+            }
+            WINDOW_UPDATE => {
+                let mut room = lock(&self.room);
+                match stream {
+                    0 => room.connection += number(payload),
+                    _ => *room.streams.entry(stream).or_default() += number(payload),
+                }
+                self.more_room.notify_one();
+            }
+            _ => {}
+        }
+    }
+}
+
+fn number(bytes: &[u8]) -> i64 {
+    bytes.iter().fold(0, |sum, byte| (sum << 8) + i64::from(*byte))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

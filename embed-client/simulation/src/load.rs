@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 pub const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How late the simulated clock may show that to be over: two of its ticks.
-pub const CLOCK: Duration = Duration::from_millis(2);
+pub const CLOCK: Duration = Duration::from_millis(4);
 
 /// What happened.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +44,7 @@ pub async fn look_up_until(client: EmbedClient, seed: u64, stop: Arc<AtomicBool>
             false => &counts.failed,
         };
         count.fetch_add(1, Ordering::Relaxed);
-        sleep(Duration::from_millis(rng.random_range(1..40))).await;
+        sleep(Duration::from_millis(rng.random_range(1..60))).await;
     }
 }
 

@@ -23,14 +23,14 @@ use crate::{
 };
 
 /// One look of the simulation at the world.
-const TICK: Duration = Duration::from_millis(1);
+const TICK: Duration = Duration::from_millis(2);
 /// All is well before the first fault.
 const CALM: Duration = Duration::from_millis(200);
 /// The time of faults.
-const FAULTS: Duration = Duration::from_secs(3);
+const FAULTS: Duration = Duration::from_millis(2500);
 /// From the last fault until service is normal: a connection into a black hole is given up after 7 s of
 /// unanswered pings, the next attempt comes within 2 s, and may hang for 3 s itself.
-pub const NORMAL: Duration = Duration::from_secs(15);
+const NORMAL: Duration = Duration::from_secs(15);
 /// Times that a client may send one message: 4 replicas one after the other, each with a spare one.
 const MOST_ASKED: usize = 4 * 2;
 
@@ -72,12 +72,12 @@ pub fn run(seed: u64) -> Report {
         .rng_seed(seed)
         .build();
     let asked = Asked::default();
-    let shards = rng.random_range(1..=2);
-    let replicas: Vec<Replica> = (0..shards)
-        .flat_map(|shard| (0..3).map(move |number| (shard, number)))
-        .take((shards * rng.random_range(1..=3u32)).max(shards) as usize)
+    let (shards, of_each) = (rng.random_range(1..=2), rng.random_range(1..=3));
+    let numbers = (0..shards).flat_map(|shard| (0..of_each).map(move |number| (shard, number)));
+    let replicas: Vec<Replica> = numbers
         .map(|(shard, number)| {
-            Replica::start(&mut sim, format!("replica-{shard}-{number}"), (shard, shards), &asked)
+            let name = format!("replica-{shard}-{number}");
+            Replica::start(&mut sim, name, (shard, shards), &asked)
         })
         .collect();
     let mut scene = Scene::new(&sim, &replicas);
@@ -157,7 +157,7 @@ async fn client(
     told.connected.store(true, Ordering::Relaxed);
     let (stop, counts) = (Arc::<AtomicBool>::default(), Counts::default());
     let mut tasks = JoinSet::new();
-    for number in 0..4 {
+    for number in 0..3 {
         let (client, stop, counts) = (client.clone(), stop.clone(), counts.clone());
         let task = look_up_until(client, seed.wrapping_mul(31) + number, stop, counts);
         tasks.spawn(task);

@@ -9,7 +9,7 @@ use integration_tests::{
     eventually::eventually,
     fixtures::fixtures,
     folders::{copy_of, scratch},
-    http2::{RawClient, data, grpc},
+    http2::{RawClient, grpc},
     memory::Watch,
     rows,
 };
@@ -33,7 +33,7 @@ const UNFINISHED: u64 = 64;
 /// What the windows of one connection let it send ahead, in MiB.
 const WINDOW: u64 = 4;
 /// Everything else: heads, tasks, buffers that grew; in MiB.
-const SLACK: u64 = 48;
+const SLACK: u64 = 80;
 
 /// Somebody else's request, until it is answered.
 async fn served(client: &DecoderServiceClient<Channel>) {
@@ -53,6 +53,8 @@ fn model_without_longest_token() -> PathBuf {
     let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
     json["normalizer"] = serde_json::json!({"type": "NFC"});
     fs::write(&path, json.to_string()).unwrap();
+    // Its f-grams are those of another tokenizer now: it is served without.
+    fs::remove_file(model.join("scone.json")).unwrap();
     model
 }
 
@@ -77,7 +79,7 @@ async fn prompts_of_4_mib_are_refused_by_their_length() {
 #[tokio::test(flavor = "multi_thread")]
 async fn prompts_of_4_mib_are_tokenised_two_at_a_time() {
     let model = model_without_longest_token();
-    let command = integration_tests::cluster::decoder_command(&model, ANY_PORT, &["--no-table"]);
+    let command = integration_tests::cluster::decoder_command(&model, ANY_PORT, &[]);
     let decoder = Service::try_start("decoder-service", command).unwrap();
     let others = client::decoder(&decoder.address).await;
     served(&others).await;
@@ -135,21 +137,21 @@ async fn a_hundred_thousand_heads_on_one_connection_are_not_kept() {
     watch.took_at_most("100,000 heads on one connection", SLACK);
 }
 
-/// Opens streams and sends most of a large message over each, until the server takes no more.
+/// Opens streams and sends most of a large message over each, as far as the server has room; how many MiB
+/// that is in all.
 async fn half_send(client: &mut RawClient, path: &str, streams: usize) -> usize {
-    let mut message = grpc(&vec![0; MESSAGE_BYTES - 64]);
-    message.pop();
+    let message = grpc(&vec![0; MESSAGE_BYTES - 64]);
     let mut sent = 0;
     for _ in 0..streams {
         let mut frames = Vec::new();
         let stream = client.open(&mut frames, path);
-        data(&mut frames, stream, &message, false);
         if !client.send(&frames).await {
             break;
         }
-        sent += 1;
+        let more = client.send_data(stream, &message[..message.len() - 1]).await;
+        sent += more;
     }
-    sent
+    sent >> 20
 }
 
 /// 71 MB became 1,511 once, and would have gone on.
@@ -161,7 +163,7 @@ async fn messages_half_sent_to_a_decoder_share_their_limit() {
     let watch = Watch::begin(&decoder.process);
     let mut client = RawClient::connect(&decoder.address, 65_535).await;
     let sent = half_send(&mut client, GENERATE, 1000).await;
-    println!("    {sent} messages were half sent: {:?}", client.seen());
+    println!("    {sent} MiB were sent: {:?}", client.seen());
     drop(client);
     served(&others).await;
     let most = UNFINISHED + WINDOW + SLACK;
@@ -229,7 +231,7 @@ async fn messages_half_sent_to_an_embed_service_share_their_limit() {
     for _ in 0..3 {
         let mut client = RawClient::connect(&embed.address, 65_535).await;
         let sent = half_send(&mut client, LOOKUP, 128).await;
-        println!("    {sent} messages were half sent: {:?}", client.seen());
+        println!("    {sent} MiB were sent: {:?}", client.seen());
         clients.push(client);
     }
     drop(clients);
