@@ -213,10 +213,23 @@ impl Intake {
             let checked = drafts.into_iter().map(|draft| draft.check(&info, deadline));
             checked.collect::<Result<Vec<Request>, Error>>()
         };
-        if bytes < LONG_PROMPT_BYTES {
-            return check();
+        self.tokenise(bytes, check).await?
+    }
+
+    /// Does something to texts of so many bytes that takes as long as to tokenise them: long ones off the
+    /// network threads, a few at a time, and not when their client has left before their turn.
+    ///
+    /// # Errors
+    /// [`Error::TooMuchText`] when as much as there may be waits already.
+    pub async fn tokenise<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        match bytes < LONG_PROMPT_BYTES {
+            true => Ok(work()),
+            false => self.tokenising.run(bytes, work).await,
         }
-        self.tokenising.run(bytes, check).await?
     }
 
     /// Refuses a table that is not here before its text is tokenised. It may still be gone when the

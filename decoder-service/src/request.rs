@@ -31,6 +31,17 @@ pub enum Prompt {
     Chat(Conversation),
 }
 
+impl Prompt {
+    /// Bytes of text to tokenise.
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Chat(conversation) => conversation.size(),
+            Self::Ids(_) => 0,
+        }
+    }
+}
+
 /// A request as it came: nothing is checked, absent fields are `None`.
 /// Fields are those of `scone.decoder.v1.GenerateRequest`.
 #[derive(Clone, Debug, Default)]
@@ -208,11 +219,7 @@ impl Draft {
 
     /// Bytes of text to tokenise.
     pub fn text_bytes(&self) -> usize {
-        match &self.prompt {
-            Some(Prompt::Text(text)) => text.len(),
-            Some(Prompt::Chat(conversation)) => conversation.size(),
-            Some(Prompt::Ids(_)) | None => 0,
-        }
+        self.prompt.as_ref().map_or(0, Prompt::text_bytes)
     }
 
     /// Tokens of the context that are kept for the completion, at least.

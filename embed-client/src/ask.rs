@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 
 use crate::{
+    chance::Chance,
     error::LookupError,
     facts::TableFacts,
     link::{Link, Refusal},
@@ -32,6 +33,7 @@ pub(crate) struct Asker {
     pub(crate) timeout: Duration,
     pub(crate) hedge: bool,
     pub(crate) pace: Pace,
+    pub(crate) chance: Chance,
 }
 
 /// One message for one shard, on its way to an answer.
@@ -98,8 +100,8 @@ impl Asker {
         loop {
             let view = self.pool.view();
             let links = view.links(question.table, question.part.shard);
-            if let Some(link) = pick(links, tried, None) {
-                let spare = pick(links, tried, Some(link)).cloned();
+            if let Some(link) = pick(links, tried, None, &self.chance) {
+                let spare = pick(links, tried, Some(link), &self.chance).cloned();
                 let link = link.clone();
                 return Some(Choice { link, spare });
             }
@@ -211,6 +213,7 @@ fn pick<'a>(
     links: &'a [Arc<Link>],
     tried: &[Arc<Link>],
     taken: Option<&Arc<Link>>,
+    chance: &Chance,
 ) -> Option<&'a Arc<Link>> {
     let untried = || {
         let avoided = |link: &Arc<Link>| {
@@ -223,8 +226,8 @@ fn pick<'a>(
     if count < 2 {
         return untried().next();
     }
-    let one = rand::random_range(0..count);
-    let other = (one + rand::random_range(1..count)) % count;
+    let one = chance.below(count);
+    let other = (one + 1 + chance.below(count - 1)) % count;
     let (one, other) = (untried().nth(one)?, untried().nth(other)?);
     Some(if other.burden() < one.burden() {
         other
@@ -239,6 +242,8 @@ async fn first_good(
     mut b: Pin<&mut impl Future<Output = Answer>>,
 ) -> Answer {
     tokio::select! {
+        // The same order always, so that a simulation can be repeated.
+        biased;
         answer = a.as_mut() => match answer {
             Ok(rows) => Ok(rows),
             Err(_) => b.await,

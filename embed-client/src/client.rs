@@ -17,6 +17,7 @@ use tracing::warn;
 use crate::{
     ask::Asker,
     batch::{Answers, LookupBatch},
+    chance::Chance,
     error::{ConnectError, LookupError},
     facts::TableFacts,
     members::Members,
@@ -56,6 +57,7 @@ impl EmbedClient {
             timeout: options.timeout,
             hedge: options.hedge,
             pace: Pace::default(),
+            chance: Chance::new(options.seed),
         };
         let mut connections = JoinSet::new();
         connections.spawn(Members::new(options, pool.clone()).follow());

@@ -1,6 +1,6 @@
 //! How connections to an embed-service are set up.
 
-use std::time::Duration;
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use scone_tls::{ClientTls, Connector};
 use tonic::transport::{Channel, Endpoint, Error};
@@ -15,6 +15,27 @@ const MAX_FRAME_BYTES: u32 = 1 << 20;
 /// A peer that leaves pings unanswered this long is gone, though its connection looks open.
 const PING_EVERY: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a client opens its connections: by TCP, but for simulated networks.
+#[tonic::async_trait]
+pub trait Open: fmt::Debug + Send + Sync {
+    /// Opens one to an address.
+    ///
+    /// # Errors
+    /// When there is none.
+    async fn open(&self, endpoint: Endpoint, address: SocketAddr) -> Result<Channel, Error>;
+}
+
+/// Over the network of the system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tcp;
+
+#[tonic::async_trait]
+impl Open for Tcp {
+    async fn open(&self, endpoint: Endpoint, _: SocketAddr) -> Result<Channel, Error> {
+        endpoint.connect().await
+    }
+}
 
 /// The embed-service at `address` (`host:port`), with the windows, frames and pings that
 /// [`EmbedClient`](crate::EmbedClient) uses; for tools that speak to one server themselves. A

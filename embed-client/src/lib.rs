@@ -56,6 +56,7 @@
 mod address;
 mod ask;
 mod batch;
+mod chance;
 mod client;
 mod endpoint;
 mod error;
@@ -72,7 +73,7 @@ mod view;
 pub use address::{Address, Resolve, SystemResolver};
 pub use batch::{Answers, LookupBatch};
 pub use client::{EmbedClient, Monitor};
-pub use endpoint::{connect, endpoint};
+pub use endpoint::{Open, Tcp, connect, endpoint};
 pub use error::{ConnectError, LookupError};
 pub use facts::{Incompatible, ModelFacts, TableFacts};
 pub use options::{Options, Tls};

@@ -1,13 +1,13 @@
 //! One open connection to one embed-service, with one Lookup stream kept open on it.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use scone_proto::embed::v1::{
@@ -15,12 +15,15 @@ use scone_proto::embed::v1::{
     embed_service_client::EmbedServiceClient, lookup_response,
 };
 use scone_tls::ClientTls;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::Instant,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming, transport::Channel};
 
 use crate::{
-    endpoint,
+    endpoint::{self, Open},
     error::{LookupError, Unusable},
     parts,
 };
@@ -84,7 +87,7 @@ type Reply = oneshot::Sender<Result<LookupRows, Refusal>>;
 struct Waiting {
     closed: bool,
     last_id: u64,
-    replies: HashMap<u64, Reply>,
+    replies: BTreeMap<u64, Reply>,
 }
 
 /// The side of a connection that look-ups are given to.
@@ -115,9 +118,17 @@ pub(crate) enum Ended {
 pub(crate) async fn connect(
     address: SocketAddr,
     tls: Option<(&ClientTls, &str)>,
+    open: &dyn Open,
     limit: Duration,
 ) -> Result<EmbedServiceClient<Channel>, String> {
-    let channel = endpoint::connect(&address.to_string(), tls, limit).await;
+    let host = address.to_string();
+    let channel = match tls {
+        Some(_) => endpoint::connect(&host, tls, limit).await,
+        None => match endpoint::endpoint(&host, limit) {
+            Ok(endpoint) => open.open(endpoint, address).await,
+            Err(error) => Err(error),
+        },
+    };
     let channel = channel.map_err(|error| chain(&error))?;
     let client = EmbedServiceClient::new(channel);
     Ok(client.max_decoding_message_size(parts::LARGEST_ANSWER_BYTES))

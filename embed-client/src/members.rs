@@ -16,6 +16,7 @@ use tracing::warn;
 
 use crate::{
     address::{Address, names_of},
+    chance::Chance,
     options::Options,
     pool::{Pool, ReplicaId},
     replica::Replica,
@@ -34,10 +35,11 @@ pub(crate) struct Members {
     files: HashMap<Address, Vec<String>>,
     names: HashMap<String, Vec<SocketAddr>>,
     /// Replicas in use; one is drained when its sender is dropped.
-    running: HashMap<SocketAddr, Running>,
+    running: BTreeMap<SocketAddr, Running>,
     /// The connections end with this value.
     tasks: JoinSet<()>,
     next_id: ReplicaId,
+    chance: Arc<Chance>,
 }
 
 /// A replica in use.
@@ -49,14 +51,18 @@ struct Running {
 
 impl Members {
     pub(crate) fn new(options: Options, pool: Arc<Pool>) -> Self {
+        // Other choices than those of look-ups, which come in another order.
+        let chance = Chance::new(options.seed.map(|seed| !seed));
+        let chance = Arc::new(chance);
         Self {
             options,
             pool,
             files: HashMap::new(),
             names: HashMap::new(),
-            running: HashMap::new(),
+            running: BTreeMap::new(),
             tasks: JoinSet::new(),
             next_id: 0,
+            chance,
         }
     }
 
@@ -157,6 +163,8 @@ impl Members {
                 tls: self.options.tls.as_ref().map(|tls| tls.client.clone()),
                 pool: self.pool.clone(),
                 poll_interval: self.options.poll_interval,
+                open: self.options.open.clone(),
+                chance: self.chance.clone(),
             };
             self.tasks.spawn(replica.run(stopped));
         }

@@ -6,6 +6,7 @@ use scone_tls::ClientTls;
 
 use crate::{
     address::{Address, Resolve, SystemResolver, host},
+    endpoint::{Open, Tcp},
     facts::ModelFacts,
 };
 
@@ -49,6 +50,10 @@ pub struct Options {
     pub hedge: bool,
     /// How names become addresses.
     pub resolver: Arc<dyn Resolve>,
+    /// How connections without TLS are opened.
+    pub open: Arc<dyn Open>,
+    /// Where random choices begin: the same from the same seed, unknown when absent.
+    pub seed: Option<u64>,
 }
 
 impl Options {
@@ -65,6 +70,8 @@ impl Options {
             poll_interval: Duration::from_secs(1),
             hedge: true,
             resolver: Arc::new(SystemResolver),
+            open: Arc::new(Tcp),
+            seed: None,
         }
     }
 }

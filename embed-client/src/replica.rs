@@ -15,6 +15,8 @@ use tonic::{Code, transport::Channel};
 use tracing::{debug, info, warn};
 
 use crate::{
+    chance::Chance,
+    endpoint::Open,
     error::Unusable,
     facts::TableFacts,
     link::{self, Ended, Link},
@@ -41,6 +43,8 @@ pub(crate) struct Replica {
     pub(crate) tls: Option<ClientTls>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) poll_interval: Duration,
+    pub(crate) open: Arc<dyn Open>,
+    pub(crate) chance: Arc<Chance>,
 }
 
 /// How one connection ended.
@@ -55,9 +59,10 @@ impl Replica {
     /// flight are over.
     pub(crate) async fn run(self, mut stop: oneshot::Receiver<()>) {
         let address = self.address;
-        let mut pause = Backoff::default();
+        let mut pause = Backoff::new(self.chance.clone());
         loop {
             let connected = tokio::select! {
+                biased;
                 connected = timeout(PATIENCE, self.connect()) => connected,
                 _ = &mut stop => break,
             };
@@ -79,6 +84,7 @@ impl Replica {
                 }
             };
             tokio::select! {
+                biased;
                 () = sleep(wait) => {}
                 _ = &mut stop => break,
             }
@@ -88,7 +94,7 @@ impl Replica {
 
     async fn connect(&self) -> Result<Connection, Unusable> {
         let tls = self.tls.as_ref().map(|tls| (tls, &*self.name));
-        let mut client = link::connect(self.address, tls, PATIENCE).await?;
+        let mut client = link::connect(self.address, tls, &*self.open, PATIENCE).await?;
         let reports = self.ask(&mut client, &[]).await?;
         let (link, answers) = Link::open(self.address, &mut client).await?;
         let shard = reports.first().map(|report| report.shard);
@@ -274,6 +280,7 @@ impl Connection {
         replica.pool.remove(replica.id);
         // Every look-up has a deadline, so this ends.
         tokio::select! {
+            biased;
             _ = &mut read => {}
             () = link.idle() => {}
         }
@@ -308,17 +315,25 @@ async fn poll(
 
 /// Pauses between attempts to connect: twice as long each time, with jitter, so that clients do
 /// not come back all at once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Backoff {
     failures: u32,
+    chance: Arc<Chance>,
 }
 
 impl Backoff {
+    fn new(chance: Arc<Chance>) -> Self {
+        Self {
+            failures: 0,
+            chance,
+        }
+    }
+
     fn next(&mut self) -> Duration {
         let pause = BACKOFF.0 * 2u32.pow(self.failures.min(16));
         self.failures += 1;
         let pause = pause.min(BACKOFF.1);
-        pause.mul_f64(rand::random_range(0.5..1.0))
+        pause.mul_f64(0.5 + self.chance.fraction() / 2.0)
     }
 
     /// After a replica that asked to be left alone for so long.
@@ -346,9 +361,13 @@ mod tests {
 
     use super::*;
 
+    fn backoff() -> Backoff {
+        Backoff::new(Arc::new(Chance::new(None)))
+    }
+
     #[test]
     fn pauses_grow_to_a_limit_and_start_again_after_a_good_connection() {
-        let mut pause = Backoff::default();
+        let mut pause = backoff();
         let within = |pause: Duration, full: Duration| pause >= full / 2 && pause <= full;
         assert!(within(pause.next(), BACKOFF.0));
         assert!(within(pause.next(), BACKOFF.0 * 2));
@@ -368,16 +387,16 @@ mod tests {
         let status = Status::unavailable("the table is still being opened");
         let hint = Duration::from_secs(7);
         let hinted = Unusable::refused("Lookup", &with_retry_pushback(status.clone(), hint));
-        assert_eq!(Backoff::default().refused(hinted.retry_after), hint);
+        assert_eq!(backoff().refused(hinted.retry_after), hint);
         let plain = Unusable::refused("Lookup", &status);
-        assert!(Backoff::default().refused(plain.retry_after) <= BACKOFF.0);
+        assert!(backoff().refused(plain.retry_after) <= BACKOFF.0);
         let day = Duration::from_secs(24 * 60 * 60);
-        assert_eq!(Backoff::default().refused(day), LONGEST_HINT);
+        assert_eq!(backoff().refused(day), LONGEST_HINT);
     }
 
     #[test]
     fn a_stream_that_ended_in_good_order_is_opened_again_at_once_but_not_in_a_loop() {
-        let mut pause = Backoff::default();
+        let mut pause = backoff();
         let lasted = Duration::from_secs(1);
         assert_eq!(pause.after(&Ended::Gracefully, lasted), Duration::ZERO);
         assert!(pause.after(&Ended::Gracefully, Duration::ZERO) > Duration::ZERO);

@@ -12,15 +12,11 @@ use std::{
 use prometheus_client::metrics::counter::Counter;
 use tokio_util::sync::CancellationToken;
 
-/// Nothing is unread.
-const READ: u64 = u64::MAX;
-
 /// All calls whose answers may stay unread.
 #[derive(Clone, Debug)]
 pub(crate) struct Readers {
     calls: Arc<Mutex<HashMap<u64, Call>>>,
     next: Arc<AtomicU64>,
-    began: Instant,
     stall_time: Duration,
     /// Connections that were cut.
     cut: Counter,
@@ -28,10 +24,17 @@ pub(crate) struct Readers {
 
 #[derive(Debug)]
 struct Call {
-    /// Milliseconds after the beginning at which the transport got the answer it has not sent, or
-    /// [`READ`].
-    unread_since: Arc<AtomicU64>,
+    answers: Arc<Mutex<Answers>>,
     cut: CancellationToken,
+}
+
+/// How far the answers of a call are.
+#[derive(Debug, Default)]
+struct Answers {
+    /// Made, and not sent.
+    unread: usize,
+    /// When the last one was sent, or the first of these made.
+    progress: Option<Instant>,
 }
 
 /// One call, until it is dropped.
@@ -39,7 +42,13 @@ struct Call {
 pub(crate) struct Reader {
     readers: Readers,
     id: u64,
-    unread_since: Arc<AtomicU64>,
+    answers: Arc<Mutex<Answers>>,
+}
+
+/// An answer that was made, until it is dropped: then it was sent, or never will be.
+#[derive(Debug)]
+pub(crate) struct Unread {
+    answers: Arc<Mutex<Answers>>,
 }
 
 impl Readers {
@@ -48,7 +57,6 @@ impl Readers {
         Self {
             calls: Arc::default(),
             next: Arc::default(),
-            began: Instant::now(),
             stall_time,
             cut,
         }
@@ -57,83 +65,76 @@ impl Readers {
     /// A call over a connection that `cut` cuts.
     pub(crate) fn enter(&self, cut: CancellationToken) -> Reader {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let unread_since = Arc::new(AtomicU64::new(READ));
+        let answers = Arc::default();
         let call = Call {
-            unread_since: Arc::clone(&unread_since),
+            answers: Arc::clone(&answers),
             cut,
         };
-        self.lock().insert(id, call);
+        lock(&self.calls).insert(id, call);
         Reader {
             readers: self.clone(),
             id,
-            unread_since,
+            answers,
         }
     }
 
-    /// Cuts the connections of all calls whose answers have been unread for too long.
+    /// Cuts the connections of all calls that have unread answers, none of which was sent for too long.
     pub(crate) fn cut_stalled(&self) {
-        let stall_time = u64::try_from(self.stall_time.as_millis()).unwrap_or(u64::MAX);
-        let Some(latest) = millis(self.began).checked_sub(stall_time) else {
-            return;
-        };
-        for call in self.lock().values() {
-            let since = call.unread_since.load(Ordering::Relaxed);
-            if since <= latest && !call.cut.is_cancelled() {
+        for call in lock(&self.calls).values() {
+            let progress = lock(&call.answers).progress;
+            let stalled = progress.is_some_and(|at| at.elapsed() >= self.stall_time);
+            if stalled && !call.cut.is_cancelled() {
                 call.cut.cancel();
                 self.cut.inc();
             }
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Call>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Reader {
-    /// There is an answer for the transport.
-    pub(crate) fn answered(&self) {
-        self.answers().one();
+    /// There is an answer; it is unread until the value is dropped.
+    pub(crate) fn answered(&self) -> Unread {
+        self.answering().made()
     }
 
     /// To say so from another task.
-    pub(crate) fn answers(&self) -> Answers {
-        Answers {
-            unread_since: Arc::clone(&self.unread_since),
-            began: self.readers.began,
-        }
-    }
-
-    /// The transport asks for the next one: the last was sent.
-    pub(crate) fn sent(&self) {
-        self.unread_since.store(READ, Ordering::Relaxed);
+    pub(crate) fn answering(&self) -> Answering {
+        Answering(Arc::clone(&self.answers))
     }
 }
 
-/// The answers of a call.
+/// Who makes answers of a call.
 #[derive(Debug)]
-pub(crate) struct Answers {
-    unread_since: Arc<AtomicU64>,
-    began: Instant,
-}
+pub(crate) struct Answering(Arc<Mutex<Answers>>);
 
-impl Answers {
-    /// One is there; the first that is not sent decides.
-    pub(crate) fn one(&self) {
-        self.unread_since
-            .fetch_min(millis(self.began), Ordering::Relaxed);
+impl Answering {
+    /// There is an answer.
+    pub(crate) fn made(self) -> Unread {
+        let mut answers = lock(&self.0);
+        answers.unread += 1;
+        answers.progress.get_or_insert_with(Instant::now);
+        drop(answers);
+        Unread { answers: self.0 }
     }
 }
 
-/// Milliseconds since `began`.
-fn millis(began: Instant) -> u64 {
-    u64::try_from(began.elapsed().as_millis()).unwrap_or(READ - 1)
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let mut answers = lock(&self.answers);
+        answers.unread -= 1;
+        answers.progress = (answers.unread > 0).then(Instant::now);
+    }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.readers.lock().remove(&self.id);
+        lock(&self.readers.calls).remove(&self.id);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code panics with a lock held; if it did, counts and lists would still be whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -145,22 +146,30 @@ mod tests {
         let readers = Readers::new(Duration::ZERO, Counter::default());
         let tokens = [(); 3].map(|()| CancellationToken::new());
         let [idle, reads, stalls] = tokens.clone().map(|cut| readers.enter(cut));
-        reads.answered();
-        reads.sent();
-        stalls.answered();
+        drop(reads.answered());
+        let unread = stalls.answered();
         readers.cut_stalled();
         let cut = tokens.each_ref().map(CancellationToken::is_cancelled);
         assert_eq!(cut, [false, false, true]);
         readers.cut_stalled();
         assert_eq!(readers.cut.get(), 1);
-        drop((idle, reads, stalls));
-        assert!(readers.lock().is_empty());
+        drop((idle, reads, stalls, unread));
+        assert!(lock(&readers.calls).is_empty());
+    }
 
-        let patient = Readers::new(Duration::from_secs(3600), Counter::default());
+    #[test]
+    fn one_that_reads_slowly_is_not_cut() {
+        let readers = Readers::new(Duration::from_secs(3600), Counter::default());
         let token = CancellationToken::new();
-        let stalls = patient.enter(token.clone());
-        stalls.answered();
-        patient.cut_stalled();
+        let reader = readers.enter(token.clone());
+        let progress = || lock(&reader.answers).progress;
+        let (first, second) = (reader.answered(), reader.answered());
+        let made = progress();
+        drop(second);
+        assert!(progress() > made, "one was sent");
+        readers.cut_stalled();
         assert!(!token.is_cancelled());
+        drop(first);
+        assert_eq!(progress(), None);
     }
 }

@@ -8,7 +8,7 @@ use scone_proto::embed::v1::{
     embed_service_server::{EmbedService, EmbedServiceServer},
     lookup_response,
 };
-use scone_service::connections;
+use scone_service::{connections, unsent::Unsent};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{lookup::Lookups, stream::LookupStream};
@@ -53,20 +53,34 @@ impl EmbedService for Server {
         let reader = lookups.admission.readers();
         let reader = reader.enter(connections::cutter(extensions));
         let lookups = Arc::clone(lookups);
-        let stream = LookupStream::new(request.into_inner(), lookups, ending, reader, permit);
-        Ok(Response::new(Box::pin(stream.answers())))
+        let unsent = Unsent::default();
+        let stream = LookupStream::new(
+            request.into_inner(),
+            lookups,
+            ending,
+            reader,
+            permit,
+            unsent.clone(),
+        );
+        let answers: Self::LookupStream = Box::pin(stream.answers());
+        Ok(held(answers, unsent))
     }
 
     async fn lookup_once(
         &self,
         request: Request<LookupRequest>,
     ) -> Result<Response<LookupResponse>, Status> {
+        let cut = connections::cutter(request.extensions());
         let request = request.into_inner();
         let answer = self.lookups.answer(&request).await?;
-        Ok(Response::new(LookupResponse {
+        let reader = self.lookups.admission.readers().enter(cut);
+        let unsent = Unsent::default();
+        unsent.hold((reader.answered(), reader, answer.admitted));
+        let response = LookupResponse {
             id: request.id,
             result: Some(lookup_response::Result::Rows(answer.rows)),
-        }))
+        };
+        Ok(held(response, unsent))
     }
 
     async fn get_table_info(
@@ -80,4 +94,11 @@ impl EmbedService for Server {
             .info(&table, table_id.as_deref(), &lookups.limits)?;
         Ok(Response::new(info))
     }
+}
+
+/// A response that has what is held for it.
+fn held<T>(message: T, unsent: Unsent) -> Response<T> {
+    let mut response = Response::new(message);
+    response.extensions_mut().insert(unsent);
+    response
 }

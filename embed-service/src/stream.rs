@@ -4,6 +4,7 @@ use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
 
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _, unfold};
 use scone_proto::embed::v1::{LookupRequest, LookupResponse, lookup_response};
+use scone_service::unsent::Unsent;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{Status, Streaming};
 
@@ -11,7 +12,7 @@ use crate::{
     admission::Admitted,
     error::Error,
     lookup::{Answer, Lookups},
-    readers::Reader,
+    readers::{Reader, Unread},
 };
 
 /// Requests of one stream that may wait for the disk at one time. When there are so many, no
@@ -25,6 +26,9 @@ const LAST_REQUESTS: usize = 64;
 
 type Answering = Pin<Box<dyn Future<Output = (u64, Result<Answer, Error>)> + Send>>;
 
+/// An answer that had to wait for the disk, and is unread since it is there.
+type Waited = (u64, Result<Answer, Error>, Unread);
+
 /// A stream and its state.
 pub(crate) struct LookupStream {
     /// Requests as they arrive; `None` when no more are taken.
@@ -32,9 +36,9 @@ pub(crate) struct LookupStream {
     /// Answers them.
     lookups: Arc<Lookups>,
     /// Those that wait for the disk, at most [`MAX_WAITING`].
-    waiting: FuturesUnordered<AbortOnDropHandle<(u64, Result<Answer, Error>)>>,
-    /// The bytes of the answer that the transport has not taken yet.
-    unsent: Option<Admitted>,
+    waiting: FuturesUnordered<AbortOnDropHandle<Waited>>,
+    /// Has what answers take of the bytes in flight until they were sent.
+    unsent: Unsent,
     /// Cancelled when the connection is too old, or the server shuts down.
     ending: CancellationToken,
     /// How many requests were taken since then.
@@ -53,12 +57,13 @@ impl LookupStream {
         ending: CancellationToken,
         reader: Reader,
         permit: Admitted,
+        unsent: Unsent,
     ) -> Self {
         Self {
             requests: Some(requests),
             lookups,
             waiting: FuturesUnordered::new(),
-            unsent: None,
+            unsent,
             ending,
             taken_since_ending: 0,
             reader,
@@ -81,15 +86,12 @@ impl LookupStream {
         self,
     ) -> impl Stream<Item = Result<LookupResponse, Status>> + Send + 'static {
         unfold(self, |mut stream| async move {
-            stream.reader.sent();
             let answer = stream.next().await?;
-            stream.reader.answered();
             Some((answer, stream))
         })
     }
 
     async fn next(&mut self) -> Option<Result<LookupResponse, Status>> {
-        self.unsent = None;
         loop {
             if self.requests.is_none() && self.waiting.is_empty() {
                 return None;
@@ -101,7 +103,7 @@ impl LookupStream {
                 biased;
                 Some(answered) = self.waiting.next() => {
                     return Some(match answered {
-                        Ok((id, answer)) => Ok(self.respond(id, answer)),
+                        Ok((id, answer, unread)) => Ok(self.respond(id, answer, unread)),
                         Err(error) => Err(Error::Interrupted(error).into()),
                     });
                 }
@@ -131,14 +133,16 @@ impl LookupStream {
         let mut answering: Answering =
             Box::pin(async move { (request.id, lookups.answer(&request).await) });
         match poll_fn(|cx| Poll::Ready(answering.as_mut().poll(cx))).await {
-            Poll::Ready((id, answer)) => Some(self.respond(id, answer)),
+            Poll::Ready((id, answer)) => {
+                let unread = self.reader.answered();
+                Some(self.respond(id, answer, unread))
+            }
             Poll::Pending => {
                 // On a task of its own, so that it is known to be there when the transport does not ask.
-                let answers = self.reader.answers();
+                let reader = self.reader.answering();
                 let task = tokio::spawn(async move {
-                    let answer = answering.await;
-                    answers.one();
-                    answer
+                    let (id, answer) = answering.await;
+                    (id, answer, reader.made())
                 });
                 self.waiting.push(AbortOnDropHandle::new(task));
                 None
@@ -146,13 +150,21 @@ impl LookupStream {
         }
     }
 
-    fn respond(&mut self, id: u64, answer: Result<Answer, Error>) -> LookupResponse {
+    fn respond(
+        &mut self,
+        id: u64,
+        answer: Result<Answer, Error>,
+        unread: Unread,
+    ) -> LookupResponse {
         let result = match answer {
             Ok(answer) => {
-                self.unsent = Some(answer.admitted);
+                self.unsent.hold((unread, answer.admitted));
                 lookup_response::Result::Rows(answer.rows)
             }
-            Err(error) => lookup_response::Result::Error(error.into()),
+            Err(error) => {
+                self.unsent.hold(unread);
+                lookup_response::Result::Error(error.into())
+            }
         };
         LookupResponse {
             id,

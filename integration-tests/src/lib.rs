@@ -9,6 +9,8 @@
 //! - [`client`] sends generations and collects tokens,
 //! - [`rows`] speaks the embed tier's own protocol,
 //! - [`proxy`] is a bad network between them,
+//! - [`http2`] is a client that keeps to nothing,
+//! - [`memory`] watches what a process takes,
 //! - [`eventually`] waits for conditions, with a bound.
 //!
 //! Helpers panic when a step that must succeed does not: they run inside tests, where a panic with
@@ -23,6 +25,8 @@ pub mod cluster;
 pub mod eventually;
 pub mod fixtures;
 pub mod folders;
+pub mod http2;
+pub mod memory;
 pub mod process;
 pub mod proxy;
 pub mod rows;

@@ -64,6 +64,11 @@ impl Process {
         }
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Everything it has written to stdout so far.
     pub fn stdout(&self) -> String {
         read(&self.stdout)

@@ -10,6 +10,7 @@ mod suite {
     mod faults;
     mod generate;
     mod health;
+    mod hostile;
     mod keys;
     mod lookup;
     mod mapped;

@@ -1,5 +1,6 @@
-//! What stands before every gRPC service: requests that are no gRPC are refused as HTTP says, and
-//! messages that are still arriving take a bounded amount of memory in all.
+//! What stands before every gRPC service: requests that are no gRPC are refused as HTTP says,
+//! messages that are still arriving take a bounded amount of memory in all, and what a handler holds for
+//! its answer is held until that was sent ([`unsent`](crate::unsent)).
 
 use std::{
     pin::Pin,
@@ -20,7 +21,10 @@ use tonic::{
     server::NamedService,
 };
 
-use crate::connections::{ConnectionLimits, ConnectionMetrics};
+use crate::{
+    connections::{ConnectionLimits, ConnectionMetrics},
+    unsent,
+};
 
 /// Bytes before each message of gRPC: whether it is compressed, and its length.
 const PREFIX: usize = 5;
@@ -96,7 +100,7 @@ where
         Box::pin(async move {
             let mut response = answer.await?;
             blame_the_client(response.headers_mut());
-            Ok(response)
+            Ok(unsent::tie(response))
         })
     }
 }

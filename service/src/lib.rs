@@ -40,5 +40,6 @@ pub mod reflection;
 pub mod signals;
 pub mod started;
 pub mod telemetry;
+pub mod unsent;
 
 pub use error::Error;

@@ -1,7 +1,7 @@
 //! An embed-service for tests of its clients: it serves real or computed tables over the real
 //! protocol, and misbehaves on request.
 //!
-//! - [`EmbedServer`] is a running server, with threads of its own,
+//! - [`EmbedServer`] is a running server, with threads of its own, [`Service`] what it serves,
 //! - [`certificates`] are for tests of TLS,
 //! - [`tables`] are what it can serve: a [`scone_fgram::Table`], or every pair of ids.
 //!
@@ -16,6 +16,7 @@ pub mod tables;
 
 pub use behaviour::{Behaviour, Change};
 pub use server::{EmbedServer, Setup};
+pub use service::Service;
 
 /// Longer than anything takes on a busy machine: a time limit that must not be what ends a wait.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);

@@ -16,7 +16,7 @@ use tonic::transport::server::Router;
 use crate::{
     PATIENCE,
     behaviour::Behaviour,
-    service::{Service, State},
+    service::Service,
     tables::Rows,
 };
 
@@ -74,11 +74,8 @@ impl<T: Rows> EmbedServer<T> {
     /// # Panics
     /// When it cannot.
     pub fn start_with(table: T, setup: Setup) -> Self {
-        let state = State {
-            tables: vec![table],
-            behaviour: setup.behaviour,
-        };
-        let service = Service::new(state, setup.max_positions, setup.max_spans);
+        let service = Service::new(table, setup.max_positions, setup.max_spans);
+        service.behave(setup.behaviour);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -117,12 +114,12 @@ impl<T: Rows> EmbedServer<T> {
 
     /// Treats look-ups so from now on.
     pub fn behave(&self, behaviour: Behaviour) {
-        self.service.state().behaviour = behaviour;
+        self.service.behave(behaviour);
     }
 
     /// Answers for these versions from now on, the first one by default.
     pub fn serve(&self, tables: &[T]) {
-        self.service.state().tables = tables.to_vec();
+        self.service.serve_tables(tables);
     }
 
     /// Look-ups it has read.
@@ -148,7 +145,7 @@ impl<T: Rows> EmbedServer<T> {
 
     /// Ends the open streams in good order, answered or not.
     pub fn end_streams(&self) {
-        self.service.streams.send_modify(|n| *n += 1);
+        self.service.end_streams();
     }
 
     /// Cuts everything, as a killed process would.

@@ -24,28 +24,34 @@ use crate::{
 
 /// What a test may change while the server runs.
 #[derive(Debug)]
-pub(crate) struct State<T> {
+struct State<T> {
     /// The current version first.
-    pub(crate) tables: Vec<T>,
-    pub(crate) behaviour: Behaviour,
+    tables: Vec<T>,
+    behaviour: Behaviour,
 }
 
-/// The service; clones share everything.
+/// `EmbedService` as tests want it; clones share everything.
 #[derive(Clone, Debug)]
-pub(crate) struct Service<T> {
+pub struct Service<T> {
     state: Arc<Mutex<State<T>>>,
-    pub(crate) max_positions: u32,
-    pub(crate) max_spans: u32,
+    max_positions: u32,
+    max_spans: u32,
     /// Look-ups that were read.
     pub(crate) lookups: Arc<AtomicU64>,
     /// Answers to GetTableInfo.
     pub(crate) polls: Arc<AtomicU64>,
     /// Streams end when this changes.
-    pub(crate) streams: watch::Sender<u64>,
+    streams: watch::Sender<u64>,
 }
 
 impl<T: Rows> Service<T> {
-    pub(crate) fn new(state: State<T>, max_positions: u32, max_spans: u32) -> Self {
+    /// Serves `table`, of which a request may ask for so many positions in so many spans.
+    #[must_use]
+    pub fn new(table: T, max_positions: u32, max_spans: u32) -> Self {
+        let state = State {
+            tables: vec![table],
+            behaviour: Behaviour::Answer,
+        };
         Self {
             state: Arc::new(Mutex::new(state)),
             max_positions,
@@ -56,7 +62,22 @@ impl<T: Rows> Service<T> {
         }
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State<T>> {
+    /// Treats look-ups so from now on.
+    pub fn behave(&self, behaviour: Behaviour) {
+        self.state().behaviour = behaviour;
+    }
+
+    /// Answers for these versions from now on, the first one by default.
+    pub fn serve_tables(&self, tables: &[T]) {
+        self.state().tables = tables.to_vec();
+    }
+
+    /// Ends the open streams in good order, answered or not.
+    pub fn end_streams(&self) {
+        self.streams.send_modify(|n| *n += 1);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap()
     }
 

@@ -44,7 +44,12 @@ use axum::{
 };
 use prometheus_client::registry::Registry;
 
-use self::{body::Bodies, cors::Origins, error::Refusal, respond::json_response};
+use self::{
+    body::Bodies,
+    cors::Origins,
+    error::Refusal,
+    respond::{json_response, json_text},
+};
 use crate::{
     error::Error,
     intake::Intake,
@@ -215,11 +220,12 @@ async fn tokenize(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let model = http.ready()?.intake.info().clone();
-    let answer = move |fields, body: &[u8]| tokens::Tokenize::read(fields, body)?.answer(&model);
-    Ok(json_response(
-        &http.bodies.parse(&headers, body, answer).await?,
-    ))
+    let intake = &http.ready()?.intake;
+    let read = tokens::Tokenize::read;
+    let request = http.bodies.parse(&headers, body, read).await?;
+    let (bytes, model) = (request.text_bytes(), intake.info().clone());
+    let answer = intake.tokenise(bytes, move || request.answer(&model));
+    Ok(json_text(answer.await??))
 }
 
 async fn detokenize(

@@ -40,8 +40,13 @@ pub(super) async fn respond(
 
 /// 200 and a JSON body.
 pub(super) fn json_response(body: &Value) -> Response {
+    json_text(body.to_string())
+}
+
+/// An answer that is written already.
+pub(super) fn json_text(body: String) -> Response {
     let content_type = [(header::CONTENT_TYPE, "application/json")];
-    (content_type, body.to_string()).into_response()
+    (content_type, body).into_response()
 }
 
 fn event_stream(

@@ -1,10 +1,20 @@
 //! `POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`, as vLLM and
 //! lm-evaluation-harness have them.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{conversation, error::Refusal, fields::Fields};
-use crate::{model::ModelInfo, request::Prompt};
+use crate::{error::Error, model::ModelInfo, request::Prompt};
+
+/// The answer of `POST /tokenize`. As JSON in memory the ids of a long text would take a dozen times as much.
+#[derive(Serialize)]
+struct Tokens<'a> {
+    count: usize,
+    max_model_len: usize,
+    tokens: &'a [u32],
+    token_strs: Option<Vec<Option<String>>>,
+}
 
 /// A request of `POST /tokenize`.
 pub(super) struct Tokenize {
@@ -32,26 +42,30 @@ impl Tokenize {
         })
     }
 
-    /// The ids. Special tokens written in the text are one id each.
-    pub(super) fn answer(self, model: &ModelInfo) -> Result<Value, Refusal> {
-        let ids = match &self.prompt {
-            Prompt::Text(text) => model.encode(text, self.special.unwrap_or(true)),
+    /// Bytes of text to tokenise.
+    pub(super) fn text_bytes(&self) -> usize {
+        self.prompt.text_bytes()
+    }
+
+    /// The ids, as JSON. Special tokens written in the text are one id each. A text may be longer than the
+    /// context: tools cut what they evaluate themselves.
+    pub(super) fn answer(self, model: &ModelInfo) -> Result<String, Refusal> {
+        let ids = match self.prompt {
+            Prompt::Text(text) => model.encode(&text, self.special.unwrap_or(true)),
             Prompt::Chat(conversation) => model
-                .render(conversation)
+                .render(&conversation)
                 .and_then(|text| model.encode(&text, self.special.unwrap_or(false))),
-            Prompt::Ids(ids) => Ok(ids.clone()),
+            Prompt::Ids(ids) => Ok(ids),
         };
         let ids = ids?;
-        let texts = self.with_texts.then(|| {
-            let text = |&id: &u32| model.tokenizer.id_to_token(id);
-            ids.iter().map(text).collect::<Value>()
-        });
-        Ok(json!({
-            "count": ids.len(),
-            "max_model_len": model.context_tokens,
-            "tokens": ids,
-            "token_strs": texts,
-        }))
+        let text = |&id: &u32| model.tokenizer.id_to_token(id);
+        let tokens = Tokens {
+            count: ids.len(),
+            max_model_len: model.context_tokens,
+            tokens: &ids,
+            token_strs: self.with_texts.then(|| ids.iter().map(text).collect()),
+        };
+        serde_json::to_string(&tokens).map_err(|_| Refusal::from(Error::Internal))
     }
 }
 
