@@ -205,29 +205,64 @@ impl KeyFile {
         self.file.wrong(format!("the key of row {row} is damaged"))
     }
 
+    /// An error about a key that the index does not find, or finds as another row.
+    pub(crate) fn not_found(&self, row: u32, ids: &[TokenId]) -> Error {
+        self.file.wrong(format!(
+            "the index does not find f-gram {ids:?} as row {row}: one of the two is damaged"
+        ))
+    }
+
+    /// The f-gram of `row`, checked as far as it can be without its row.
+    ///
+    /// # Errors
+    /// When it is no f-gram of this shard and vocabulary; the error names it.
+    pub(crate) fn checked(&self, row: u32, manifest: &Manifest) -> Result<NGram> {
+        let key = self.get(row)?;
+        let ids = key.as_slice();
+        if owner(ids, manifest.shard_count) != manifest.shard_index {
+            let problem = format!("f-gram {ids:?} belongs to another shard");
+            return Err(self.file.wrong(problem));
+        }
+        let vocab_size = manifest.vocab_size;
+        if ids.iter().any(|&id| id >= vocab_size) {
+            let problem =
+                format!("f-gram {ids:?} has an id that is not below vocab_size {vocab_size}");
+            return Err(self.file.wrong(problem));
+        }
+        Ok(key)
+    }
+
     /// All keys, each checked.
     ///
     /// # Errors
-    /// When one is no f-gram of this shard and vocabulary; the error names it.
+    /// As [`KeyFile::checked`].
     pub(crate) fn read_all(&self, manifest: &Manifest) -> Result<KeyList> {
         let mut keys = KeyList::with_capacity(self.rows as usize);
         for row in 0..self.rows {
-            let key = self.get(row)?;
-            let ids = key.as_slice();
-            if owner(ids, manifest.shard_count) != manifest.shard_index {
-                return Err(self
-                    .file
-                    .wrong(format!("f-gram {ids:?} belongs to another shard")));
-            }
-            keys.push(ids)?;
+            keys.push(self.checked(row, manifest)?.as_slice())?;
         }
-        keys.check_vocab(manifest.vocab_size)
-            .map_err(|error| self.file.wrong(error.to_string()))?;
         Ok(keys)
     }
 
-    /// Compares the checksum of the whole file with `table.json`.
-    pub(crate) fn verify(&self, manifest: &Manifest) -> Result<()> {
+    /// Checks the header of the file as it is now.
+    pub(crate) fn verify_header(&self, manifest: &Manifest) -> Result<()> {
+        let header = self.file.bytes().get(..HEADER_BYTES).unwrap_or_default();
+        self.file.check_header(header, manifest, &KIND)
+    }
+
+    /// Checks that `row` has no checksum here: its store keeps it.
+    ///
+    /// # Errors
+    /// When there is one.
+    pub(crate) fn check_no_sum(&self, row: u32) -> Result<()> {
+        match self.record(row) {
+            Some((_, [0, 0, 0, 0])) => Ok(()),
+            _ => Err(self.damaged(row)),
+        }
+    }
+
+    /// Compares the SHA-256 of the whole file with `table.json`.
+    pub(crate) fn verify_sha256(&self, manifest: &Manifest) -> Result<()> {
         self.file.verify(manifest, &KIND)
     }
 }
