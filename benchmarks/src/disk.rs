@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use memmap2::{Advice, Mmap, MmapMut};
-use rand::{RngExt as _, SeedableRng as _};
 use rand::seq::SliceRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 /// Bytes of a page of memory, on the systems that have these benchmarks.
