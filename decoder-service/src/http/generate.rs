@@ -6,6 +6,7 @@ use axum::{
     http::{HeaderMap, HeaderName},
     response::Response,
 };
+use scone_proto::{TRACEPARENT, TraceContext};
 use serde_json::Value;
 
 use super::{
@@ -135,6 +136,8 @@ pub(super) async fn answer(
     } = generation;
     let id = headers.get(REQUEST_ID);
     let text = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let caller = headers.get(TRACEPARENT);
+    let caller = caller.and_then(|text| TraceContext::read(text.to_str().ok()?));
     // A connection answers one request at a time.
     let client = Client::Request(http.requests.fetch_add(1, Ordering::Relaxed));
     for draft in &mut drafts {
@@ -142,6 +145,7 @@ pub(super) async fn answer(
         draft.client = Some(client);
         draft.key = key.clone();
         draft.table = table.clone();
+        draft.caller = caller;
     }
     let deltas = intake.start_all(drafts, None).await;
     let deltas = deltas.map_err(|error| renamed(error, endpoint))?;

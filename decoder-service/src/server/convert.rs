@@ -71,6 +71,7 @@ pub(super) fn draft(
         table: Some(request.table),
         client,
         key,
+        caller: None,
     }
 }
 
