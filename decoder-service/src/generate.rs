@@ -80,7 +80,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let config = args.model.check()?;
     let (parts, tier) =
-        startup::prepare(&config, Metrics::default(), CancellationToken::new()).await?;
+        startup::prepare(&config, Default::default(), CancellationToken::new()).await?;
     let seed = args.sampling.seed();
     let request = args.draft(seed).check(&parts.info, None)?;
     let engine_config = EngineConfig {
