@@ -9,7 +9,6 @@ use crate::{
     config::ModelArgs,
     engine::{self, EngineConfig},
     error::Error,
-    metrics::Metrics,
     request::{Draft, Prompt},
     scheduler::Limits,
     startup,

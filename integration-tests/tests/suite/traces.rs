@@ -18,6 +18,7 @@ use scone_proto::{
         trace_service_server::{TraceService, TraceServiceServer},
     },
 };
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
@@ -47,7 +48,7 @@ impl TraceService for Collector {
             let mut kept = self.0.lock().unwrap();
             kept.extend(spans.map(|span| (service.clone(), span)));
         }
-        Ok(Response::default())
+        Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
@@ -135,7 +136,7 @@ async fn without_a_collector_or_a_share_nothing_is_sent_and_a_lost_collector_cos
     let endpoint = format!("--otlp-endpoint=http://{address}");
     // The decoder has no collector, so that the embed-service is asked for no span.
     let embed = Service::embed(&fixtures().table, &[&endpoint]);
-    let silent = Service::decoder_remote(&fixtures().model, &embed.address, &[]);
+    let silent = Service::decoder_remote(&fixtures().model, &embed.address, &["--log-format=json"]);
     let none = Service::decoder_remote(
         &fixtures().model,
         &embed.address,
@@ -146,12 +147,16 @@ async fn without_a_collector_or_a_share_nothing_is_sent_and_a_lost_collector_cos
     let mut texts = Vec::new();
     for service in [&silent, &none, &lost] {
         let client = client::decoder(&service.address).await;
-        let stream = begin(&client, greedy("The harbour town", 20))
-            .await
-            .unwrap();
-        texts.push(finish(stream).await.unwrap().ids);
+        let completion = generate(&client, greedy("The harbour town", 20));
+        texts.push(completion.await.unwrap().ids);
     }
     assert!(texts[0] == texts[1] && texts[1] == texts[2], "{texts:?}");
+    let log = silent.process.stderr();
+    let mut log = log.lines().map(serde_json::from_str::<Value>);
+    let first = log.next().unwrap().unwrap();
+    assert_eq!(first["message"], "starting");
+    assert!(first["config"].as_str().unwrap().contains("traces: None"));
+    assert!(log.all(|line| line.is_ok()), "JSON, all of it");
     // They send what they have before they end.
     for mut service in [silent, none, lost, embed] {
         service.process.terminate();
