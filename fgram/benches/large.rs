@@ -238,7 +238,8 @@ fn ask(table: &Table, grams: &Grams, batch: usize, count: usize, seed: u64) -> f
         black_box(&result);
         if step == 0 {
             assert_eq!(result.row_index.len(), batch, "every f-gram is found");
-            (expected.clear(), numbers_of_one.clear());
+            expected.clear();
+            numbers_of_one.clear();
             numbers(&one, &mut numbers_of_one);
             let encoded = RowDtype::Int4.encode(&numbers_of_one, &mut expected);
             encoded.expect("finite numbers");
