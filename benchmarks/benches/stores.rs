@@ -20,6 +20,12 @@ const BATCHES: [u32; 3] = [1, 32, 512];
 /// Rows that the sweep before a warm measurement asks for at a time.
 const SWEEP_ROWS: usize = 512;
 
+/// Threads that read at one time, at most, where the disk itself is measured: more gain nothing.
+const MAX_DEPTH: usize = 64;
+
+/// Reads for each figure of the disk.
+const DISK_READS: usize = 8192;
+
 /// Measures stores: microseconds a row, disk, index, build and open.
 #[derive(Parser)]
 struct Args {
@@ -66,6 +72,8 @@ struct Figures {
     warm_us: Vec<Vec<f64>>,
     find_us: Vec<Vec<f64>>,
     cold_us: Vec<Vec<f64>>,
+    /// What the disk itself takes for a page at the depth of the case, measured just before it.
+    disk_us: Vec<Vec<f64>>,
 }
 
 fn main() -> Result<()> {
@@ -122,7 +130,7 @@ fn measure(args: &Args, report: &Report, shape: Shape) -> Result<()> {
             let name = figures.subject.name();
             report.note(format_args!("{shape}: round {round}, {name}"));
             figures.warm_round(report, &folder, &served, shape, &warm)?;
-            figures.cold_round(&folder, &served, shape, &cold)?;
+            figures.cold_round(&folder, &served, shape, (&cold, &cases))?;
         }
     }
     all.iter()
@@ -153,6 +161,7 @@ impl Figures {
             warm_us: vec![Vec::new(); cases.len()],
             find_us: vec![Vec::new(); cases.len()],
             cold_us: vec![Vec::new(); cases.len()],
+            disk_us: vec![Vec::new(); cases.len()],
         }
     }
 
@@ -199,7 +208,7 @@ impl Figures {
         folder: &Path,
         served: &Served<'_>,
         shape: Shape,
-        batches: &[Vec<Batch>],
+        (batches, cases): (&[Vec<Batch>], &[Case]),
     ) -> Result<()> {
         let Some(name) = self.subject.folder() else {
             return Ok(());
@@ -209,8 +218,12 @@ impl Figures {
             // So that the next subject with these files does not find them in its pages.
             return disk::drop_pages(&dir);
         }
-        for (batches, times) in batches.iter().zip(&mut self.cold_us) {
+        let times = self.cold_us.iter_mut().zip(&mut self.disk_us);
+        for ((batches, case), (times, of_disk)) in batches.iter().zip(cases).zip(times) {
             disk::drop_pages(&dir)?;
+            let depth = case.batch.min(MAX_DEPTH);
+            let read = disk::random_reads(&dir, depth, DISK_READS.min(512 * depth))?;
+            of_disk.extend(read.map(micros));
             let mut store = self.subject.open(&dir, served, shape)?;
             times.push(us_a_row(batches, |batch| {
                 black_box(store.read(batch)?);
@@ -246,6 +259,7 @@ impl Figures {
                 ("warm", "time", &self.warm_us[index]),
                 ("warm", "time to find", &self.find_us[index]),
                 ("cold", "time", &self.cold_us[index]),
+                ("cold", "a page from the disk", &self.disk_us[index]),
             ] {
                 if !times.is_empty() {
                     report.line(

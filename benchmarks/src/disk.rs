@@ -1,16 +1,19 @@
-//! Files: what they take, and whether their pages are in memory.
+//! Files: what they take, whether their pages are in memory, and what the disk itself can do.
 
 use std::fs::File;
 use std::hint::black_box;
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use memmap2::{Advice, Mmap};
-use rand::SeedableRng as _;
+use memmap2::{Advice, Mmap, MmapMut};
 use rand::seq::SliceRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 /// Bytes of a page of memory, on the systems that have these benchmarks.
@@ -112,6 +115,45 @@ pub fn read_scattered(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Time of one read of a page at a random offset of the largest file below `dir`, while `depth`
+/// threads read, past the page cache: what the disk can do for look-ups of cold rows. `None` where
+/// the file system does not read past it.
+///
+/// # Errors
+/// When there is no file, or it cannot be read.
+pub fn random_reads(dir: &Path, depth: usize, reads: usize) -> Result<Option<Duration>> {
+    let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |found| found.len());
+    let path = files(dir)?.into_iter().max_by_key(size);
+    let path = path.context("there is no file to read")?;
+    let pages = usize::try_from(size(&path))? / PAGE_BYTES;
+    ensure!(pages > 0, "{} has no whole page", path.display());
+    let mut options = File::options();
+    options.read(true).custom_flags(libc::O_DIRECT);
+    let Ok(file) = options.open(&path) else {
+        return Ok(None);
+    };
+    let mut rng = ChaCha8Rng::seed_from_u64(reads as u64);
+    let offsets = (0..reads).map(|_| (rng.random_range(0..pages) * PAGE_BYTES) as u64);
+    let offsets: Vec<u64> = offsets.collect();
+    let next = AtomicUsize::new(0);
+    let read_all = || -> Result<()> {
+        // Such reads want memory that begins at a page border.
+        let mut page = MmapMut::map_anon(PAGE_BYTES)?;
+        while let Some(&offset) = offsets.get(next.fetch_add(1, Ordering::Relaxed)) {
+            file.read_exact_at(&mut page, offset)?;
+            black_box(&page);
+        }
+        Ok(())
+    };
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..depth).map(|_| scope.spawn(read_all)).collect();
+        let mut ended = readers.into_iter().map(|reader| reader.join());
+        ended.try_for_each(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })?;
+    Ok(Some(start.elapsed() / u32::try_from(reads)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,5 +171,8 @@ mod tests {
         drop_pages(dir.path()).expect("dropped");
         read_scattered(dir.path()).expect("read");
         assert!(disk_bytes(dir.path()).expect("a size") >= 10_000);
+        let read = random_reads(dir.path(), 3, 10).expect("read");
+        assert!(read.is_none_or(|time| time > Duration::ZERO));
+        assert!(random_reads(&inner.join("b"), 1, 1).is_err(), "no folder");
     }
 }

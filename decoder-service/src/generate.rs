@@ -9,7 +9,6 @@ use crate::{
     config::ModelArgs,
     engine::{self, EngineConfig},
     error::Error,
-    metrics::Metrics,
     request::{Draft, Prompt},
     scheduler::Limits,
     startup,
@@ -80,7 +79,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let config = args.model.check()?;
     let (parts, tier) =
-        startup::prepare(&config, Metrics::default(), CancellationToken::new()).await?;
+        startup::prepare(&config, Default::default(), CancellationToken::new()).await?;
     let seed = args.sampling.seed();
     let request = args.draft(seed).check(&parts.info, None)?;
     let engine_config = EngineConfig {

@@ -28,6 +28,7 @@ use crate::{
     request::{Draft, MAX_N, Request, TableChoice},
     sequence::Delta,
     startup::TierInfo,
+    traces::Tracing,
 };
 
 /// Prompts from this length in bytes are tokenised off the network threads.
@@ -52,6 +53,7 @@ pub struct Intake {
     draining: CancellationToken,
     tokenising: Tokenising,
     ranks: Option<Ranks>,
+    tracing: Tracing,
     /// Numbers requests that come without an id.
     next_id: AtomicU64,
 }
@@ -118,8 +120,15 @@ impl Intake {
             metrics,
             draining,
             tokenising: Tokenising::default(),
+            tracing: Tracing::default(),
             next_id: AtomicU64::new(1),
         }
+    }
+
+    /// The same, with traces of its requests.
+    #[must_use]
+    pub fn traced(self, tracing: Tracing) -> Self {
+        Self { tracing, ..self }
     }
 
     /// Facts of the model served.
@@ -249,7 +258,11 @@ impl Intake {
         }
     }
 
-    fn submit(&self, request: Request, admitted: Option<Arc<Admitted>>) -> Result<Deltas, Error> {
+    fn submit(
+        &self,
+        mut request: Request,
+        admitted: Option<Arc<Admitted>>,
+    ) -> Result<Deltas, Error> {
         debug!(
             request.id,
             prompt_tokens = request.prompt_ids.len(),
@@ -257,7 +270,14 @@ impl Intake {
             "request"
         );
         let (completions, prompt_ids) = (request.n, request.prompt_ids.clone());
-        let messages = self.engine.submit(request)?;
+        let trace = self.tracing.of(&request);
+        request.trace.clone_from(&trace);
+        let messages = self.engine.submit(request);
+        let messages = messages.inspect_err(|error| {
+            if let Some(trace) = &trace {
+                trace.failed(error.outcome());
+            }
+        })?;
         let paying = admitted.map(|admitted| Paying {
             counter: self.metrics.key_tokens(admitted.name()),
             admitted,

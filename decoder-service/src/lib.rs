@@ -51,6 +51,7 @@ pub mod step_pace;
 mod table_cache;
 pub mod terminal;
 pub mod text;
+pub mod traces;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -67,6 +68,7 @@ use scone_service::{
     late::{LateService, SetService, late_service},
     metrics::MetricsEndpoint,
     reflection::with_reflection,
+    traces::Exporting,
 };
 use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -78,6 +80,7 @@ pub use error::Error;
 
 use crate::{
     engine::EngineHandle, http::SetReady, intake::Intake, metrics::Metrics, server::DecoderService,
+    traces::Tracing,
 };
 
 /// The service as it is on the port.
@@ -85,6 +88,9 @@ type GrpcService = DecoderServiceServer<DecoderService>;
 
 /// How long the last messages of ended generations may be on their way when the port closes.
 const LAST_MESSAGES: Duration = Duration::from_secs(1);
+
+/// How long the last spans may be on their way to the collector.
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
 /// Name of the service in health checks.
 pub use scone_proto::decoder::v1::decoder_service_server::SERVICE_NAME;
@@ -104,6 +110,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     info!(?config, "starting");
     let metrics = Metrics::default();
+    let (exporting, tracing) = start_tracing(&config)?;
     // First loading ends and new requests are refused, later the port and the connections close.
     let (draining, closing) = (CancellationToken::new(), CancellationToken::new());
     let (health, health_service) = Health::register(&[SERVICE_NAME]).await;
@@ -156,7 +163,7 @@ pub async fn run(
     let fronts = Fronts { set_grpc, set_http };
     let started = tokio::select! {
         _ = &mut serving => return Ok(()),
-        started = start_engine(&config, metrics, &draining, engine, fronts) => started,
+        started = start_engine(&config, (metrics, tracing), &draining, engine, fronts) => started,
     };
     let mut engine_ended = match started {
         Err(Error::Stopped) => {
@@ -175,7 +182,21 @@ pub async fn run(
         // close may still hold a handle; that is no reason to wait for long.
         let _ = tokio::time::timeout(Duration::from_secs(1), engine_ended).await;
     }
+    if let Some(exporting) = exporting {
+        exporting.finish(LAST_SPANS).await;
+    }
     Ok(())
+}
+
+/// What sends spans, if they are asked for.
+fn start_tracing(config: &Config) -> Result<(Option<Exporting>, Tracing), Error> {
+    let Some(traces) = &config.traces else {
+        return Ok((None, Tracing::default()));
+    };
+    let (exporting, tracer) = Exporting::start(&traces.endpoint, "decoder-service", traces.sample)
+        .map_err(|error| Error::Config(format!("--otlp-endpoint: {error}")))?;
+    let every_step = traces.every_step;
+    Ok((Some(exporting), Tracing { tracer, every_step }))
 }
 
 /// Where this process is reached.
@@ -278,18 +299,20 @@ impl Fronts {
 /// engine's thread ends.
 async fn start_engine(
     config: &Config,
-    metrics: Metrics,
+    (metrics, tracing): (Metrics, Tracing),
     draining: &CancellationToken,
     engine: Arc<OnceLock<EngineHandle>>,
     fronts: Fronts,
 ) -> Result<oneshot::Receiver<()>, Error> {
-    let prepared = startup::prepare(&config.model, metrics.clone(), draining.clone());
+    let counted = (metrics.clone(), tracing.tracer.clone());
+    let prepared = startup::prepare(&config.model, counted, draining.clone());
     let (parts, tier) = prepared.await?;
     let info = parts.info.clone();
     let (handle, ended) = engine::start(config.engine, parts)?;
     engine.get_or_init(|| handle.clone());
     let (config, draining) = (config.engine, draining.clone());
-    fronts.set(Intake::new(info, tier, handle, config, metrics, draining));
+    let intake = Intake::new(info, tier, handle, config, metrics, draining);
+    fronts.set(intake.traced(tracing));
     Ok(ended)
 }
 

@@ -3,10 +3,11 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use scone_model::sampling::SamplingParams;
+use scone_proto::TraceContext;
 
 use crate::{
     chat::Conversation, embed_tier::TableName, error::Error, keys::Key, model::ModelInfo,
-    places::Client,
+    places::Client, traces::RequestTrace,
 };
 
 /// Most stop strings of a request.
@@ -77,6 +78,8 @@ pub struct Draft {
     pub client: Option<Client>,
     /// The key that came with it.
     pub key: Option<Arc<Key>>,
+    /// The caller's span.
+    pub caller: Option<TraceContext>,
 }
 
 /// A request that can be served.
@@ -108,6 +111,10 @@ pub struct Request {
     pub token_embedding_at_end: bool,
     /// Whose share of the places it counts towards.
     pub client: Option<Client>,
+    /// The caller's span.
+    pub caller: Option<TraceContext>,
+    /// Its own, when it is traced.
+    pub trace: Option<Arc<RequestTrace>>,
 }
 
 /// Whose f-gram rows a request uses.
@@ -213,6 +220,8 @@ impl Draft {
             table,
             token_embedding_at_end: self.token_embedding_at_end,
             client: self.client,
+            caller: self.caller,
+            trace: None,
             id: self.request_id,
         })
     }

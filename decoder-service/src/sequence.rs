@@ -189,6 +189,21 @@ impl Sequence {
         }
     }
 
+    /// Which of the request's completions it is.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// When its first step began, and when it had its first token.
+    pub fn begun(&self) -> (Option<Instant>, Option<Instant>) {
+        (self.started, self.first_token)
+    }
+
+    /// Where the time of its steps went so far.
+    pub fn step_times(&self) -> StepTimes {
+        self.steps
+    }
+
     /// Counts so far.
     pub fn usage(&self) -> &Usage {
         &self.usage

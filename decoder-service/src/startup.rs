@@ -8,6 +8,7 @@ use std::{
 
 use scone_embed_client::Monitor;
 use scone_model::{KvPool, checkpoint};
+use scone_service::traces::Tracer;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -80,7 +81,7 @@ impl TierInfo {
 /// while a table is waited for or built.
 pub async fn prepare(
     config: &ModelConfig,
-    metrics: Metrics,
+    (metrics, tracer): (Metrics, Tracer),
     stop: CancellationToken,
 ) -> Result<(EngineParts, TierInfo), Error> {
     let config = config.clone();
@@ -96,7 +97,7 @@ pub async fn prepare(
     let (tier, tier_info): (Option<Box<dyn EmbedTier>>, _) = match (remote, embedded) {
         (Some(mut options), _) => {
             options.model = Some(table_facts(&model, "--embed")?);
-            let remote = Remote::connect(options).await?;
+            let remote = Remote::connect(options).await?.traced(tracer);
             let monitor = remote.monitor();
             metrics.watch_embed_tier(monitor.clone());
             (Some(Box::new(remote)), TierInfo::Remote(monitor))

@@ -104,6 +104,7 @@ impl Service {
             api_keys: None,
             tls: None,
             max_connection_streams: 256,
+            traces: None,
             metrics_listen: None,
             drain_timeout: PATIENCE,
         }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use scone_fgram::{EncodedRow, RowDtype, table::Span};
+use scone_proto::TraceContext;
 
 use crate::error::LookupError;
 
@@ -15,6 +16,17 @@ pub struct LookupBatch {
     pub ids: Vec<u32>,
     /// The spans; together they cover `ids`.
     pub spans: Vec<Span>,
+    /// The span that this look-up is, if it is traced; the server's are parts of it.
+    pub trace: Option<LookupTrace>,
+}
+
+/// A look-up in somebody's trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LookupTrace {
+    /// The look-up's own span, for whoever asks to record.
+    pub span: TraceContext,
+    /// The span that it is a part of.
+    pub parent: u64,
 }
 
 impl LookupBatch {
@@ -22,6 +34,7 @@ impl LookupBatch {
     pub fn clear(&mut self) {
         self.ids.clear();
         self.spans.clear();
+        self.trace = None;
     }
 
     /// Adds a span; the first `context` of `ids` are context only. A span without a position to

@@ -71,7 +71,7 @@ mod replica;
 mod view;
 
 pub use address::{Address, Resolve, SystemResolver};
-pub use batch::{Answers, LookupBatch};
+pub use batch::{Answers, LookupBatch, LookupTrace};
 pub use client::{EmbedClient, Monitor};
 pub use endpoint::{Open, Tcp, connect, endpoint};
 pub use error::{ConnectError, LookupError};

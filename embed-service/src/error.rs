@@ -283,4 +283,7 @@ pub enum RunError {
     /// The reflection service rejected our own descriptors.
     #[error("cannot build the reflection service")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The collector's address is none.
+    #[error("--otlp-endpoint")]
+    Otlp(#[source] tonic::transport::Error),
 }

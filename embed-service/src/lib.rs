@@ -31,7 +31,7 @@ pub mod upsert;
 pub mod verify;
 pub mod watch;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use prometheus_client::registry::Registry;
 use scone_proto::embed::v1::embed_service_server::SERVICE_NAME;
@@ -43,6 +43,7 @@ use scone_service::{
     health::Health,
     metrics::MetricsEndpoint,
     reflection::with_reflection,
+    traces::{Exporting, Tracer},
 };
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,9 @@ use crate::{
     admission::Admission, lookup::Lookups, metrics::Metrics, prompts::Prompts, readers::Readers,
     server::Server, switch::Switcher, tables::Tables,
 };
+
+/// How long the last spans may be on their way to the collector.
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
 /// Serves the table until `shutdown` resolves, then drains. Once the table is open and the port
 /// answers, says where it listens, in the log and as one JSON line on stdout. Looks at the table's
@@ -90,7 +94,8 @@ pub async fn run_with(
 ) -> Result<Drained, RunError> {
     let address = listener.local_addr().map_err(RunError::Address)?;
     let mut registry = Registry::default();
-    let lookups = lookups(&config, &mut registry);
+    let (exporting, tracer) = start_tracing(&config)?;
+    let lookups = lookups(&config, &mut registry, tracer);
     let (router, health) = router(&lookups, &config).await?;
     let endpoint = match config.metrics_listen {
         Some(address) => Some(MetricsEndpoint::start(address, registry, health.clone()).await?),
@@ -132,13 +137,27 @@ pub async fn run_with(
             metrics: endpoint.as_ref().map(MetricsEndpoint::address),
         });
     }
-    tokio::select! {
-        drained = serving => Ok(drained),
+    let drained = tokio::select! {
+        drained = serving => drained,
         never = switcher.run(&reload) => match never {},
+    };
+    if let Some(exporting) = exporting {
+        exporting.finish(LAST_SPANS).await;
     }
+    Ok(drained)
 }
 
-fn lookups(config: &Config, registry: &mut Registry) -> Arc<Lookups> {
+/// What sends spans, if they are asked for. Traces are begun by callers alone.
+fn start_tracing(config: &Config) -> Result<(Option<Exporting>, Tracer), RunError> {
+    let Some(endpoint) = &config.otlp_endpoint else {
+        return Ok((None, Tracer::default()));
+    };
+    let (exporting, tracer) =
+        Exporting::start(endpoint, "embed-service", 0.0).map_err(RunError::Otlp)?;
+    Ok((Some(exporting), tracer))
+}
+
+fn lookups(config: &Config, registry: &mut Registry, tracer: Tracer) -> Arc<Lookups> {
     let tables = Arc::new(Tables::loading(config.capacity.retry_delay));
     let metrics = Metrics::register(registry, Arc::clone(&tables));
     let inflight = metrics.inflight_bytes.clone();
@@ -155,6 +174,7 @@ fn lookups(config: &Config, registry: &mut Registry) -> Arc<Lookups> {
             config.capacity.retry_delay,
         ),
         metrics,
+        tracer,
     })
 }
 

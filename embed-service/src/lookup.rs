@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use scone_fgram::table::LookupResult;
-use scone_proto::embed::v1::{LookupRequest, LookupRows};
+use scone_proto::{
+    TraceContext,
+    embed::v1::{LookupRequest, LookupRows},
+};
+use scone_service::traces::{Kind, Span, Tracer, Value};
 use tokio::task::spawn_blocking;
 use tracing::debug;
 
@@ -39,6 +43,8 @@ pub(crate) struct Lookups {
     pub prompts: Prompts,
     /// Counters and times.
     pub metrics: Metrics,
+    /// Spans of look-ups that are traced.
+    pub tracer: Tracer,
 }
 
 /// The rows for one request.
@@ -60,12 +66,45 @@ impl Lookups {
     /// When the request is malformed, refused for overload, for a table that is not served, or
     /// the table fails.
     pub(crate) async fn answer(&self, request: &LookupRequest) -> Result<Answer, Error> {
+        // Nobody looks at the clock for a look-up that is not traced.
+        let traced = self.tracer.is_on() && !request.traceparent.is_empty();
+        let began = traced.then(Instant::now);
         let answer = self.check_and_look_up(request).await;
+        if let Some(began) = began {
+            self.trace(request, &answer, began);
+        }
         if let Err(error) = &answer {
             self.metrics.outcome(error.code());
             debug!(request.id, %error, "refused");
         }
         answer
+    }
+
+    /// Tells of a look-up that is over, if its caller wants that.
+    fn trace(&self, request: &LookupRequest, answer: &Result<Answer, Error>, began: Instant) {
+        let Some(caller) = TraceContext::read(&request.traceparent) else {
+            return;
+        };
+        let Some(context) = self.tracer.child(caller) else {
+            return;
+        };
+        let rows = answer.as_ref().map(|answer| &answer.rows);
+        let positions = rows.map_or(0, |rows| rows.match_lengths.len());
+        let bytes = rows.map_or(0, |rows| rows.rows.len());
+        self.tracer.record(Span {
+            name: "look-up",
+            kind: Kind::Server,
+            context,
+            parent: Some(caller.span_id),
+            began,
+            ended: Instant::now(),
+            attributes: vec![
+                ("positions", Value::Count(positions as u64)),
+                ("rows.bytes", Value::Count(bytes as u64)),
+                ("table", Value::Text(request.table.clone())),
+            ],
+            error: answer.as_ref().err().map(ToString::to_string),
+        });
     }
 
     async fn check_and_look_up(&self, request: &LookupRequest) -> Result<Answer, Error> {
@@ -198,6 +237,7 @@ mod tests {
                 Readers::new(Duration::ZERO, Counter::default()),
             ),
             prompts: Prompts::new(1, Duration::ZERO, retry_delay),
+            tracer: Tracer::default(),
         };
         let answer = lookups.answer(&LookupRequest::default()).await;
         let error = answer.expect_err("no table is open");

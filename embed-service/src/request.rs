@@ -131,6 +131,7 @@ mod tests {
             spans: spans.iter().map(span).collect(),
             table_id: None,
             table: String::new(),
+            traceparent: String::new(),
         }
     }
 

@@ -3,6 +3,28 @@
 use crate::error::{Error, Result};
 use crate::ngram::{MAX_N, TokenId};
 
+/// f-grams by position.
+pub(crate) trait Keys: Sync {
+    /// How many.
+    fn len(&self) -> usize;
+
+    /// The ids of one.
+    ///
+    /// # Panics
+    /// When `index` is not below the length.
+    fn get(&self, index: usize) -> &[TokenId];
+}
+
+impl Keys for KeyList {
+    fn len(&self) -> usize {
+        Self::len(self)
+    }
+
+    fn get(&self, index: usize) -> &[TokenId] {
+        Self::get(self, index)
+    }
+}
+
 /// f-grams by position; about `4 * (n + 1)` bytes each.
 #[derive(Clone, Default)]
 pub(crate) struct KeyList {

@@ -54,36 +54,35 @@ impl Matcher {
     /// # Errors
     /// When `max_n` is not 2 to [`MAX_N`], a key has fewer than 2 or more than `max_n` ids, an id
     /// or the number of keys reaches [`ID_LIMIT`], a key comes twice, or its suffix is missing.
-    pub fn build<'a>(keys: impl Iterator<Item = &'a [TokenId]>, max_n: u8) -> Result<Self> {
+    pub fn build<'a>(keys: impl Iterator<Item = &'a [TokenId]> + Clone, max_n: u8) -> Result<Self> {
         check_max_n(max_n)?;
-        let keys: Vec<&[TokenId]> = keys.collect();
-        let rows = u32::try_from(keys.len())
-            .ok()
-            .filter(|&rows| rows < ID_LIMIT);
-        let rows = rows.ok_or_else(|| {
-            Error::argument(
-                "keys",
-                format!("{} keys, at most {}", keys.len(), ID_LIMIT - 1),
-            )
-        })?;
-        for key in &keys {
+        let mut count = 0usize;
+        for key in keys.clone() {
             check_key(key, max_n)?;
+            count += 1;
         }
+        let rows = u32::try_from(count).ok().filter(|&rows| rows < ID_LIMIT);
+        let rows = rows.ok_or_else(|| {
+            let problem = format!("{count} keys, at most {}", ID_LIMIT - 1);
+            Error::argument("keys", problem)
+        })?;
         let empty = Slot {
             parent: 0,
             token: 0,
             row: EMPTY,
         };
-        let capacity = (keys.len() * 4 / 3).max(keys.len() + 1);
-        let mut slots = vec![empty; capacity];
+        let capacity = (count * 4 / 3).max(count + 1);
+        // In its place from the start: a copy would need as much memory again.
+        let mut shared: Arc<[Slot]> = std::iter::repeat_n(empty, capacity).collect();
+        let slots = Arc::make_mut(&mut shared);
         for n in 2..=usize::from(max_n) {
-            let of_length = keys.iter().zip(0u32..).filter(|(key, _)| key.len() == n);
+            let of_length = keys.clone().zip(0u32..).filter(|(key, _)| key.len() == n);
             for (key, row) in of_length {
-                insert(&mut slots, key, row)?;
+                insert(slots, key, row)?;
             }
         }
         Ok(Self {
-            slots: slots.into(),
+            slots: shared,
             rows,
             max_n,
         })

@@ -435,6 +435,30 @@ fn flipped_bits_in_keys_and_index_are_refused_or_change_nothing() {
     }
 }
 
+/// What is behind the header and before the rows is checked too, and what was opened before it changed.
+#[test]
+fn verify_finds_any_flipped_bit_of_a_mapped_table_that_is_open() {
+    let (set, dir) = (small_set(), tempfile::tempdir().unwrap());
+    build(dir.path(), &set, &in_store(StoreKind::Mapped, DIM)).unwrap();
+    let table = Table::open(dir.path(), &cold()).unwrap();
+    table.verify_sha256().unwrap();
+    for name in ["rows.bin", "keys.bin", "index.bin"] {
+        let path = dir.path().join(name);
+        let bytes = fs::read(&path).unwrap();
+        let bits = random_ids(3, 8 * bytes.len() as u32, 100);
+        // Of each part of a header and of the zeros behind it, too.
+        for bit in bits.into_iter().chain((0..8 * 200).step_by(61)) {
+            let mut damaged = bytes.clone();
+            damaged[bit as usize / 8] ^= 1 << (bit % 8);
+            fs::write(&path, damaged).unwrap();
+            assert!(table.verify(|_, _| {}).is_err(), "{name}, bit {bit}");
+        }
+        assert!(table.verify_sha256().is_err(), "{name}");
+        fs::write(&path, bytes).unwrap();
+        table.verify(|_, _| {}).unwrap();
+    }
+}
+
 /// A table begins with the rows served most in memory, and does not begin with a damaged one.
 #[test]
 fn a_damaged_row_refuses_the_table_when_it_is_read_at_start() {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
@@ -36,6 +36,42 @@ pub fn sha256_file(path: &Path) -> Result<String> {
     Ok(hex(&hash.finalize()))
 }
 
+/// Passes on what is written, and knows its length and SHA-256.
+pub struct Hashing<W> {
+    to: W,
+    bytes: u64,
+    hash: Sha256,
+}
+
+impl<W: Write> Hashing<W> {
+    /// Nothing was written yet.
+    pub fn new(to: W) -> Self {
+        Self {
+            to,
+            bytes: 0,
+            hash: Sha256::new(),
+        }
+    }
+
+    /// How many bytes were written, and their SHA-256 as lower-case hexadecimal.
+    pub fn finish(self) -> (u64, String) {
+        (self.bytes, hex(&self.hash.finalize()))
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.bytes += written as u64;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,5 +86,12 @@ mod tests {
         assert_eq!(sha256_file(&path).unwrap(), abc);
         assert!(sha256_file(&dir.path().join("absent")).is_err());
         assert_eq!(hex(&[0, 10, 255]), "000aff");
+        // A writer that takes three bytes.
+        let mut room = [0; 3];
+        let mut hashing = Hashing::new(&mut room[..]);
+        assert_eq!(hashing.write(b"abcd").unwrap(), 3);
+        hashing.flush().unwrap();
+        assert_eq!(hashing.finish(), (3, abc.to_owned()));
+        assert_eq!(&room, b"abc");
     }
 }

@@ -16,7 +16,7 @@ mod hash;
 pub use atomic::{publish, sync_dir, write_atomic, write_atomic_with};
 pub use cache::cache_dir;
 pub use followed::{Followed, Refreshed};
-pub use hash::{hex, sha256_file, sha256_hex};
+pub use hash::{Hashing, hex, sha256_file, sha256_hex};
 
 use std::io;
 use std::path::{Path, PathBuf};

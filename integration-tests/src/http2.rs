@@ -302,7 +302,9 @@ impl Incoming {
 }
 
 fn number(bytes: &[u8]) -> i64 {
-    bytes.iter().fold(0, |sum, byte| (sum << 8) + i64::from(*byte))
+    bytes
+        .iter()
+        .fold(0, |sum, byte| (sum << 8) + i64::from(*byte))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

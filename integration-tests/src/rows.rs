@@ -20,6 +20,7 @@ pub fn request(id: u64, ids: &[u32]) -> LookupRequest {
         spans: vec![span(0, ids.len() as u32)],
         table_id: None,
         table: String::new(),
+        traceparent: String::new(),
     }
 }
 

@@ -24,6 +24,7 @@ mod suite {
     mod table_switch;
     mod tables;
     mod tls;
+    mod traces;
     mod training;
     mod upsert;
 }

@@ -1,4 +1,4 @@
-//! What both services share: logs, progress, signals, connections, metrics endpoint, gRPC server settings.
+//! What both services share: logs, traces, progress, signals, connections, metrics endpoint, gRPC server settings.
 //!
 //! A service is put together like this:
 //!
@@ -40,6 +40,7 @@ pub mod reflection;
 pub mod signals;
 pub mod started;
 pub mod telemetry;
+pub mod traces;
 pub mod unsent;
 
 pub use error::Error;

@@ -75,6 +75,7 @@ impl Embed {
             spans: spans.collect(),
             table_id: Some(self.table_id.clone()),
             table: String::new(),
+            traceparent: String::new(),
         };
         request.encode_to_vec().into()
     }

@@ -2,12 +2,13 @@
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use clap::Args;
+use clap::{Args, builder::BoolishValueParser};
 use scone_fgram::{RowDtype, table::NamedDir};
 use scone_model::{DeviceChoice, Dtype, KvDtype, WeightType};
 use scone_service::{
     args::{parse_bytes, parse_duration},
     connections::{ConnectionArgs, ConnectionNames},
+    traces::OtlpArgs,
 };
 
 use super::embed_tls::EmbedTlsArgs;
@@ -403,6 +404,25 @@ pub struct ServeArgs {
         help_heading = "Connections"
     )]
     pub max_connection_streams: u32,
+
+    /// Share of the requests that are traced, 0 to 1, of those that come without a `traceparent`, which
+    /// says it itself.
+    #[arg(
+        long,
+        env = "SCONE_TRACE_SAMPLE",
+        value_name = "SHARE",
+        default_value_t = 0.01,
+        help_heading = "Traces"
+    )]
+    pub trace_sample: f64,
+
+    /// In traces, give the look-up of every decoding step a span, not only those of prompts.
+    #[arg(long, env = "SCONE_TRACE_STEPS", value_parser = BoolishValueParser::new(), help_heading = "Traces")]
+    pub trace_steps: bool,
+
+    /// Where traces go.
+    #[command(flatten)]
+    pub otlp: OtlpArgs,
 
     /// Limits of connections.
     #[command(flatten)]

@@ -100,10 +100,23 @@ pub struct Config {
     pub tls: Option<ServerTls>,
     /// Calls of one gRPC connection at one time.
     pub max_connection_streams: u32,
+    /// Where traces go, if anywhere.
+    pub traces: Option<TraceConfig>,
     /// Prometheus endpoint.
     pub metrics_listen: Option<SocketAddr>,
     /// How long running generations may take to end after SIGTERM.
     pub drain_timeout: Duration,
+}
+
+/// How requests are traced.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TraceConfig {
+    /// The collector.
+    pub endpoint: String,
+    /// Share of the requests without a caller's trace that are recorded.
+    pub sample: f64,
+    /// Whether every decoding step's look-up has a span.
+    pub every_step: bool,
 }
 
 /// The mistakes found so far, each naming its flag.
@@ -319,6 +332,7 @@ impl ServeArgs {
         self.connections.check(&mut problems.0);
         let tls = self.connections.tls.open(&mut problems.0);
         let api_keys = self.open_api_keys(&mut problems);
+        let traces = self.traces(&mut problems);
         self.check_http(&mut problems);
         problems.or(model.map(|model| Config {
             model,
@@ -341,6 +355,7 @@ impl ServeArgs {
             api_keys,
             tls,
             max_connection_streams: self.max_connection_streams,
+            traces,
             metrics_listen: self.metrics_listen,
             drain_timeout: self.drain_timeout,
         }))
@@ -353,6 +368,18 @@ impl ServeArgs {
         opened
             .inspect_err(|error| problems.add(format!("--api-keys {error}")))
             .ok()
+    }
+
+    fn traces(&self, problems: &mut Problems) -> Option<TraceConfig> {
+        if !(0.0..=1.0).contains(&self.trace_sample) {
+            let got = self.trace_sample;
+            problems.add(format!("--trace-sample is {got}; allowed is 0 to 1"));
+        }
+        Some(TraceConfig {
+            endpoint: self.otlp.check(&mut problems.0)?,
+            sample: self.trace_sample,
+            every_step: self.trace_steps,
+        })
     }
 
     fn places(&self) -> usize {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use scone_embed_client::{ConnectError, EmbedClient, Monitor, Options};
+use scone_service::traces::{Kind, Span, Tracer, Value};
 use tokio::{runtime::Handle, task::JoinSet};
 
 use super::{Answers, EmbedTier, Lookup, LookupBatch, LookupError, Pending, TableFacts, TableName};
@@ -26,6 +27,7 @@ const WATCH: Duration = Duration::from_millis(1);
 pub struct Remote {
     client: EmbedClient,
     runtime: Handle,
+    tracer: Tracer,
 }
 
 impl Remote {
@@ -39,10 +41,17 @@ impl Remote {
             Ok(client) => Ok(Self {
                 client,
                 runtime: Handle::current(),
+                tracer: Tracer::default(),
             }),
             Err(ConnectError::NotReady(missing)) => Err(Error::EmbedTier(missing)),
             Err(ConnectError::Incompatible(incompatible)) => Err(incompatible.into()),
         }
+    }
+
+    /// The same, with spans of look-ups that are traced.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Tells about the cluster.
@@ -60,20 +69,29 @@ impl EmbedTier for Remote {
         let lookups = lookups.iter_mut();
         let lookups = lookups.map(|Lookup { table, batch, out }| (&***table, *batch, &mut **out));
         let mut lookups: Vec<_> = lookups.collect();
+        let began = Instant::now();
         wait(&self.runtime, self.client.lookup_all(&mut lookups));
+        for (table, batch, out) in &lookups {
+            record(&self.tracer, began, table, batch, out);
+        }
     }
 
     fn begin(&mut self, lookups: Vec<(Arc<TableFacts>, LookupBatch)>) -> Option<Pending> {
         let client = self.client.clone();
+        let tracer = self.tracer.clone();
         let positions: Vec<usize> = lookups.iter().map(|(_, batch)| batch.positions()).collect();
         // Aborted with the set when nobody waits for it any more.
         let mut task = JoinSet::new();
         task.spawn_on(
             async move {
+                let began = Instant::now();
                 let mut all: Vec<Answers> = lookups.iter().map(|_| Answers::default()).collect();
                 let each = lookups.iter().zip(&mut all);
                 let each = each.map(|((table, batch), out)| (&**table, batch, out));
                 client.lookup_all(&mut each.collect::<Vec<_>>()).await;
+                for ((table, batch), out) in lookups.iter().zip(&all) {
+                    record(&tracer, began, table, batch, out);
+                }
                 all
             },
             &self.runtime,
@@ -118,6 +136,25 @@ impl Wake for Woken {
     fn wake(self: Arc<Self>) {
         self.0.store(true, Ordering::Release);
     }
+}
+
+/// Tells of a look-up that is over, if it is traced.
+fn record(tracer: &Tracer, began: Instant, table: &TableFacts, batch: &LookupBatch, out: &Answers) {
+    let Some(trace) = batch.trace else { return };
+    tracer.record(Span {
+        name: "look-up",
+        kind: Kind::Client,
+        context: trace.span,
+        parent: Some(trace.parent),
+        began,
+        ended: Instant::now(),
+        attributes: vec![
+            ("positions", Value::Count(batch.positions() as u64)),
+            ("sequences", Value::Count(batch.spans.len() as u64)),
+            ("table.id", Value::Text(table.table_id.clone())),
+        ],
+        error: out.error().map(ToString::to_string),
+    });
 }
 
 fn broken_off(positions: usize) -> Answers {

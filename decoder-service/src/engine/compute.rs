@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use scone_embed_client::LookupTrace;
 use scone_fgram::EncodedRow;
 use scone_model::sampling::no_numbers;
 use scone_model::{Decoder, Given, Giving, KvPool, Segment};
@@ -24,7 +25,7 @@ use crate::{
     model::ModelInfo,
     request::TableChoice,
     scheduler::Planned,
-    sequence::{GeneratedToken, StepTimes},
+    sequence::{GeneratedToken, Sequence, StepTimes},
 };
 
 /// Positions of a prompt that are asked for at a time, at most.
@@ -149,7 +150,8 @@ impl Compute {
                     let table = live.rows.table();
                     let context = context_of(table.map(AsRef::as_ref));
                     let (ids, context) = live.sequence.window(planned.tokens, context);
-                    self.lookups.add(table, ids, context)
+                    self.lookups
+                        .add(table, (ids, context), || trace_of(&live.sequence))
                 }
             };
             parts.push(Part {
@@ -222,6 +224,7 @@ impl Compute {
             let context = context_of(Some(table));
             let (ids, context) = live.sequence.window_behind(skipped, count, context);
             batch.push(ids, context);
+            batch.trace = batch.trace.or_else(|| trace_of(&live.sequence));
             places.push(Some((of, at)));
         }
         if lookups.is_empty() {
@@ -372,6 +375,13 @@ impl Compute {
         self.metrics.fallback_positions.inc_by(u64::from(fallback));
         fallback
     }
+}
+
+/// The span of a look-up for a sequence, if it is to have one. A look-up for several is a part of the
+/// first one's trace.
+fn trace_of(sequence: &Sequence) -> Option<LookupTrace> {
+    let trace = sequence.request().trace.as_ref()?;
+    trace.look_up(sequence.usage().completion_tokens > 0)
 }
 
 /// Ids before a position that an f-gram which ends there may begin with.

@@ -2,6 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
+use scone_embed_client::LookupTrace;
 use scone_fgram::EncodedRow;
 
 use super::ahead::Early;
@@ -55,18 +56,20 @@ impl Lookups {
         self.used = 0;
     }
 
-    /// Adds one sequence's positions: `ids`, of which the first `context` are context only.
+    /// Adds one sequence's positions: `ids`, of which the first `context` are context only. `trace` is
+    /// asked for a span when the look-up has none.
     pub(super) fn add(
         &mut self,
         table: Option<&Arc<TableFacts>>,
-        ids: &[u32],
-        context: usize,
+        (ids, context): (&[u32], usize),
+        trace: impl FnOnce() -> Option<LookupTrace>,
     ) -> Stretch {
         let used = &self.groups[..self.used];
         let known = used.iter().position(|group| group.table.as_ref() == table);
         let at = known.unwrap_or_else(|| self.begin_group(table));
         let group = &mut self.groups[at];
         group.batch.push(ids, context);
+        group.batch.trace = group.batch.trace.or_else(trace);
         let first = group.positions;
         group.positions += ids.len() - context;
         Stretch {

@@ -30,6 +30,7 @@ use crate::{
     sequence::{Delta, FinishReason, Sequence},
     step_pace::StepPace,
     text::Decode,
+    traces,
 };
 
 /// How often clients that are behind are looked at while nothing else happens.
@@ -462,6 +463,7 @@ impl Worker {
         self.show_depths();
         let now = Instant::now();
         self.metrics.ended(outcome);
+        traces::ended(&live.sequence, outcome, now);
         let usage = live.sequence.usage();
         live.span.in_scope(|| {
             debug!(

@@ -6,6 +6,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue},
     response::Response,
 };
+use scone_proto::{TRACEPARENT, TraceContext};
 use serde_json::Value;
 
 use super::{
@@ -167,10 +168,13 @@ pub(super) async fn answer(
         delivery,
         model,
     } = generation;
+    let trace = headers.get(TRACEPARENT);
+    let trace = trace.and_then(|text| TraceContext::read(text.to_str().ok()?));
     let caller = Caller::new(http, headers, key);
     for draft in &mut drafts {
         caller.sign(draft);
         draft.table = table.clone();
+        draft.caller = trace;
     }
     let deltas = intake.start_all(drafts, None).await;
     let deltas = deltas.map_err(|error| renamed(error, endpoint))?;

@@ -75,6 +75,7 @@ pub(super) fn draft(
         token_embedding_at_end: false,
         client,
         key,
+        caller: None,
     }
 }
 

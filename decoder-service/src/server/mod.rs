@@ -10,9 +10,13 @@ use std::{
     time::Instant,
 };
 
-use scone_proto::decoder::v1::{
-    DescribeFgramRequest, DescribeFgramResponse, ExplainRequest, ExplainResponse, GenerateRequest,
-    GenerateResponse, GetModelInfoRequest, GetModelInfoResponse, Table, decoder_service_server,
+use scone_proto::{
+    TRACEPARENT, TraceContext,
+    decoder::v1::{
+        DescribeFgramRequest, DescribeFgramResponse, ExplainRequest, ExplainResponse,
+        GenerateRequest, GenerateResponse, GetModelInfoRequest, GetModelInfoResponse, Table,
+        decoder_service_server,
+    },
 };
 use scone_service::connections::far_end;
 use tokio_stream::Stream;
@@ -24,6 +28,7 @@ use crate::{
     intake::{Deltas, Intake},
     keys::Key,
     places::Client,
+    request::Draft,
     startup::TierInfo,
 };
 
@@ -50,7 +55,12 @@ impl decoder_service_server::DecoderService for DecoderService {
         let deadline = convert::timeout(request.metadata()).map(|limit| Instant::now() + limit);
         let client = far_end(request.extensions()).map(Client::Connection);
         let key = request.extensions().get::<Arc<Key>>().cloned();
-        let draft = convert::draft(request.into_inner(), client, key);
+        let caller = request.metadata().get(TRACEPARENT);
+        let caller = caller.and_then(|text| TraceContext::read(text.to_str().ok()?));
+        let draft = Draft {
+            caller,
+            ..convert::draft(request.into_inner(), client, key)
+        };
         let deltas = self.intake.start(draft, deadline).await?;
         Ok(Response::new(Messages(deltas)))
     }

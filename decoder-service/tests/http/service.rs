@@ -170,6 +170,7 @@ fn config(fixture: &Fixture) -> Config {
         api_keys: None,
         tls: None,
         max_connection_streams: 256,
+        traces: None,
         metrics_listen: None,
         drain_timeout: PATIENCE,
     }

@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use scone_fgram::{shard_of, table::Span};
-use scone_proto::embed::v1::{self as proto, GetTableInfoResponse, LookupRows};
+use scone_proto::{
+    TraceContext,
+    embed::v1::{self as proto, GetTableInfoResponse, LookupRows},
+};
 
 use crate::{
     batch::{Answers, LookupBatch},
@@ -32,8 +35,8 @@ pub(crate) struct Limits {
 impl Limits {
     /// Limits of a replica, in which a span of `max_n` ids fits or an error says why not.
     pub(crate) fn of(info: &GetTableInfoResponse) -> Result<Self, String> {
-        // Besides 4 bytes an id, a span takes up to 14 bytes and the rest of a message 128.
-        let bytes = (info.max_request_bytes as usize).saturating_sub(128);
+        // Besides 4 bytes an id, a span takes up to 14 bytes and the rest of a message 192.
+        let bytes = (info.max_request_bytes as usize).saturating_sub(192);
         let ids = (bytes / 18).min(info.max_positions as usize);
         let limits = Self {
             ids,
@@ -68,6 +71,8 @@ pub(crate) struct Part {
     spans: Vec<Span>,
     /// For each span, which positions of the batch it answers.
     positions: Vec<Range<usize>>,
+    /// The span that the look-up is.
+    trace: Option<TraceContext>,
 }
 
 impl Part {
@@ -84,6 +89,7 @@ impl Part {
             spans: spans.collect(),
             table_id: Some(table.table_id.clone()),
             table: table.name.as_str().to_owned(),
+            traceparent: self.trace.map_or_else(String::new, |span| span.to_string()),
         }
     }
 
@@ -177,6 +183,10 @@ pub(crate) fn split(batch: &LookupBatch, max_n: usize, shards: u32, limits: Limi
         position += answers;
     }
     done.extend(open.into_iter().filter(|part| !part.spans.is_empty()));
+    if let Some(trace) = batch.trace {
+        done.iter_mut()
+            .for_each(|part| part.trace = Some(trace.span));
+    }
     done
 }
 

@@ -7,6 +7,7 @@ use scone_fgram::table::NamedDir;
 use scone_service::{
     args::{parse_bytes, parse_duration},
     connections::{ConnectionArgs, ConnectionNames},
+    traces::OtlpArgs,
 };
 
 /// The flags of `embed-service serve`.
@@ -239,6 +240,10 @@ pub struct LimitArgs {
     /// absent.
     #[arg(long, env = "SCONE_EMBED_THREADS", value_name = "N")]
     pub threads: Option<usize>,
+
+    /// Where traces go. What is traced is said by whoever asks.
+    #[command(flatten)]
+    pub otlp: OtlpArgs,
 
     /// Threads that read rows from the disk.
     #[arg(

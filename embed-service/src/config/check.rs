@@ -45,6 +45,8 @@ pub struct Config {
     pub connections: ConnectionLimits,
     /// What connections speak, if it is not plain.
     pub tls: Option<ServerTls>,
+    /// The collector that traces go to, if any.
+    pub otlp_endpoint: Option<String>,
     /// Calls of one connection at one time.
     pub max_connection_streams: u32,
     /// How long an answer may stay unread while others are refused.
@@ -65,6 +67,7 @@ impl Config {
     pub fn from_args(args: ServeArgs) -> Result<Self, ConfigError> {
         let mut problems = problems(&args);
         let tls = args.connections.tls.open(&mut problems);
+        let otlp_endpoint = args.limits.otlp.check(&mut problems);
         if !problems.is_empty() {
             return Err(ConfigError { problems });
         }
@@ -96,6 +99,7 @@ impl Config {
             },
             connections: args.connections.limits(),
             tls,
+            otlp_endpoint,
             max_connection_streams: limits.max_connection_streams,
             stall_time: limits.stall_time,
             max_prompt_wait: limits.max_prompt_wait,

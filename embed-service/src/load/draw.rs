@@ -178,6 +178,7 @@ fn request(id: u64, ids: &[u32], spans: Vec<Span>) -> LookupRequest {
         spans,
         table_id: None,
         table: String::new(),
+        traceparent: String::new(),
     }
 }
 

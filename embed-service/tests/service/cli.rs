@@ -282,6 +282,12 @@ fn verify_tells_sound_from_damaged() {
         (&report["event"], &report["rows"]),
         (&"verified".into(), &400.into())
     );
+    // Rows of sled, and more for keys and index.
+    assert!(report["bytes"].as_u64() > report["row_bytes"].as_u64());
+    assert!(report["seconds"].as_f64() > Some(0.0));
+
+    let output = embed_service(&["verify", "--sha256", "--json", "--table", &path]).output();
+    assert_eq!(json(&output.unwrap())["sha256"], true);
 
     let keys = dir.path().join("keys.bin");
     let mut bytes = std::fs::read(&keys).unwrap();

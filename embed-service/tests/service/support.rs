@@ -205,6 +205,7 @@ pub(crate) fn request(id: u64, spans: &[(&[u32], usize)]) -> LookupRequest {
             .collect(),
         table_id: None,
         table: String::new(),
+        traceparent: String::new(),
     }
 }
 
@@ -234,6 +235,7 @@ pub(crate) fn config(table: &Path) -> Config {
         connections: ConnectionLimits::default(),
         tls: None,
         max_connection_streams: 128,
+        otlp_endpoint: None,
         stall_time: Duration::from_millis(50),
         max_prompt_wait: Duration::from_secs(60),
         threads: 2,

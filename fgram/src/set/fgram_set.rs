@@ -123,7 +123,11 @@ impl FgramSet {
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = fs::read(path).map_err(Error::at("read", path))?;
-        Self::from_file(&path.display().to_string(), &bytes)
+        let file = path.display().to_string();
+        let ranked = encoding::decode(&file, &bytes)?;
+        // What is made next takes as much memory as a large file.
+        drop(bytes);
+        Self::from_ranked(ranked).map_err(|error| error.in_file(&file))
     }
 
     /// Reads the bytes of a set file. Survives any bytes at all.
@@ -131,13 +135,8 @@ impl FgramSet {
     /// # Errors
     /// When they are not exactly what [`FgramSet::to_bytes`] writes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        Self::from_file("f-gram set", bytes)
-    }
-
-    /// `file` names the bytes in errors.
-    fn from_file(file: &str, bytes: &[u8]) -> Result<Self> {
-        let ranked = encoding::decode(file, bytes)?;
-        Self::from_ranked(ranked).map_err(|error| error.in_file(file))
+        let ranked = encoding::decode("f-gram set", bytes)?;
+        Self::from_ranked(ranked).map_err(|error| error.in_file("f-gram set"))
     }
 
     /// Writes a set file; `path` is never half of one, also after a power cut.

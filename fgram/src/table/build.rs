@@ -10,14 +10,16 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use scone_files::{hex, sha256_hex, write_atomic};
+use scone_files::{Hashing, hex, sha256_hex, write_atomic, write_atomic_with};
 
+use super::disk::key_file::{self, OfShard};
+use super::disk::key_index;
 use super::disk::manifest::{self, FileEntry, Manifest, StoreKind};
 use super::disk::names::{BUILD_FILE, MANIFEST_FILE, MARKS_FILE};
-use super::disk::{key_file, key_index};
+use super::disk::table_file::FileKind;
 use super::stores::row_writer::{self, RowWriter, WrittenRows};
 use crate::error::{Error, Result};
-use crate::keys::KeyList;
+use crate::keys::Keys;
 use crate::ngram::TokenId;
 use crate::set::FgramSet;
 use scone_row::RowDtype;
@@ -104,7 +106,7 @@ pub fn build_table_encoded<E: From<Error>>(
     mut rows: impl FnMut(&[&[TokenId]], &mut Vec<u8>) -> std::result::Result<(), E>,
     mut progress: impl FnMut(u64, u64),
 ) -> std::result::Result<Manifest, E> {
-    let keys = key_file::of_shard(set, options.shard.0, checked_shards(options)?)?;
+    let keys = OfShard::new(set, options.shard.0, checked_shards(options)?);
     let manifest = planned(set, options, keys.len() as u64)?;
     let total = manifest.rows;
     if let Some(finished) = finished(dir, &manifest)? {
@@ -133,9 +135,9 @@ pub fn build_table_encoded<E: From<Error>>(
         }
         progress((done * options.batch_rows as u64).min(total), total);
     }
-    let sorted: Vec<&[TokenId]> = order.iter().map(|&row| keys.get(row as usize)).collect();
     // The store is closed before the table exists, so that whoever sees it can open it.
-    let written = writer.finish(&sorted)?;
+    let written = writer.finish(&mut order.iter().map(|&row| keys.get(row as usize)))?;
+    drop(order);
     Ok(finish(dir, manifest, written, &keys, options.threads)?)
 }
 
@@ -143,7 +145,7 @@ pub fn build_table_encoded<E: From<Error>>(
 fn missing<'a>(
     writer: &mut dyn RowWriter,
     batch: &[u32],
-    keys: &'a KeyList,
+    keys: &'a impl Keys,
 ) -> Result<Vec<(u32, &'a [TokenId])>> {
     let mut missing = Vec::with_capacity(batch.len());
     for &row in batch {
@@ -199,24 +201,35 @@ fn finish(
     dir: &Path,
     mut manifest: Manifest,
     rows: WrittenRows,
-    keys: &KeyList,
+    keys: &impl Keys,
     threads: usize,
 ) -> Result<Manifest> {
-    let key_bytes = key_file::encode(keys, &rows.sums, &manifest);
-    let index_bytes = key_index::encode(keys, &manifest, threads)?;
-    for (kind, bytes) in [(key_file::KIND, key_bytes), (key_index::KIND, index_bytes)] {
-        write_atomic(&dir.join(kind.name), &bytes)?;
-        manifest.files.push(FileEntry {
-            path: kind.name.to_owned(),
-            bytes: bytes.len() as u64,
-            sha256: sha256_hex(&bytes),
-        });
-    }
+    let path = dir.join(key_file::KIND.name);
+    let (bytes, sha256) = write_atomic_with(&path, |file| {
+        let mut out = Hashing::new(file);
+        key_file::write(keys, &rows.sums, &manifest, &mut out)?;
+        Ok(out.finish())
+    })?;
+    manifest.files.push(entry(&key_file::KIND, bytes, sha256));
+    drop(rows.sums);
+    let index = key_index::encode(keys, &manifest, threads)?;
+    write_atomic(&dir.join(key_index::KIND.name), &index)?;
+    let sha256 = sha256_hex(&index);
+    let listed = entry(&key_index::KIND, index.len() as u64, sha256);
+    manifest.files.push(listed);
     manifest.files.extend(rows.file);
     manifest.rows_sha256 = rows.rows_sha256;
     write_atomic(&dir.join(MANIFEST_FILE), &manifest.to_json())?;
     tidy(dir)?;
     Ok(manifest)
+}
+
+fn entry(kind: &FileKind, bytes: u64, sha256: String) -> FileEntry {
+    FileEntry {
+        path: kind.name.to_owned(),
+        bytes,
+        sha256,
+    }
 }
 
 /// Removes what only a build needs.

@@ -22,7 +22,7 @@ impl TableKeys {
     /// When it is damaged or belongs to another table than `manifest`.
     pub fn read(dir: &Path, manifest: &Manifest) -> Result<Self> {
         let file = KeyFile::open(dir, manifest)?;
-        file.verify(manifest)?;
+        file.verify_sha256(manifest)?;
         Ok(Self {
             keys: file.read_all(manifest)?,
         })

@@ -69,7 +69,7 @@ pub fn upsert(dir: &Path, from: &Path, mut progress: impl FnMut(u64, u64)) -> Re
     write_atomic(&mark, &source.table.manifest().to_json())?;
     let replaced = source.copy_rows(&tree, &mut progress)?;
     let all = keys.read_all(&manifest)?;
-    let rows_sha256 = Some(tree.rows_sha256(&sorted(&all))?);
+    let rows_sha256 = Some(tree.rows_sha256(sorted(&all).into_iter())?);
     // sled is closed before the table has its new name, so that whoever sees it can open it.
     drop(tree);
     let manifest = Manifest {

@@ -93,10 +93,7 @@ async fn prompts_of_4_mib_are_tokenised_two_at_a_time() {
 const TOKENISED: u64 = 1200;
 
 /// Sends six prompts, serves somebody else beside them, and says why the last one was refused.
-async fn prompts_at_once(
-    decoder: &Service,
-    others: &DecoderServiceClient<Channel>,
-) -> String {
+async fn prompts_at_once(decoder: &Service, others: &DecoderServiceClient<Channel>) -> String {
     let mut sent = Vec::new();
     for _ in 0..6 {
         let client = client::decoder(&decoder.address).await;
@@ -148,7 +145,9 @@ async fn half_send(client: &mut RawClient, path: &str, streams: usize) -> usize 
         if !client.send(&frames).await {
             break;
         }
-        let more = client.send_data(stream, &message[..message.len() - 1]).await;
+        let more = client
+            .send_data(stream, &message[..message.len() - 1])
+            .await;
         sent += more;
     }
     sent >> 20

@@ -1,6 +1,7 @@
 //! `keys.bin`: the f-grams of one shard in served order, one record of fixed width each
 //! (`docs/formats.md`, "keys.bin").
 
+use std::io::{self, Write};
 use std::path::Path;
 
 use super::manifest::Manifest;
@@ -9,7 +10,7 @@ use super::prefetch::prefetch_all;
 use super::sums::RowSum;
 use super::table_file::{FileKind, HEADER_BYTES, TableFile};
 use crate::error::{Error, Result};
-use crate::keys::KeyList;
+use crate::keys::{KeyList, Keys};
 use crate::ngram::{MAX_N, NGram, TokenId};
 use crate::set::FgramSet;
 use crate::shard::shard_of;
@@ -27,16 +28,30 @@ const UNUSED: TokenId = u32::MAX;
 /// Bytes of the checksum at the end of a record.
 const SUM_BYTES: usize = 4;
 
-/// The keys of shard `index` of `count` in served order.
-pub(crate) fn of_shard(set: &FgramSet, index: u32, count: u32) -> Result<KeyList> {
-    let mut keys = KeyList::default();
-    for rank in set.served_order() {
-        let ids = set.get(rank as usize).ids;
-        if owner(ids, count) == index {
-            keys.push(ids)?;
-        }
+/// The keys of a shard in served order: those of a set, which are not copied.
+pub(crate) struct OfShard<'a> {
+    set: &'a FgramSet,
+    /// Ranks, in served order.
+    ranks: Vec<u32>,
+}
+
+impl<'a> OfShard<'a> {
+    /// Of shard `index` of `count`.
+    pub(crate) fn new(set: &'a FgramSet, index: u32, count: u32) -> Self {
+        let mut ranks = set.served_order();
+        ranks.retain(|&rank| owner(set.get(rank as usize).ids, count) == index);
+        Self { set, ranks }
     }
-    Ok(keys)
+}
+
+impl Keys for OfShard<'_> {
+    fn len(&self) -> usize {
+        self.ranks.len()
+    }
+
+    fn get(&self, index: usize) -> &[TokenId] {
+        self.set.get(self.ranks[index] as usize).ids
+    }
 }
 
 /// The shard of an f-gram.
@@ -47,26 +62,39 @@ fn owner(ids: &[TokenId], count: u32) -> u32 {
     }
 }
 
-/// The file's bytes. `sums` has the checksum of each row, or nothing when the store keeps them
-/// beside the rows.
-pub(crate) fn encode(keys: &KeyList, sums: &[u32], manifest: &Manifest) -> Vec<u8> {
+/// Writes the file. `sums` has the checksum of each row, or nothing when the store keeps them beside
+/// the rows.
+pub(crate) fn write(
+    keys: &impl Keys,
+    sums: &[u32],
+    manifest: &Manifest,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let max_n = usize::from(manifest.max_n);
-    let mut out = Vec::with_capacity(HEADER_BYTES + record_bytes(max_n) * keys.len());
     let by_ids = |row: &u32| keys.get(*row as usize);
     let rows = 0..keys.len() as u32;
     let first = rows.clone().min_by_key(by_ids).unwrap_or_default();
     let last = rows.max_by_key(by_ids).unwrap_or_default();
     let facts = [u64::from(first), u64::from(last), 0, 0, 0, 0];
-    out.extend_from_slice(&KIND.header(manifest, facts));
-    for (row, ids) in keys.iter().enumerate() {
-        let padded = ids.iter().copied().chain(std::iter::repeat(UNUSED));
-        padded
-            .take(max_n)
-            .for_each(|id| out.extend_from_slice(&id.to_le_bytes()));
+    out.write_all(&KIND.header(manifest, facts))?;
+    let mut record = Vec::with_capacity(record_bytes(max_n));
+    for row in 0..keys.len() {
+        let padded = keys.get(row).iter().copied();
+        let padded = padded.chain(std::iter::repeat(UNUSED)).take(max_n);
         let sum = sums.get(row).copied().unwrap_or_default();
-        out.extend_from_slice(&sum.to_le_bytes());
+        record.clear();
+        record.extend(padded.chain([sum]).flat_map(u32::to_le_bytes));
+        out.write_all(&record)?;
     }
-    out
+    Ok(())
+}
+
+/// The file's bytes.
+#[cfg(test)]
+pub(crate) fn encode(keys: &KeyList, sums: &[u32], manifest: &Manifest) -> Vec<u8> {
+    let mut out = Vec::new();
+    let written = write(keys, sums, manifest, &mut out);
+    written.map(|()| out).unwrap_or_default()
 }
 
 fn record_bytes(max_n: usize) -> usize {
@@ -205,29 +233,64 @@ impl KeyFile {
         self.file.wrong(format!("the key of row {row} is damaged"))
     }
 
+    /// An error about a key that the index does not find, or finds as another row.
+    pub(crate) fn not_found(&self, row: u32, ids: &[TokenId]) -> Error {
+        self.file.wrong(format!(
+            "the index does not find f-gram {ids:?} as row {row}: one of the two is damaged"
+        ))
+    }
+
+    /// The f-gram of `row`, checked as far as it can be without its row.
+    ///
+    /// # Errors
+    /// When it is no f-gram of this shard and vocabulary; the error names it.
+    pub(crate) fn checked(&self, row: u32, manifest: &Manifest) -> Result<NGram> {
+        let key = self.get(row)?;
+        let ids = key.as_slice();
+        if owner(ids, manifest.shard_count) != manifest.shard_index {
+            let problem = format!("f-gram {ids:?} belongs to another shard");
+            return Err(self.file.wrong(problem));
+        }
+        let vocab_size = manifest.vocab_size;
+        if ids.iter().any(|&id| id >= vocab_size) {
+            let problem =
+                format!("f-gram {ids:?} has an id that is not below vocab_size {vocab_size}");
+            return Err(self.file.wrong(problem));
+        }
+        Ok(key)
+    }
+
     /// All keys, each checked.
     ///
     /// # Errors
-    /// When one is no f-gram of this shard and vocabulary; the error names it.
+    /// As [`KeyFile::checked`].
     pub(crate) fn read_all(&self, manifest: &Manifest) -> Result<KeyList> {
         let mut keys = KeyList::with_capacity(self.rows as usize);
         for row in 0..self.rows {
-            let key = self.get(row)?;
-            let ids = key.as_slice();
-            if owner(ids, manifest.shard_count) != manifest.shard_index {
-                return Err(self
-                    .file
-                    .wrong(format!("f-gram {ids:?} belongs to another shard")));
-            }
-            keys.push(ids)?;
+            keys.push(self.checked(row, manifest)?.as_slice())?;
         }
-        keys.check_vocab(manifest.vocab_size)
-            .map_err(|error| self.file.wrong(error.to_string()))?;
         Ok(keys)
     }
 
-    /// Compares the checksum of the whole file with `table.json`.
-    pub(crate) fn verify(&self, manifest: &Manifest) -> Result<()> {
+    /// Checks the header of the file as it is now.
+    pub(crate) fn verify_header(&self, manifest: &Manifest) -> Result<()> {
+        let header = self.file.bytes().get(..HEADER_BYTES).unwrap_or_default();
+        self.file.check_header(header, manifest, &KIND)
+    }
+
+    /// Checks that `row` has no checksum here: its store keeps it.
+    ///
+    /// # Errors
+    /// When there is one.
+    pub(crate) fn check_no_sum(&self, row: u32) -> Result<()> {
+        match self.record(row) {
+            Some((_, [0, 0, 0, 0])) => Ok(()),
+            _ => Err(self.damaged(row)),
+        }
+    }
+
+    /// Compares the SHA-256 of the whole file with `table.json`.
+    pub(crate) fn verify_sha256(&self, manifest: &Manifest) -> Result<()> {
         self.file.verify(manifest, &KIND)
     }
 }

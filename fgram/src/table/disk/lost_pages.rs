@@ -64,6 +64,11 @@ impl Watch {
         }
     }
 
+    /// A read of the file itself has found a part of it gone.
+    pub(super) fn note_lost(&self) {
+        self.0.lost.store(true, Ordering::Relaxed);
+    }
+
     /// Whether a page was lost.
     pub(super) fn lost(&self) -> bool {
         self.0.lost.load(Ordering::Relaxed)

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::io::{self, Read as _};
 #[cfg(target_os = "linux")]
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use memmap2::{Advice, Mmap, MmapMut};
@@ -35,6 +35,8 @@ pub(crate) struct Mapping {
     #[cfg(target_os = "linux")]
     watch: Option<Watch>,
     map: Mmap,
+    /// The file that is mapped; none of a copy.
+    file: Option<File>,
     /// Whether the system tells this process which pages are in memory.
     may_ask: bool,
 }
@@ -65,6 +67,7 @@ impl Mapping {
             watch: Some(Watch::over(&map)),
             map,
             may_ask: may_ask(&file),
+            file: Some(file),
         })
     }
 
@@ -89,6 +92,7 @@ impl Mapping {
                 #[cfg(target_os = "linux")]
                 watch: None,
                 map: memory.make_read_only()?,
+                file: None,
                 may_ask: false,
             };
             Ok((copy, hex(&hash.finalize())))
@@ -111,8 +115,10 @@ impl Mapping {
 
     /// Rows are read at random offsets: reading ahead would only push others out of memory.
     pub(crate) fn expect_random_reads(&self) {
-        // A hint; what is refused costs speed alone.
+        // Hints; what is refused costs speed alone.
         let _ = self.map.advise(Advice::Random);
+        #[cfg(target_os = "linux")]
+        self.advise_file(0, 0, libc::POSIX_FADV_RANDOM);
     }
 
     /// Reads the first `bytes` into memory and waits for them, in the largest pages that the system
@@ -155,7 +161,42 @@ impl Mapping {
 
     /// Asks the system to read the bytes soon, without waiting for them.
     pub(crate) fn read_soon(&self, start: usize, len: usize) {
+        #[cfg(target_os = "linux")]
+        self.advise_file(start, len, libc::POSIX_FADV_WILLNEED);
+        #[cfg(not(target_os = "linux"))]
         let _ = self.map.advise_range(Advice::WillNeed, start, len);
+    }
+
+    /// A hint about a part of the file.
+    #[cfg(target_os = "linux")]
+    fn advise_file(&self, start: usize, len: usize, advice: libc::c_int) {
+        let (Ok(start), Ok(len)) = (start.try_into(), len.try_into()) else {
+            return;
+        };
+        if let Some(file) = &self.file {
+            // SAFETY: a hint about a file that is open during the call; no memory of ours is touched.
+            unsafe { libc::posix_fadvise(file.as_raw_fd(), start, len, advice) };
+        }
+    }
+
+    /// Copies the bytes from `start` on, read from the file and not from the memory that it is mapped
+    /// to: a page that is used once need not be put into the page tables of this process first.
+    ///
+    /// # Errors
+    /// When they cannot be read, or the file was cut short: the mapping is [`lost`](Self::lost) then.
+    pub(crate) fn read_at(&self, start: usize, out: &mut [u8]) -> io::Result<()> {
+        let Some(file) = &self.file else {
+            let bytes = start.checked_add(out.len());
+            let bytes = bytes.and_then(|end| self.map.get(start..end));
+            out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+            return Ok(());
+        };
+        let read = file.read_exact_at(out, start as u64);
+        #[cfg(target_os = "linux")]
+        if let (Err(_), Some(watch)) = (&read, &self.watch) {
+            watch.note_lost();
+        }
+        read
     }
 
     /// Number of pages of `page_bytes`, the last one perhaps in part.
@@ -244,6 +285,9 @@ mod tests {
         let mapping = mapped(&bytes);
         mapping.expect_random_reads();
         mapping.read_soon(page_bytes() + 5, 2 * page_bytes());
+        let mut read = vec![0; page_bytes()];
+        mapping.read_at(7, &mut read).unwrap();
+        assert_eq!(read, bytes[7..][..page_bytes()]);
         mapping.bring_in(page_bytes() + 5).unwrap();
         mapping.bring_in(usize::MAX).unwrap();
         mapping.touch(2 * page_bytes());
@@ -263,6 +307,12 @@ mod tests {
             fs::write(file.path(), b"else").unwrap();
             assert_eq!(copy.bytes(), bytes);
             assert!(!copy.lost() && !copy.may_ask());
+            let mut read = vec![0; bytes.len()];
+            copy.read_at(0, &mut read).unwrap();
+            assert_eq!(read, bytes);
+            for start in [1, usize::MAX] {
+                assert!(copy.read_at(start, &mut [0; PIECE_BYTES + 7]).is_err());
+            }
         }
         assert!(Mapping::copy(file.path(), 5).is_err());
     }
@@ -309,6 +359,10 @@ mod tests {
         let mapping = Mapping::open(file.path()).unwrap();
         file.as_file().set_len(page_bytes() as u64).unwrap();
         mapping.bring_in(page_bytes()).unwrap();
+        let mut page = vec![0; page_bytes()];
+        mapping.read_at(0, &mut page).unwrap();
+        assert!(!mapping.lost());
+        assert!(mapping.read_at(page_bytes(), &mut page).is_err() && mapping.lost());
         let read = mapping.bring_in(usize::MAX);
         // Before Linux 5.14 the system has no such call, and reading the pages would be the end.
         assert!(read.is_err());

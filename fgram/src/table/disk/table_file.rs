@@ -1,7 +1,8 @@
 //! What `keys.bin`, `index.bin` and `rows.bin` have in common: they are listed in `table.json`, and
 //! begin with the same 128 bytes (`docs/formats.md`, "The header").
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use scone_files::sha256_file;
@@ -21,6 +22,9 @@ const FACTS_AT: usize = 72;
 
 /// Where the CRC-32 of all bytes before it stands.
 const CRC_AT: usize = HEADER_BYTES - 4;
+
+/// Bytes read at once where the file is compared with what is in memory.
+const COMPARED_BYTES: usize = 1 << 20;
 
 /// One of the three kinds of file.
 #[derive(Debug, Clone, Copy)]
@@ -163,6 +167,48 @@ impl TableFile {
     /// An error about this file.
     pub(crate) fn wrong(&self, problem: impl Into<String>) -> Error {
         Error::format(self.path.display().to_string(), problem)
+    }
+
+    /// Copies bytes of the file as it is on the disk.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(crate) fn read_at(&self, start: usize, out: &mut [u8]) -> Result<()> {
+        let read = self.map.read_at(start, out);
+        read.map_err(|error| match self.check_not_lost() {
+            Err(lost) => lost,
+            Ok(()) => Error::at("read", &self.path)(error),
+        })
+    }
+
+    /// Checks the beginning of the file as it was read from the disk: the header, and zeros behind it.
+    pub(crate) fn check_header(
+        &self,
+        bytes: &[u8],
+        manifest: &Manifest,
+        kind: &FileKind,
+    ) -> Result<()> {
+        let facts = kind.read_header(&self.path.display().to_string(), bytes, manifest)?;
+        let zeros = bytes.iter().skip(HEADER_BYTES).all(|&byte| byte == 0);
+        match facts == self.facts && zeros {
+            true => Ok(()),
+            false => Err(self.wrong("the beginning is not what it was when it was opened")),
+        }
+    }
+
+    /// Compares the file on the disk with what was read of it when it was opened.
+    pub(crate) fn check_same(&self) -> Result<()> {
+        let mut file = File::open(&self.path).map_err(Error::at("open", &self.path))?;
+        let mut piece = vec![0; COMPARED_BYTES];
+        for bytes in self.bytes().chunks(COMPARED_BYTES) {
+            let piece = &mut piece[..bytes.len()];
+            file.read_exact(piece)
+                .map_err(Error::at("read", &self.path))?;
+            if piece != bytes {
+                return Err(self.wrong("has changed since it was opened: it is damaged"));
+            }
+        }
+        Ok(())
     }
 
     /// Compares the SHA-256 of the whole file as it is on the disk with `table.json`.

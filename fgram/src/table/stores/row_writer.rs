@@ -30,7 +30,7 @@ pub(crate) trait RowWriter {
     fn flush(&mut self) -> Result<()>;
 
     /// Makes all rows last and closes the store. `keys` are those of all rows, in order.
-    fn finish(self: Box<Self>, keys: &[&[TokenId]]) -> Result<WrittenRows>;
+    fn finish(self: Box<Self>, keys: &mut dyn Iterator<Item = &[TokenId]>) -> Result<WrittenRows>;
 }
 
 /// What the rest of the table has to know of its rows.
@@ -78,7 +78,7 @@ impl RowWriter for SledWriter {
         self.tree.flush()
     }
 
-    fn finish(self: Box<Self>, keys: &[&[TokenId]]) -> Result<WrittenRows> {
+    fn finish(self: Box<Self>, keys: &mut dyn Iterator<Item = &[TokenId]>) -> Result<WrittenRows> {
         self.tree.flush()?;
         Ok(WrittenRows {
             rows_sha256: Some(self.tree.rows_sha256(keys)?),
@@ -94,10 +94,10 @@ impl RowWriter for SledWriter {
 struct MappedWriter {
     rows: Output,
     marks: Output,
-    /// One for each row: 0 until it is written, then `WRITTEN` and its checksum.
-    written: Vec<u64>,
-    /// Whether an earlier run may have left rows.
-    resumed: bool,
+    /// The checksum of each row that was written, or left by an earlier run.
+    sums: Vec<u32>,
+    /// The marks of an earlier run, one for each row: 0, or `WRITTEN` and its checksum.
+    left: Vec<u64>,
     row_bytes: usize,
     sum: RowSum,
 }
@@ -117,8 +117,8 @@ impl MappedWriter {
         let mut writer = Self {
             rows: Output::open(dir.join(ROWS_FILE))?,
             marks: Output::open(dir.join(MARKS_FILE))?,
-            written: vec![0; manifest.rows as usize],
-            resumed: false,
+            sums: vec![0; manifest.rows as usize],
+            left: Vec::new(),
             row_bytes,
             sum: RowSum::new(&manifest.checksum_seed),
         };
@@ -136,12 +136,10 @@ impl MappedWriter {
     }
 
     fn read_marks(&mut self) -> Result<()> {
-        let mut bytes = vec![0; self.written.len() * MARK_BYTES as usize];
+        let mut bytes = vec![0; self.sums.len() * MARK_BYTES as usize];
         self.marks.read(&mut bytes, 0)?;
-        for (mark, bytes) in self.written.iter_mut().zip(bytes.as_chunks().0) {
-            *mark = u64::from_le_bytes(*bytes);
-        }
-        self.resumed = true;
+        let marks = bytes.as_chunks().0.iter();
+        self.left = marks.map(|bytes| u64::from_le_bytes(*bytes)).collect();
         Ok(())
     }
 
@@ -157,13 +155,17 @@ impl MappedWriter {
 
 impl RowWriter for MappedWriter {
     fn has(&mut self, row: u32, ids: &[TokenId]) -> Result<bool> {
-        let mark = self.written[row as usize];
-        if !self.resumed || mark == 0 {
+        let mark = self.left.get(row as usize).copied().unwrap_or_default();
+        if mark == 0 {
             return Ok(false);
         }
         let mut encoded = vec![0; self.row_bytes];
         self.rows.read(&mut encoded, self.offset(row))?;
-        Ok(self.mark(ids, &encoded) == mark)
+        let sound = self.mark(ids, &encoded) == mark;
+        if sound {
+            self.sums[row as usize] = mark as u32;
+        }
+        Ok(sound)
     }
 
     fn add(&mut self, row: u32, ids: &[TokenId], encoded: &[u8]) -> Result<()> {
@@ -171,7 +173,7 @@ impl RowWriter for MappedWriter {
         self.rows.write(encoded, self.offset(row))?;
         self.marks
             .write(&mark.to_le_bytes(), u64::from(row) * MARK_BYTES)?;
-        self.written[row as usize] = mark;
+        self.sums[row as usize] = mark as u32;
         Ok(())
     }
 
@@ -180,9 +182,9 @@ impl RowWriter for MappedWriter {
         Ok(())
     }
 
-    fn finish(self: Box<Self>, _keys: &[&[TokenId]]) -> Result<WrittenRows> {
+    fn finish(self: Box<Self>, _keys: &mut dyn Iterator<Item = &[TokenId]>) -> Result<WrittenRows> {
         Ok(WrittenRows {
-            sums: self.written.iter().map(|&mark| mark as u32).collect(),
+            sums: self.sums,
             file: Some(self.rows.finish(ROWS_FILE)?),
             rows_sha256: None,
         })

@@ -152,7 +152,10 @@ impl SledTree {
     ///
     /// # Errors
     /// When a row is missing or damaged.
-    pub(crate) fn rows_sha256(&self, keys: &[&[TokenId]]) -> Result<String> {
+    pub(crate) fn rows_sha256<'a>(
+        &self,
+        keys: impl Iterator<Item = &'a [TokenId]>,
+    ) -> Result<String> {
         let mut hash = RowsHash::new();
         for ids in keys {
             hash.add(ids, self.sound(ids)?.row().unwrap_or_default());

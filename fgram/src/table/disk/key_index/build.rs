@@ -8,7 +8,7 @@ use super::layout::{
     partition_of, slot_of,
 };
 use crate::error::{Error, Result};
-use crate::keys::KeyList;
+use crate::keys::Keys;
 use crate::ngram::TokenId;
 use crate::table::disk::manifest::Manifest;
 
@@ -24,11 +24,26 @@ const KEYS_PER_FREE_SLOT: usize = 19;
 /// Seeds tried. One suffices unless two keys have equal hashes, 1 in 30 tables of 2^30 keys.
 const SEEDS: u64 = 16;
 
-/// A key on its way into the index.
+/// A key on its way into the index: 12 bytes.
 #[derive(Clone, Copy, Default)]
 struct Entry {
-    hash: u64,
+    /// In two halves, so that the row fills up the third.
+    halves: [u32; 2],
     row: u32,
+}
+
+impl Entry {
+    fn new(hash: u64, row: u32) -> Self {
+        Self {
+            halves: [(hash >> 32) as u32, hash as u32],
+            row,
+        }
+    }
+
+    fn hash(&self) -> u64 {
+        let [high, low] = self.halves.map(u64::from);
+        high << 32 | low
+    }
 }
 
 /// The file's bytes for keys that are closed under suffix; a key's row id is its position.
@@ -36,13 +51,18 @@ struct Entry {
 ///
 /// # Errors
 /// When a key comes twice.
-pub(crate) fn encode(keys: &KeyList, manifest: &Manifest, threads: usize) -> Result<Vec<u8>> {
+pub(crate) fn encode(keys: &impl Keys, manifest: &Manifest, threads: usize) -> Result<Vec<u8>> {
     let built = (0..SEEDS).find_map(|seed| encode_with(seed, keys, manifest, threads));
     built.ok_or_else(|| Error::argument("fgrams", "a key comes twice"))
 }
 
 /// `None` when the keys of a bucket cannot be kept apart with this seed.
-fn encode_with(seed: u64, keys: &KeyList, manifest: &Manifest, threads: usize) -> Option<Vec<u8>> {
+fn encode_with(
+    seed: u64,
+    keys: &impl Keys,
+    manifest: &Manifest,
+    threads: usize,
+) -> Option<Vec<u8>> {
     let partitions = keys.len().div_ceil(PARTITION_KEYS).max(1);
     let (entries, starts) = partitioned(seed, keys, partitions);
     let sizes: Vec<usize> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
@@ -80,19 +100,19 @@ fn hash_of(seed: u64, ids: &[TokenId]) -> u64 {
 }
 
 /// The entries sorted by partition, and where each partition begins and the last one ends.
-fn partitioned(seed: u64, keys: &KeyList, partitions: usize) -> (Vec<Entry>, Vec<usize>) {
+fn partitioned(seed: u64, keys: &impl Keys, partitions: usize) -> (Vec<Entry>, Vec<usize>) {
     let of = |ids: &[TokenId]| partition_of(hash_of(seed, ids), partitions as u32) as usize;
     let mut starts = vec![0; partitions + 1];
-    keys.iter().for_each(|ids| starts[of(ids) + 1] += 1);
+    (0..keys.len()).for_each(|row| starts[of(keys.get(row)) + 1] += 1);
     for partition in 0..partitions {
         starts[partition + 1] += starts[partition];
     }
     let mut next = starts.clone();
     let mut entries = vec![Entry::default(); keys.len()];
-    for (ids, row) in keys.iter().zip(0..) {
-        let hash = hash_of(seed, ids);
+    for row in 0..keys.len() {
+        let hash = hash_of(seed, keys.get(row));
         let position = &mut next[partition_of(hash, partitions as u32) as usize];
-        entries[*position] = Entry { hash, row };
+        entries[*position] = Entry::new(hash, row as u32);
         *position += 1;
     }
     (entries, starts)
@@ -167,9 +187,9 @@ fn fill(job: Job<'_>) -> bool {
     let buckets = job.pilots.len() / PILOT_BYTES;
     let slots = (job.slots.len() / SLOT_BYTES) as u32;
     let mut entries = job.entries.to_vec();
-    entries.sort_unstable_by_key(|entry| (bucket_of(entry.hash, buckets as u32), entry.hash));
+    entries.sort_unstable_by_key(|entry| (bucket_of(entry.hash(), buckets as u32), entry.hash()));
     let by_bucket = |a: &Entry, b: &Entry| {
-        bucket_of(a.hash, buckets as u32) == bucket_of(b.hash, buckets as u32)
+        bucket_of(a.hash(), buckets as u32) == bucket_of(b.hash(), buckets as u32)
     };
     let mut groups: Vec<&[Entry]> = entries.chunk_by(by_bucket).collect();
     groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
@@ -182,11 +202,11 @@ fn fill(job: Job<'_>) -> bool {
         let Some(pilot) = (0..=u16::MAX).find(|&pilot| take(group, pilot, &mut taken)) else {
             return false;
         };
-        pilot_bytes[bucket_of(group[0].hash, buckets as u32) as usize] = pilot.to_le_bytes();
+        pilot_bytes[bucket_of(group[0].hash(), buckets as u32) as usize] = pilot.to_le_bytes();
         for entry in group {
             let [a, b, c, d] = entry.row.to_le_bytes();
-            let slot = slot_of(entry.hash, pilot, slots) as usize;
-            slot_bytes[slot] = [fingerprint(entry.hash), a, b, c, d];
+            let slot = slot_of(entry.hash(), pilot, slots) as usize;
+            slot_bytes[slot] = [fingerprint(entry.hash()), a, b, c, d];
         }
     }
     true
@@ -196,10 +216,10 @@ fn fill(job: Job<'_>) -> bool {
 fn take(group: &[Entry], pilot: u16, taken: &mut [bool]) -> bool {
     let slots = taken.len() as u32;
     for (done, entry) in group.iter().enumerate() {
-        let slot = &mut taken[slot_of(entry.hash, pilot, slots) as usize];
+        let slot = &mut taken[slot_of(entry.hash(), pilot, slots) as usize];
         if *slot {
             for entry in &group[..done] {
-                taken[slot_of(entry.hash, pilot, slots) as usize] = false;
+                taken[slot_of(entry.hash(), pilot, slots) as usize] = false;
             }
             return false;
         }

@@ -10,7 +10,7 @@ use super::layout::{
 };
 use crate::error::Result;
 use crate::matcher::Match;
-use crate::ngram::{MAX_N, TokenId};
+use crate::ngram::{MAX_N, NGram, TokenId};
 use crate::table::disk::key_file::KeyFile;
 use crate::table::disk::manifest::Manifest;
 use crate::table::disk::prefetch::prefetch;
@@ -293,13 +293,28 @@ impl KeyIndex {
         &self.keys
     }
 
-    /// Compares the checksum of the file with `table.json`, and finds every key.
-    pub(crate) fn verify(&self, manifest: &Manifest) -> Result<()> {
-        self.file.verify(manifest, &KIND)?;
-        for row in 0..self.keys.rows() {
-            let key = self.keys.get(row)?;
-            if self.row(key.as_slice())? != Some(row) {
-                return Err(self.file.wrong(format!("does not find {key:?}, row {row}")));
+    /// Compares the SHA-256 of the file with `table.json`.
+    pub(crate) fn verify_sha256(&self, manifest: &Manifest) -> Result<()> {
+        self.file.verify(manifest, &KIND)
+    }
+
+    /// Compares the file with what was read, and checked, when it was opened.
+    pub(crate) fn check_same(&self) -> Result<()> {
+        self.file.check_same()
+    }
+
+    /// Finds the keys of the rows from `first` on.
+    ///
+    /// # Errors
+    /// When one is not found, or another row than its own.
+    pub(crate) fn check_finds(&self, first: u32, keys: &[NGram]) -> Result<()> {
+        let heads: Vec<&[TokenId]> = keys.iter().map(NGram::as_slice).collect();
+        let mut found = Vec::with_capacity(keys.len());
+        self.longest_each(&heads, &mut found)?;
+        for ((row, key), found) in (first..).zip(&heads).zip(found) {
+            let len = key.len() as u8;
+            if found != Some(Match { len, row }) {
+                return Err(self.keys.not_found(row, key));
             }
         }
         Ok(())
