@@ -48,14 +48,8 @@ ARMS = {
 WITH_FGRAMS = ("SCONE", "direct")
 LR = ("optimizer.lr", ("2e-3", "4e-3", "8e-3"))
 # Rows of controls are of the group of embeddings.
-RATES = {
-    "M": [LR],
-    "M2": [LR],
-    "SCONE": [LR, ("optimizer.groups.fgram_model", ("0.3", "1"))],
-    "direct": [LR, ("optimizer.groups.embeddings", ("1", "3"))],
-    "unigram": [LR],
-    "bigram": [LR, ("optimizer.groups.embeddings", ("1", "3"))],
-}
+EMBEDDINGS = ("optimizer.groups.embeddings", ("1", "3"))
+RATES = {arm: [LR, EMBEDDINGS] for arm in ARMS} | {"SCONE": [LR, EMBEDDINGS, ("optimizer.groups.fgram_model", ("0.3", "1"))]}
 
 
 class Run:
