@@ -52,7 +52,11 @@ mod tests {
         }
         assert!(counts.iter().all(|&count| (1_800..2_200).contains(&count)));
         let fractions: Vec<f64> = (0..1_000).map(|_| one.fraction()).collect();
-        assert!(fractions.iter().all(|fraction| (0.0..1.0).contains(fraction)));
+        assert!(
+            fractions
+                .iter()
+                .all(|fraction| (0.0..1.0).contains(fraction))
+        );
         assert_ne!(one.below(usize::MAX), Chance::new(None).below(usize::MAX));
         assert_eq!(one.below(0), 0);
     }

@@ -140,7 +140,11 @@ mod tests {
         response.extensions_mut().insert(unsent.clone());
         let mut body = tie(response).into_body();
         let permits = [(); 3].map(|()| Arc::new(()));
-        let free = || permits.each_ref().map(|permit| Arc::strong_count(permit) == 1);
+        let free = || {
+            permits
+                .each_ref()
+                .map(|permit| Arc::strong_count(permit) == 1)
+        };
 
         unsent.hold(Arc::clone(&permits[0]));
         let mut one = next(&mut body).await.unwrap();

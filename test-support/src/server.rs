@@ -13,12 +13,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Router;
 
-use crate::{
-    PATIENCE,
-    behaviour::Behaviour,
-    service::Service,
-    tables::Rows,
-};
+use crate::{PATIENCE, behaviour::Behaviour, service::Service, tables::Rows};
 
 /// How a server starts.
 #[derive(Clone, Debug)]

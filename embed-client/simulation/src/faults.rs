@@ -208,7 +208,8 @@ impl<'a> Scene<'a> {
         self.named[replica] = named;
         let addresses = self.addresses.iter().zip(&self.named);
         let addresses = addresses.filter(|(_, named)| **named);
-        self.names.set(addresses.map(|(address, _)| *address).collect());
+        self.names
+            .set(addresses.map(|(address, _)| *address).collect());
     }
 }
 

@@ -73,7 +73,9 @@ pub async fn look_up(client: &EmbedClient, table: &TableFacts, rng: &mut ChaCha8
 /// Every position has the row that it has in this version, or has failed and says so.
 fn check(table: &TableFacts, batch: &LookupBatch, out: &Answers) {
     let editions = [PairTable::OLD, PairTable::NEW];
-    let edition = editions.iter().find(|edition| edition.id() == table.table_id);
+    let edition = editions
+        .iter()
+        .find(|edition| edition.id() == table.table_id);
     let edition = edition.expect("a version that there is");
     let (mut from, mut position) = (0, 0);
     for span in &batch.spans {

@@ -184,7 +184,10 @@ async fn client(
         if all_well {
             break report(&client, &counts, after - 2 * TIMEOUT, &told);
         }
-        assert!(after < NORMAL, "not normal after {after:?}: {connected} replicas, {counts:?}");
+        assert!(
+            after < NORMAL,
+            "not normal after {after:?}: {connected} replicas, {counts:?}"
+        );
     }
     stop.store(true, Ordering::Relaxed);
     while let Some(task) = tasks.join_next().await {
