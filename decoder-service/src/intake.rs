@@ -40,6 +40,10 @@ const TOKENISING_THREADS: usize = 2;
 /// Bytes of long prompts that are tokenised or wait for it, of all clients together.
 const TOKENISING_BYTES: usize = 32 << 20;
 
+/// Bytes of long prompts that are tokenised at one time: while it is cut, a text takes some 160 times its
+/// length. The largest there is goes alone.
+const TOKENISED_AT_ONCE_BYTES: usize = 4 << 20;
+
 /// Texts from this length in bytes leave so much memory behind that it is given back to the system.
 const LARGE_TEXT_BYTES: usize = 256 << 10;
 
@@ -61,6 +65,7 @@ pub struct Intake {
 /// What bounds the work on prompts before they have a place.
 struct Tokenising {
     threads: Arc<Semaphore>,
+    at_once: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
 }
 
@@ -68,6 +73,7 @@ impl Default for Tokenising {
     fn default() -> Self {
         Self {
             threads: Arc::new(Semaphore::new(TOKENISING_THREADS)),
+            at_once: Arc::new(Semaphore::new(TOKENISED_AT_ONCE_BYTES)),
             bytes: Arc::new(Semaphore::new(TOKENISING_BYTES)),
         }
     }
@@ -88,9 +94,12 @@ impl Tokenising {
         })?;
         let turn = Arc::clone(&self.threads).acquire_owned().await;
         let turn = turn.map_err(|_| Error::Internal)?;
+        let share = size.min(TOKENISED_AT_ONCE_BYTES as u32);
+        let share = Arc::clone(&self.at_once).acquire_many_owned(share).await;
+        let share = share.map_err(|_| Error::Internal)?;
         let done = tokio::task::spawn_blocking(move || {
             // Held here: the work goes on when whoever waits for it has left.
-            let _held = (held, turn);
+            let _held = (held, turn, share);
             let result = work();
             if bytes >= LARGE_TEXT_BYTES {
                 freed_memory::give_back();
@@ -387,7 +396,7 @@ mod tests {
             let (gate, closed) = channel::<()>();
             let (begun, seen) = channel();
             let tokenising = tokenising.clone();
-            let bytes = TOKENISING_BYTES / 4;
+            let bytes = TOKENISED_AT_ONCE_BYTES / TOKENISING_THREADS;
             running.push(tokio::spawn(async move {
                 let work = move || {
                     begun.send(()).unwrap();
@@ -400,7 +409,7 @@ mod tests {
                 .unwrap();
             gates.push(gate);
         }
-        let refused = tokenising.run(TOKENISING_BYTES * 3 / 4, || ()).await;
+        let refused = tokenising.run(TOKENISING_BYTES, || ()).await;
         assert!(matches!(refused, Err(Error::TooMuchText { .. })));
         let left = tokenising.run(1, || panic!("its client left"));
         let left = tokio::time::timeout(std::time::Duration::from_millis(20), left);

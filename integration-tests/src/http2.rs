@@ -2,7 +2,7 @@
 //! takes from it. The real clients' libraries would not send these.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -22,7 +22,7 @@ use tokio::{
 };
 
 /// How long the server may take no byte before the rest of what is sent stays unsent.
-const DEAF: Duration = Duration::from_millis(500);
+const DEAF: Duration = Duration::from_secs(1);
 
 /// Largest payload of a frame without asking.
 const FRAME_BYTES: usize = 16 << 10;
@@ -40,6 +40,7 @@ const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 
+const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -48,8 +49,8 @@ const END_HEADERS: u8 = 4;
 pub struct Seen {
     /// Bytes of answers.
     pub data_bytes: usize,
-    /// Streams that the server reset.
-    pub reset: usize,
+    /// Streams that the server reset, by the reason it gave.
+    pub reset: BTreeMap<i64, usize>,
     /// Heads of answers, and trailers.
     pub headers: usize,
     /// The server told the connection to end.
@@ -76,6 +77,8 @@ struct Room {
     /// Of each stream, what it got beyond what streams begin with.
     streams: HashMap<u32, i64>,
     initial: i64,
+    /// Whether the server's settings came.
+    settled: bool,
     /// Streams that the server takes nothing for any more.
     reset: HashSet<u32>,
 }
@@ -103,6 +106,7 @@ impl RawClient {
                 connection: DEFAULT_WINDOW,
                 streams: HashMap::new(),
                 initial: DEFAULT_WINDOW,
+                settled: false,
                 reset: HashSet::new(),
             }),
             more_room: Notify::new(),
@@ -121,6 +125,14 @@ impl RawClient {
         // Room for the answers of all streams together.
         frame(&mut hello, WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes());
         assert!(client.send(&hello).await, "a server that reads nothing");
+        while !lock(&client.incoming.room).settled {
+            let more = timeout(DEAF, client.incoming.more_room.notified()).await;
+            more.expect("the server's settings");
+        }
+        // What the server has room for holds from here on.
+        let mut settled = Vec::new();
+        frame(&mut settled, SETTINGS, ACK, 0, &[]);
+        client.send(&settled).await;
         client
     }
 
@@ -173,6 +185,13 @@ impl RawClient {
             sent += room;
         }
         sent
+    }
+
+    /// Says that no more bytes of a call come.
+    pub async fn end(&mut self, stream: u32) -> bool {
+        let mut frames = Vec::new();
+        frame(&mut frames, DATA, END_STREAM, stream, &[]);
+        self.send(&frames).await
     }
 
     fn take_room(&self, stream: u32, most: usize) -> usize {
@@ -276,17 +295,20 @@ impl Incoming {
             DATA => seen.data_bytes += payload.len(),
             HEADERS => seen.headers += 1,
             RST_STREAM => {
-                seen.reset += 1;
+                *seen.reset.entry(number(payload)).or_default() += 1;
                 lock(&self.room).reset.insert(stream);
                 self.more_room.notify_one();
             }
             GOAWAY => seen.told_to_go = true,
             SETTINGS => {
+                let mut room = lock(&self.room);
                 for setting in payload.chunks_exact(6) {
                     if setting[..2] == INITIAL_WINDOW {
-                        lock(&self.room).initial = number(&setting[2..]);
+                        room.initial = number(&setting[2..]);
                     }
                 }
+                room.settled = true;
+                self.more_room.notify_one();
             }
             WINDOW_UPDATE => {
                 let mut room = lock(&self.room);

@@ -28,6 +28,15 @@ impl Watch {
         watch
     }
 
+    /// The most that a process took since its start.
+    ///
+    /// # Panics
+    /// When it is gone.
+    pub fn peak(process: &Process) -> u64 {
+        let status = format!("/proc/{}/status", process.id());
+        Self { status, before: 0 }.mib("VmHWM:")
+    }
+
     /// What is resident now.
     ///
     /// # Panics

@@ -24,7 +24,7 @@ use scone_simulation::{Report, run};
 
 fn seeds() -> Range<u64> {
     let Ok(text) = env::var("SCONE_SIMULATION_SEEDS") else {
-        return 0..40;
+        return 0..24;
     };
     let ends = text
         .split_once("..")
