@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use scone_embed_client::Monitor;
+use scone_embed_client::{Monitor, Options};
 use scone_model::{KvPool, checkpoint};
 use scone_service::traces::Tracer;
 use tokio_util::sync::CancellationToken;
@@ -86,7 +86,7 @@ pub async fn prepare(
 ) -> Result<(EngineParts, TierInfo), Error> {
     let config = config.clone();
     let remote = match &config.embed {
-        EmbedSource::Remote(options) => Some(options.clone()),
+        EmbedSource::Remote(options) => Some(Options::clone(options)),
         EmbedSource::Table(_) | EmbedSource::FromModel(_) => None,
     };
     let Loaded {

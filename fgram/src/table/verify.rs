@@ -164,7 +164,7 @@ impl Table {
             let request = RowRequest { row, index: 0 };
             match self.store().get_many(&[request], &mut bytes) {
                 Ok(()) => hash.add(keys.get(row as usize), &bytes),
-                Err(error) => bad.get_or_insert_with(|| (0, error)).0 += 1,
+                Err(error) => bad.get_or_insert((0, error)).0 += 1,
             }
             progress(done, total);
         }
