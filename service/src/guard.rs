@@ -1,6 +1,6 @@
 //! What stands before every gRPC service: requests that are no gRPC are refused as HTTP says,
 //! messages that are still arriving take a bounded amount of memory in all, and what a handler holds for
-//! its answer is held until that was sent ([`unsent`](crate::unsent)).
+//! its answer is held until that was sent ([`unsent`]).
 
 use std::{
     pin::Pin,
