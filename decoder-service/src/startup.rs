@@ -85,7 +85,7 @@ pub async fn prepare(
 ) -> Result<(EngineParts, TierInfo), Error> {
     let config = config.clone();
     let remote = match &config.embed {
-        EmbedSource::Remote(options) => Some(options.clone()),
+        EmbedSource::Remote(options) => Some((**options).clone()),
         EmbedSource::Table(_) | EmbedSource::FromModel(_) => None,
     };
     let Loaded {

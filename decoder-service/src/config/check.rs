@@ -42,7 +42,7 @@ pub enum EmbedSource {
     /// A table directory, opened by this process.
     Table(PathBuf),
     /// Embed-services.
-    Remote(Options),
+    Remote(Box<Options>),
     /// The table of the model, built on first use; nothing for a plain model.
     FromModel(CacheOptions),
 }
@@ -235,7 +235,7 @@ impl ModelArgs {
         }
         if !self.embed.is_empty() {
             let tls = self.embed_tls.open(&mut problems.0);
-            return Some(EmbedSource::Remote(Options {
+            return Some(EmbedSource::Remote(Box::new(Options {
                 tls,
                 timeout: self.lookup_timeout,
                 start_timeout: self.embed_start_timeout,
@@ -243,7 +243,7 @@ impl ModelArgs {
                 poll_interval: self.embed_poll_interval,
                 hedge: self.embed_hedge,
                 ..Options::new(self.addresses(problems))
-            }));
+            })));
         }
         let dir = self.cache_dir.clone().or_else(scone_files::cache_dir);
         if dir.is_none() {

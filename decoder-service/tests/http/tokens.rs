@@ -27,6 +27,22 @@ async fn tokenize_and_detokenize_are_inverse() {
     assert_eq!(back.json(), json!({"prompt": text}));
 }
 
+/// Tools cut long texts themselves: they are tokenised in turn with prompts, and need not fit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_longer_than_the_context_are_tokenised() {
+    let service = Service::start(1, 1).await;
+    let text = "the café ".repeat(10_000);
+    let body = json!({"prompt": text, "add_special_tokens": false});
+    let asked = [(); 4].map(|()| post(service.http, "/tokenize", &body));
+    let [a, b, c, d] = asked;
+    let (a, b, c, d) = tokio::join!(a, b, c, d);
+    for answer in [a, b, c, d] {
+        let answer = answer.json();
+        assert_eq!(answer["tokens"], json!(encode(&text)));
+        assert_eq!(answer["token_strs"], Value::Null);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_requests_are_refused_by_name() {
     let service = Service::start(1, 1).await;

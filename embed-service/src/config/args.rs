@@ -173,7 +173,7 @@ pub struct LimitArgs {
 
     /// Most bytes of rows being looked up or waiting for their client to read them, over all
     /// clients, with a unit; a request counts with the most rows it may get until its answer is made, and
-    /// on a stream with the answer until that is sent. Beyond, requests are refused with RESOURCE_EXHAUSTED.
+    /// then with the answer until its last byte is sent. Beyond, requests are refused with RESOURCE_EXHAUSTED.
     #[arg(
         long,
         env = "SCONE_EMBED_MAX_INFLIGHT_BYTES",
