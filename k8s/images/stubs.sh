@@ -2,7 +2,7 @@
 # Gives every crate whose manifest is here an empty library, program and build script, so that cargo can
 # compile what they depend on before their sources are there. Run in a folder with manifests alone.
 set -eu
-for manifest in */Cargo.toml; do
+for manifest in */Cargo.toml */*/Cargo.toml; do
     crate=${manifest%/Cargo.toml}
     mkdir -p "$crate/src"
     : >"$crate/src/lib.rs"

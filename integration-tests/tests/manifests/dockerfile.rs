@@ -40,7 +40,12 @@ pub(crate) fn problems(cluster: &Cluster) -> Vec<String> {
 }
 
 /// Members that no program is made of: of these the build needs no more than the manifest.
-const NOT_SHIPPED: [&str; 3] = ["test-support", "integration-tests", "benchmarks"];
+const NOT_SHIPPED: [&str; 4] = [
+    "embed-client/simulation",
+    "test-support",
+    "integration-tests",
+    "benchmarks",
+];
 
 /// Cargo wants the manifest of every member of the workspace, whatever it builds.
 #[test]
