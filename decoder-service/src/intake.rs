@@ -279,7 +279,8 @@ impl Intake {
             "request"
         );
         let (completions, prompt_ids) = (request.n, request.prompt_ids.clone());
-        let trace = self.tracing.of(&request);
+        let facts = (request.id.as_str(), request.prompt_ids.len(), request.n);
+        let trace = self.tracing.of(request.caller, request.arrived, facts);
         request.trace.clone_from(&trace);
         let messages = self.engine.submit(request);
         let messages = messages.inspect_err(|error| {

@@ -10,8 +10,6 @@ use scone_embed_client::LookupTrace;
 use scone_proto::TraceContext;
 use scone_service::traces::{Kind, Span, Tracer, Value};
 
-use crate::{request::Request, sequence::Sequence};
-
 /// How requests are traced.
 #[derive(Clone, Debug, Default)]
 pub struct Tracing {
@@ -38,17 +36,22 @@ pub struct RequestTrace {
 }
 
 impl Tracing {
-    /// The trace of a request, if it has one.
-    pub fn of(&self, request: &Request) -> Option<Arc<RequestTrace>> {
-        let context = self.tracer.begin(request.caller)?;
+    /// The trace of a request that came at `began`, if it has one; it goes on with the caller's.
+    pub fn of(
+        &self,
+        caller: Option<TraceContext>,
+        began: Instant,
+        (id, prompt_tokens, completions): (&str, usize, u32),
+    ) -> Option<Arc<RequestTrace>> {
+        let context = self.tracer.begin(caller)?;
         Some(Arc::new(RequestTrace {
             tracing: self.clone(),
             context,
-            parent: request.caller.map(|caller| caller.span_id),
-            began: request.arrived,
-            id: request.id.clone(),
-            prompt_tokens: request.prompt_ids.len(),
-            completions: request.n,
+            parent: caller.map(|caller| caller.span_id),
+            began,
+            id: id.to_owned(),
+            prompt_tokens,
+            completions,
             failed: OnceLock::new(),
         }))
     }
@@ -72,7 +75,8 @@ impl RequestTrace {
         })
     }
 
-    fn part(
+    /// Tells of a part of it that is over.
+    pub fn part(
         &self,
         name: &'static str,
         (began, ended): (Instant, Instant),
@@ -111,48 +115,4 @@ impl Drop for RequestTrace {
             error: self.failed.get().map(|outcome| (*outcome).to_owned()),
         });
     }
-}
-
-/// Tells of a sequence that is over. Outcomes other than `stop` and `length` are errors.
-pub fn ended(sequence: &Sequence, outcome: &'static str, now: Instant) {
-    let request = sequence.request();
-    let Some(trace) = &request.trace else { return };
-    if !["stop", "length"].contains(&outcome) {
-        trace.failed(outcome);
-    }
-    let index = || ("completion", Value::Count(u64::from(sequence.index())));
-    let (started, first_token) = sequence.begun();
-    trace.part(
-        "queue",
-        (request.arrived, started.unwrap_or(now)),
-        vec![index()],
-    );
-    let Some(started) = started else { return };
-    let usage = sequence.usage();
-    let prefill = vec![
-        index(),
-        (
-            "cached.tokens",
-            Value::Count(u64::from(usage.cached_tokens)),
-        ),
-    ];
-    trace.part("prefill", (started, first_token.unwrap_or(now)), prefill);
-    let Some(first_token) = first_token else {
-        return;
-    };
-    let steps = sequence.step_times();
-    let decode = vec![
-        index(),
-        ("outcome", Value::Text(outcome.to_owned())),
-        ("tokens", Value::Count(u64::from(usage.completion_tokens))),
-        (
-            "matched.positions",
-            Value::Count(u64::from(usage.matched_positions)),
-        ),
-        // Of all steps that it took part in, those of its prompt included.
-        ("lookup.ms", steps.lookup.into()),
-        ("forward.ms", steps.forward.into()),
-        ("sampling.ms", steps.sampling.into()),
-    ];
-    trace.part("decode", (first_token, now), decode);
 }

@@ -17,6 +17,7 @@ mod compute;
 mod live;
 mod lookups;
 mod mailbox;
+mod traces;
 mod worker;
 
 use std::{

@@ -19,6 +19,7 @@ use super::{
     compute::{Compute, Computed},
     live::{Closing, Live, Place, Rows},
     mailbox::{LastPlace, Mailbox, State},
+    traces,
 };
 use crate::{
     error::Error,
@@ -30,7 +31,6 @@ use crate::{
     sequence::{Delta, FinishReason, Sequence},
     step_pace::StepPace,
     text::Decode,
-    traces,
 };
 
 /// How often clients that are behind are looked at while nothing else happens.
