@@ -176,7 +176,7 @@ pub fn run(args: Args) -> Result<()> {
     let tag_seconds = started.elapsed().as_secs_f64();
 
     let verified = verify(&corpus, &set, args.verify)?;
-    output::write_file(&args.out, &set.to_bytes())?;
+    write_set(&args.out, &set, &work_dir)?;
     remove_work_dir(&work_dir)?;
     let valid = match &args.valid[..] {
         [] => None,
@@ -213,7 +213,22 @@ fn work_dir(out: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Removes what runs in bounded memory, this one or a killed one before, left: the result is safe.
+/// Writes the set in the working directory and moves it from there, so that what a run that is killed
+/// meanwhile leaves is removed by the next one.
+fn write_set(out: &Path, set: &FgramSet, work_dir: &Path) -> Result<()> {
+    let name = out.file_name();
+    let name = name.with_context(|| format!("--out: {} names no file", out.display()))?;
+    let whole = work_dir.join(name);
+    let written = output::write_file(&whole, &set.to_bytes())
+        .and_then(|()| Ok(scone_files::publish(&whole, out)?));
+    if written.is_err() {
+        // Only when it is empty: scans that a later run goes on with stay.
+        let _ = std::fs::remove_dir(work_dir);
+    }
+    written
+}
+
+/// Removes what this run or a killed one before left to work with: the result is safe.
 fn remove_work_dir(dir: &Path) -> Result<()> {
     match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
