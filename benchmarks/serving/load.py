@@ -138,8 +138,8 @@ class Load:
             await asyncio.sleep(0.002)
         sent = time.perf_counter()
         first = self.times_of(await self.pieces(self.prompt(self.args.prompt), 1))[0]
-        # Until the gap in which the prompt ended is over as well.
-        while min(times[-1] for times in came) <= first and not any(task.done() for task in streams):
+        # Until ordinary steps are known at the context that the streams have now.
+        while min(sum(at > first for at in times) for times in came) < 25 and not any(task.done() for task in streams):
             await asyncio.sleep(0.002)
         whole = not any(task.done() for task in streams)
         for task in streams:
@@ -147,19 +147,28 @@ class Load:
         await asyncio.gather(*streams, return_exceptions=True)
         gaps = [(at, later - at, later) for one in came for at, later in zip(one, one[1:])]
         before = [gap for at, gap, later in gaps if at >= from_here and later <= sent]
-        meanwhile = [gap for at, gap, later in gaps if later > sent and at <= first]
-        if not whole or not before or not meanwhile:
+        meanwhile = [(at, gap) for at, gap, later in gaps if later > sent and at <= first]
+        after = [gap for at, gap, later in gaps if at > first]
+        if not whole or not before or not meanwhile or not after:
             print("beside: the streams ended before the prompt", file=sys.stderr)
             return
-        step = statistics.median(before)
+        step, later = statistics.median(before), statistics.median(after)
+
+        def ordinary(at: float) -> float:
+            """A step gets longer with the context of its streams, so what is ordinary lies between."""
+            return step + (later - step) * min(max(at - sent, 0), first - sent) / (first - sent)
+
+        in_steps = [gap / ordinary(at) for at, gap in meanwhile]
+        meanwhile = [gap for _, gap in meanwhile]
         case = f"{BESIDE} streams beside a prompt of {self.args.prompt}"
         self.report(case, "ordinary step, median", step * 1e3, "ms")
         self.report(case, "ordinary step, worst", max(before) * 1e3, "ms")
+        self.report(case, "ordinary step after the prompt, median", later * 1e3, "ms")
         self.report(case, "gap, median", statistics.median(meanwhile) * 1e3, "ms")
-        self.report(case, "gap, median, in ordinary steps", statistics.median(meanwhile) / step, "steps")
+        self.report(case, "gap, median, in ordinary steps", statistics.median(in_steps), "steps")
         self.report(case, "gap, 95 of 100", statistics.quantiles(meanwhile, n=20)[18] * 1e3, "ms")
         self.report(case, "gap, worst", max(meanwhile) * 1e3, "ms")
-        self.report(case, "gap, worst, in ordinary steps", max(meanwhile) / step, "steps")
+        self.report(case, "gap, worst, in ordinary steps", max(in_steps), "steps")
         self.report(case, "first token of the prompt", (first - sent) * 1e3, "ms")
 
     async def run(self) -> None:

@@ -12,7 +12,7 @@ use std::{
 };
 
 use scone_model::{KV_BLOCK_POSITIONS, sampling::Sampler};
-use tracing::{debug, error, info_span};
+use tracing::{debug, error, info_span, trace};
 
 use super::{
     EngineConfig, EngineParts, Pace, Submission,
@@ -361,6 +361,12 @@ impl Worker {
         let prompts = plan.iter().filter(|p| !self.scheduler.decodes(p.id));
         let (chunks, tokens) = prompts.fold((0, 0), |(n, t), p| (n + 1, t + p.tokens));
         self.step_pace.step_took(plan.len() - chunks, tokens, took);
+        trace!(
+            streams = plan.len() - chunks,
+            prompt_tokens = tokens,
+            ?took,
+            "step"
+        );
         let mut deliveries = Vec::with_capacity(plan.len());
         for (planned, outcome) in outcomes {
             match outcome {

@@ -1,7 +1,8 @@
 //! Keys and values in host memory, laid out for the attention kernel.
 
 use crate::config::Shape;
-use crate::cpu::kernels::half::{decode, encode};
+use crate::cpu::kernels::ahead::ask_for;
+use crate::cpu::kernels::half::{decode_all, encode};
 use crate::error::{Error, Result};
 use crate::kv_blocks::{KV_BLOCK_POSITIONS, KvDtype};
 use crate::layout::Heads;
@@ -49,12 +50,19 @@ impl Numbers {
         match self {
             Self::F16(numbers) => {
                 let out = &mut scratch[..len];
-                for (out, number) in out.iter_mut().zip(&numbers[at..at + len]) {
-                    *out = decode(*number);
-                }
+                decode_all(&numbers[at..at + len], out);
                 out
             }
             Self::F32(numbers) => &numbers[at..at + len],
+        }
+    }
+
+    /// Numbers from `at` on will be read soon.
+    #[inline(always)]
+    fn ask_for(&self, at: usize, len: usize) {
+        match self {
+            Self::F16(numbers) => ask_for(&numbers[at..at + len]),
+            Self::F32(numbers) => ask_for(&numbers[at..at + len]),
         }
     }
 }
@@ -106,6 +114,24 @@ impl Pool {
                 layer.values.set(at + slot * dim + d, *v);
             }
         }
+    }
+
+    /// A key head of a block will be read soon.
+    #[inline(always)]
+    pub(crate) fn ask_for_keys(&self, layer: usize, block: u32, kv_head: usize) {
+        let len = self.heads.head_dim * KV_BLOCK_POSITIONS;
+        self.layers[layer]
+            .keys
+            .ask_for(self.head(block, kv_head), len);
+    }
+
+    /// A value head of a block will be read soon.
+    #[inline(always)]
+    pub(crate) fn ask_for_values(&self, layer: usize, block: u32, kv_head: usize) {
+        let len = self.heads.head_dim * KV_BLOCK_POSITIONS;
+        self.layers[layer]
+            .values
+            .ask_for(self.head(block, kv_head), len);
     }
 
     /// One key head of a block, `[Dh][position]`.

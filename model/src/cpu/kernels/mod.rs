@@ -5,6 +5,7 @@
 //! the number of rows in the call, the number of threads, or the width of the machine's vectors.
 //! The loops are plain Rust; [`simd`] compiles them for the best instruction set of the machine.
 
+pub(crate) mod ahead;
 pub(crate) mod attention;
 pub(crate) mod causal;
 pub(crate) mod gemm;

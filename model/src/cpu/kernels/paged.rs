@@ -14,6 +14,12 @@ const TOGETHER: usize = 4;
 
 /// Where a kernel finds one head's keys and values, block by block: `LANES` positions each.
 pub(crate) trait Blocks {
+    /// The keys of block i, if there is one, will be read soon.
+    fn ask_for_keys(&self, i: usize);
+
+    /// As [`ask_for_keys`](Self::ask_for_keys), of values.
+    fn ask_for_values(&self, i: usize);
+
     /// Keys of block i of the sequence, `[Dh][position]`.
     fn keys<'a>(&'a self, i: usize, scratch: &'a mut [f32]) -> &'a [f32];
 
@@ -62,6 +68,8 @@ pub(crate) fn attend(
         let from = positions.partition_point(|p| p / LANES < first);
         for i in chunk.clone() {
             let from = positions.partition_point(|p| p / LANES < i);
+            // Blocks lie apart: the processor does not see the next one coming.
+            blocks.ask_for_keys(i + 1);
             let keys = blocks.keys(i, &mut scratch.block);
             let scores = &mut scratch.scores[from * CHUNK_BLOCKS..];
             score(&queries[from * dim..], keys, dim, i - first, scores);
@@ -77,6 +85,7 @@ pub(crate) fn attend(
         }
         for i in chunk {
             let from = positions.partition_point(|p| p / LANES < i);
+            blocks.ask_for_values(i + 1);
             let values = blocks.values(i, &mut scratch.block);
             let scores = &scratch.scores[from * CHUNK_BLOCKS..];
             mix(
@@ -109,14 +118,23 @@ fn score(queries: &[f32], keys: &[f32], dim: usize, block: usize, out: &mut [[f3
     let mut queries = queries.chunks_exact(dim * TOGETHER);
     let mut outs = out.chunks_exact_mut(CHUNK_BLOCKS * TOGETHER);
     for (queries, out) in queries.by_ref().zip(outs.by_ref()) {
-        let sums = dots::<TOGETHER>(queries, keys, dim);
-        for (out, sums) in out.chunks_exact_mut(CHUNK_BLOCKS).zip(sums) {
-            out[block] = sums;
-        }
+        put(dots::<TOGETHER>(queries, keys, dim), block, out);
     }
-    let rest = outs.into_remainder().chunks_exact_mut(CHUNK_BLOCKS);
-    for (query, out) in queries.remainder().chunks_exact(dim).zip(rest) {
-        out[block] = dots::<1>(query, keys, dim)[0];
+    let (queries, out) = (queries.remainder(), outs.into_remainder());
+    // Together too: alone each would wait for its own sums.
+    match queries.len() / dim {
+        0 => {}
+        1 => put(dots::<1>(queries, keys, dim), block, out),
+        2 => put(dots::<2>(queries, keys, dim), block, out),
+        _ => put(dots::<3>(queries, keys, dim), block, out),
+    }
+}
+
+/// Notes the scores of some queries with one block.
+#[inline(always)]
+fn put<const R: usize>(scores: [[f32; LANES]; R], block: usize, out: &mut [[f32; LANES]]) {
+    for (out, scores) in out.chunks_exact_mut(CHUNK_BLOCKS).zip(scores) {
+        out[block] = scores;
     }
 }
 
@@ -158,16 +176,25 @@ fn mix(scores: &[[f32; LANES]], block: usize, values: &[f32], dim: usize, out: &
     let mut outs = out.chunks_exact_mut(dim * TOGETHER);
     let mut scores = scores.chunks_exact(CHUNK_BLOCKS * TOGETHER);
     for (out, scores) in outs.by_ref().zip(scores.by_ref()) {
-        let mut weights = [[0.0; LANES]; TOGETHER];
-        for (r, weights) in weights.iter_mut().enumerate() {
-            *weights = scores[r * CHUNK_BLOCKS + block];
-        }
-        add_values::<TOGETHER>(weights, values, dim, out);
+        add_values::<TOGETHER>(weights(scores, block), values, dim, out);
     }
-    let rest = scores.remainder().chunks_exact(CHUNK_BLOCKS);
-    for (out, scores) in outs.into_remainder().chunks_exact_mut(dim).zip(rest) {
-        add_values::<1>([scores[block]], values, dim, out);
+    let (scores, out) = (scores.remainder(), outs.into_remainder());
+    match out.len() / dim {
+        0 => {}
+        1 => add_values::<1>(weights(scores, block), values, dim, out),
+        2 => add_values::<2>(weights(scores, block), values, dim, out),
+        _ => add_values::<3>(weights(scores, block), values, dim, out),
     }
+}
+
+/// The weights that some queries give the positions of one block.
+#[inline(always)]
+fn weights<const R: usize>(scores: &[[f32; LANES]], block: usize) -> [[f32; LANES]; R] {
+    let mut weights = [[0.0; LANES]; R];
+    for (r, weights) in weights.iter_mut().enumerate() {
+        *weights = scores[r * CHUNK_BLOCKS + block];
+    }
+    weights
 }
 
 /// `out[r] += Σ over positions of weights[r] · values`, position by position.
@@ -237,6 +264,10 @@ mod tests {
     }
 
     impl Blocks for Plain {
+        fn ask_for_keys(&self, _: usize) {}
+
+        fn ask_for_values(&self, _: usize) {}
+
         fn keys<'a>(&'a self, i: usize, _: &'a mut [f32]) -> &'a [f32] {
             &self.keys[i * LANES * self.dim..(i + 1) * LANES * self.dim]
         }

@@ -189,6 +189,20 @@ struct Held<'a> {
 
 impl paged::Blocks for Held<'_> {
     #[inline(always)]
+    fn ask_for_keys(&self, i: usize) {
+        if let Some(block) = self.blocks.get(i) {
+            self.pool.ask_for_keys(self.layer, *block, self.kv_head);
+        }
+    }
+
+    #[inline(always)]
+    fn ask_for_values(&self, i: usize) {
+        if let Some(block) = self.blocks.get(i) {
+            self.pool.ask_for_values(self.layer, *block, self.kv_head);
+        }
+    }
+
+    #[inline(always)]
     fn keys<'a>(&'a self, i: usize, scratch: &'a mut [f32]) -> &'a [f32] {
         self.pool
             .keys(self.layer, self.blocks[i], self.kv_head, scratch)

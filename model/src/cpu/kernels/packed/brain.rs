@@ -131,7 +131,8 @@ impl Block<'_> {
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
-    use super::super::line::{TILE, look_ahead};
+    use super::super::line::TILE;
+    use crate::cpu::kernels::ahead::look_ahead;
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx512f,avx512bf16")]

@@ -5,7 +5,8 @@
 )]
 
 use super::grouped::{FOURS, GROUP, Rounded, SCALES, Whole};
-use super::line::{TILE, look_ahead};
+use super::line::TILE;
+use crate::cpu::kernels::ahead::look_ahead;
 use std::arch::x86_64::*;
 
 /// Sums of a tile's outputs for as many rows as `out` has: 1, 2, 4 or 8.

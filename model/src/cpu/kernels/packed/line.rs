@@ -1,8 +1,5 @@
 //! Memory of packed weights.
-#![expect(
-    unsafe_code,
-    reason = "says that a line is plain bytes, and asks for lines ahead"
-)]
+#![expect(unsafe_code, reason = "says that a line is plain bytes")]
 
 use pulp::bytemuck::{Pod, Zeroable, cast_slice, cast_slice_mut};
 
@@ -33,25 +30,4 @@ pub(crate) fn view_mut<T: Pod>(lines: &mut [Line]) -> &mut [T] {
 /// Memory of so many lines, zeroed.
 pub(crate) fn zeroed(lines: usize) -> Vec<Line> {
     vec![Line::zeroed(); lines]
-}
-
-/// Bytes by which kernels ask for weights ahead. Products of several rows leave the processor no
-/// room to look ahead by itself.
-const AHEAD: usize = 8 << 10;
-
-/// Asks for the two lines that lie ahead of a row of a tile; beyond the weights it does nothing.
-#[inline(always)]
-pub(crate) fn look_ahead<T>(row: &T) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let ahead = std::ptr::from_ref(row).cast::<i8>().wrapping_add(AHEAD);
-        // SAFETY: a hint, which reads nothing that the program could notice, at any address.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(ahead);
-            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64));
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (row, AHEAD);
 }

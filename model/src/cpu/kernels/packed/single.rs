@@ -6,8 +6,9 @@
 //! one walk through memory, 32 outputs abreast.
 
 use super::level::{Level, run};
-use super::line::{TILE, look_ahead};
+use super::line::TILE;
 use crate::cpu::kernels::LANES;
+use crate::cpu::kernels::ahead::look_ahead;
 use pulp::{Simd, WithSimd};
 
 /// Partial sums in the order in which a stack adds them up as a balanced tree.
