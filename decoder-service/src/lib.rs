@@ -89,9 +89,6 @@ type GrpcService = DecoderServiceServer<DecoderService>;
 /// How long the last messages of ended generations may be on their way when the port closes.
 const LAST_MESSAGES: Duration = Duration::from_secs(1);
 
-/// How long the last spans may be on their way to the collector.
-const LAST_SPANS: Duration = Duration::from_secs(1);
-
 /// Name of the service in health checks.
 pub use scone_proto::decoder::v1::decoder_service_server::SERVICE_NAME;
 
@@ -183,7 +180,7 @@ pub async fn run(
         let _ = tokio::time::timeout(Duration::from_secs(1), engine_ended).await;
     }
     if let Some(exporting) = exporting {
-        exporting.finish(LAST_SPANS).await;
+        exporting.finish().await;
     }
     Ok(())
 }
