@@ -17,7 +17,6 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
 };
 
 use scone_simulation::{Report, run};

@@ -26,6 +26,12 @@ fn tokenizer(vocab_size: usize) -> TextTokenizer {
     crate::tokenizer::train(std::iter::once(Ok(TEXT.to_owned())), vocab_size, 2).unwrap()
 }
 
+/// The paragraphs of the text, a document each.
+fn json_lines() -> String {
+    let line = |text| serde_json::json!({ "text": text }).to_string() + "\n";
+    TEXT.split("\n\n").map(line).collect()
+}
+
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(bytes).unwrap();

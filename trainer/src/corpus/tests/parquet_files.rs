@@ -72,11 +72,7 @@ fn parquet_rows_are_documents() {
 #[test]
 fn tokens_as_parquet_are_an_input_too() {
     let dir = TempDir::new().unwrap();
-    let lines: String = TEXT
-        .split("\n\n")
-        .map(|text| serde_json::json!({ "text": text }).to_string() + "\n")
-        .collect();
-    let inputs = [put(&dir, "a.jsonl", lines), put(&dir, "b.txt", TEXT)];
+    let inputs = [put(&dir, "a.jsonl", json_lines()), put(&dir, "b.txt", TEXT)];
     let options = Options {
         shard_tokens: 300,
         ..options()

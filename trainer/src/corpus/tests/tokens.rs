@@ -31,11 +31,7 @@ fn tokenising_gives_what_the_tokenizer_gives() {
     let dir = TempDir::new().unwrap();
     let tokenizer = tokenizer(400);
     let lines: Vec<String> = TEXT.split("\n\n").map(str::to_owned).collect();
-    let json: String = lines
-        .iter()
-        .map(|l| serde_json::json!({ "text": l }).to_string() + "\n")
-        .collect();
-    let path = put(&dir, "a.jsonl.zst", zstd(json.as_bytes()));
+    let path = put(&dir, "a.jsonl.zst", zstd(json_lines().as_bytes()));
     let corpus = tokenize(&[path], &tokenizer, &options()).unwrap();
     let expected: Vec<_> = lines
         .iter()
@@ -66,11 +62,7 @@ fn an_error_in_the_middle_stops_tokenising() {
 #[test]
 fn a_directory_of_tokens_is_an_input_like_the_text_it_was_made_of() {
     let dir = TempDir::new().unwrap();
-    let lines: String = TEXT
-        .split("\n\n")
-        .map(|text| serde_json::json!({ "text": text }).to_string() + "\n")
-        .collect();
-    let inputs = [put(&dir, "a.jsonl", lines), put(&dir, "b.txt", TEXT)];
+    let inputs = [put(&dir, "a.jsonl", json_lines()), put(&dir, "b.txt", TEXT)];
     let options = Options {
         shard_tokens: 200,
         ..options()
