@@ -157,6 +157,13 @@ def best_rates(args: argparse.Namespace, arms: set[str], lines: Lines) -> dict[s
     return best
 
 
+def at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     for name in ("trainer", "data", "work", "out"):
@@ -166,8 +173,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an override of all runs")
     parser.add_argument("--rates", type=int, metavar="TOKENS", help="choose learning rates by runs of this length")
     parser.add_argument("--rates-set", action="append", default=[], metavar="KEY=VALUE", help="an override of those")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
-    parser.add_argument("--processes", type=int, default=1, help="sweeps that share the runs; several are quicker on a GPU under MPS, and slower without")
+    parser.add_argument("--jobs", type=at_least_one, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--processes", type=at_least_one, default=1, help="sweeps that share the runs; several are quicker on a GPU under MPS, and slower without")
     parser.add_argument("--limit", type=float, default=1e9, metavar="SECONDS", help="stop then, to go on another time")
     parser.add_argument("--fgrams", help="f-gram set of SCONE and direct")
     parser.add_argument("--device", default="cpu")
@@ -179,6 +186,9 @@ def main() -> None:
             sys.exit(f"{run.arm} is no arm: {', '.join(ARMS)}")
         if run.arm in WITH_FGRAMS and not args.fgrams:
             sys.exit(f"{run.arm} needs --fgrams")
+    names = [run.name for run in args.runs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        sys.exit(f"several runs have one name, {', '.join(twice)}: call them NAME=ARM:...")
     lines = Lines(args.out)
     if args.rates:
         best = best_rates(args, {run.arm for run in args.runs}, lines)

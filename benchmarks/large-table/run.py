@@ -28,7 +28,7 @@ def say(part, metric, value, unit):
 
 
 def memory(pid):
-    """Resident bytes of a process: anonymous, and of files; of threads that ended nothing is left."""
+    """Resident bytes of a process, anonymous and of files; None once it has ended."""
     found = {}
     try:
         for line in open(f"/proc/{pid}/status"):
@@ -93,8 +93,8 @@ def disk_sequential(table, state):
     flags = {"cold": [], "warm": [], "past the page cache": ["iflag=direct"]}
     if state == "cold":
         drop(table)
-    rates = [dd(table / "rows.bin", *flags[state])]
-    say("disk", f"dd of rows.bin, {state}", max(rates) / 1e9, "GB/s")
+    rate = dd(table / "rows.bin", *flags[state])
+    say("disk", f"dd of rows.bin, {state}", rate / 1e9, "GB/s")
 
 
 def disk_random(table):
@@ -160,7 +160,7 @@ def serve(embed, table):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=pathlib.Path, required=True, help="where the table is built; removed afterwards")
+    parser.add_argument("--dir", type=pathlib.Path, required=True, help="where set and table are built; these are removed afterwards")
     parser.add_argument("--rows", type=int, default=100_000_000)
     parser.add_argument("--keep", action="store_true", help="leave the table there; a later run takes it as it is")
     args = parser.parse_args()
@@ -177,7 +177,9 @@ def main():
     look_up(args, bench, table)
     serve(embed, table)
     if not args.keep:
-        shutil.rmtree(args.dir)
+        # Nothing else that may be there.
+        shutil.rmtree(table)
+        (args.dir / "fgrams.bin").unlink()
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ pub fn read_scattered(dir: &Path) -> Result<()> {
 
 /// Time of one read of a page at a random offset of the largest file below `dir`, while `depth`
 /// threads read, past the page cache: what the disk can do for look-ups of cold rows. `None` where
-/// the file system does not read past it.
+/// the file system does not open files so.
 ///
 /// # Errors
 /// When there is no file, or it cannot be read.

@@ -9,10 +9,10 @@ use crate::{
     config::ModelArgs,
     engine::{self, EngineConfig},
     error::Error,
-    request::{Draft, Prompt},
+    request::Draft,
     scheduler::Limits,
     startup,
-    terminal::{Format, Output, SamplingArgs, Summary},
+    terminal::{Output, Summary, TextArgs},
 };
 
 /// Prompt tokens of one step; one sequence has nobody to hold up, but rows come in parts.
@@ -21,51 +21,13 @@ const STEP_TOKENS: usize = 256;
 /// The flags of `decoder-service generate`.
 #[derive(Args, Clone, Debug)]
 pub struct GenerateArgs {
-    /// Text to continue; several words need no quotes. Empty starts a new text.
-    #[arg(value_name = "PROMPT", conflicts_with = "prompt")]
-    pub words: Vec<String>,
-
-    /// Text to continue, as one value.
-    #[arg(long, value_name = "TEXT")]
-    pub prompt: Option<String>,
+    /// What to continue, and how.
+    #[command(flatten)]
+    pub text: TextArgs,
 
     /// Model, table and threads.
     #[command(flatten)]
     pub model: ModelArgs,
-
-    /// How tokens are chosen.
-    #[command(flatten)]
-    pub sampling: SamplingArgs,
-
-    /// Print the prompt before its continuation.
-    #[arg(long)]
-    pub echo: bool,
-
-    /// Shade every token by the length of the f-gram whose row was the input that chose it.
-    #[arg(long, conflicts_with = "json")]
-    pub color: bool,
-
-    /// Print one JSON object at the end instead of streamed text and a summary.
-    #[arg(long)]
-    pub json: bool,
-}
-
-impl GenerateArgs {
-    fn format(&self) -> Format {
-        Format::of(self.color, self.json)
-    }
-
-    fn draft(&self, seed: u64) -> Draft {
-        let prompt = match &self.prompt {
-            Some(prompt) => prompt.clone(),
-            None => self.words.join(" "),
-        };
-        Draft {
-            request_id: "generate".to_owned(),
-            echo: Some(self.echo),
-            ..self.sampling.draft(Prompt::Text(prompt), seed)
-        }
-    }
 }
 
 /// Generates one text: streams it to `out`, then writes a summary line to `summary`.
@@ -80,8 +42,12 @@ pub async fn run(
     let config = args.model.check()?;
     let (parts, tier) =
         startup::prepare(&config, Default::default(), CancellationToken::new()).await?;
-    let seed = args.sampling.seed();
-    let request = args.draft(seed).check(&parts.info, None)?;
+    let seed = args.text.sampling.seed();
+    let draft = Draft {
+        request_id: "generate".to_owned(),
+        ..args.text.draft(seed)
+    };
+    let request = draft.check(&parts.info, None)?;
     let engine_config = EngineConfig {
         limits: Limits {
             max_batch: 1,
@@ -99,7 +65,7 @@ pub async fn run(
     };
     let (engine, _ended) = engine::start(engine_config, parts)?;
     let mut messages = engine.submit(request)?;
-    let mut output = Output::new(args.format(), out, summary);
+    let mut output = Output::new(args.text.format(), out, summary);
     while let Some(message) = messages.recv().await {
         if output.delta(message?)? {
             let mode = tier.mode().to_owned();

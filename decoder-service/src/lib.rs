@@ -72,7 +72,7 @@ use scone_service::{
 };
 use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
+use tonic::{service::Routes, transport::server::Router};
 use tracing::{error, info, warn};
 
 pub use config::Config;
@@ -88,9 +88,6 @@ type GrpcService = DecoderServiceServer<DecoderService>;
 
 /// How long the last messages of ended generations may be on their way when the port closes.
 const LAST_MESSAGES: Duration = Duration::from_secs(1);
-
-/// How long the last spans may be on their way to the collector.
-const LAST_SPANS: Duration = Duration::from_secs(1);
 
 /// Name of the service in health checks.
 pub use scone_proto::decoder::v1::decoder_service_server::SERVICE_NAME;
@@ -124,17 +121,7 @@ pub async fn run(
     let engine = Arc::new(OnceLock::new());
     let _loading_ends_with_this = draining.clone().drop_guard();
     let (service, set_grpc) = late_service(Error::Loading.into());
-    let budget = MessageBudget::new(&connections.limits, &connections.metrics);
-    let streams = config.max_connection_streams;
-    let mut routes = routes(service, health_service, &budget)?;
-    let mut followed = JoinSet::new();
-    if let Some(keys) = &config.api_keys {
-        routes = server::authenticated(routes, keys.clone());
-        followed.spawn(keys.clone().follow());
-    }
-    let router = server_builder()
-        .max_concurrent_streams(streams)
-        .add_routes(routes);
+    let (router, _followed) = grpc_router(&config, &connections, service, health_service)?;
     let finish = Finish {
         health: health.clone(),
         draining: draining.clone(),
@@ -183,7 +170,7 @@ pub async fn run(
         let _ = tokio::time::timeout(Duration::from_secs(1), engine_ended).await;
     }
     if let Some(exporting) = exporting {
-        exporting.finish(LAST_SPANS).await;
+        exporting.finish().await;
     }
     Ok(())
 }
@@ -316,16 +303,28 @@ async fn start_engine(
     Ok(ended)
 }
 
-/// The service, its health and reflection on one port.
-fn routes(
+/// The service, its health and reflection on one port, and what follows the file of keys until it is
+/// dropped.
+fn grpc_router(
+    config: &Config,
+    connections: &Connections,
     service: LateService<GrpcService>,
     health: HealthGrpc,
-    budget: &MessageBudget,
-) -> Result<Routes, Error> {
+) -> Result<(Router, JoinSet<()>), Error> {
+    let budget = MessageBudget::new(&connections.limits, &connections.metrics);
     let routes = Routes::new(budget.guard(service)).add_service(budget.guard(health));
     let descriptors = scone_proto::FILE_DESCRIPTOR_SET;
-    with_reflection(routes, descriptors, SERVICE_NAME, budget)
-        .map_err(|error| Error::Reflection(error.into()))
+    let mut routes = with_reflection(routes, descriptors, SERVICE_NAME, &budget)
+        .map_err(|error| Error::Reflection(error.into()))?;
+    let mut followed = JoinSet::new();
+    if let Some(keys) = &config.api_keys {
+        routes = server::authenticated(routes, keys.clone());
+        followed.spawn(keys.clone().follow());
+    }
+    let router = server_builder()
+        .max_concurrent_streams(config.max_connection_streams)
+        .add_routes(routes);
+    Ok((router, followed))
 }
 
 /// What the first half of a drain works on.

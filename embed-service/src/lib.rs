@@ -31,7 +31,7 @@ pub mod upsert;
 pub mod verify;
 pub mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
 use scone_proto::embed::v1::embed_service_server::SERVICE_NAME;
@@ -58,9 +58,6 @@ use crate::{
     admission::Admission, lookup::Lookups, metrics::Metrics, prompts::Prompts, readers::Readers,
     server::Server, switch::Switcher, tables::Tables,
 };
-
-/// How long the last spans may be on their way to the collector.
-const LAST_SPANS: Duration = Duration::from_secs(1);
 
 /// Serves the table until `shutdown` resolves, then drains. Once the table is open and the port
 /// answers, says where it listens, in the log and as one JSON line on stdout. Looks at the table's
@@ -142,7 +139,7 @@ pub async fn run_with(
         never = switcher.run(&reload) => match never {},
     };
     if let Some(exporting) = exporting {
-        exporting.finish(LAST_SPANS).await;
+        exporting.finish().await;
     }
     Ok(drained)
 }

@@ -18,7 +18,7 @@ use crate::{
     metrics::Metrics,
     prompts::{PROMPT_POSITIONS, Prompts, Turn},
     request::{Limits, Query},
-    tables::{ServedTable, Tables},
+    tables::{ServedTable, Tables, shown},
 };
 
 /// Answers that may take more bytes than this are copied on the blocking pool, warm or not.
@@ -88,23 +88,8 @@ impl Lookups {
         let Some(context) = self.tracer.child(caller) else {
             return;
         };
-        let rows = answer.as_ref().map(|answer| &answer.rows);
-        let positions = rows.map_or(0, |rows| rows.match_lengths.len());
-        let bytes = rows.map_or(0, |rows| rows.rows.len());
-        self.tracer.record(Span {
-            name: "look-up",
-            kind: Kind::Server,
-            context,
-            parent: Some(caller.span_id),
-            began,
-            ended: Instant::now(),
-            attributes: vec![
-                ("positions", Value::Count(positions as u64)),
-                ("rows.bytes", Value::Count(bytes as u64)),
-                ("table", Value::Text(request.table.clone())),
-            ],
-            error: answer.as_ref().err().map(ToString::to_string),
-        });
+        let names = (context, caller.span_id);
+        self.tracer.record(span(request, answer, names, began));
     }
 
     async fn check_and_look_up(&self, request: &LookupRequest) -> Result<Answer, Error> {
@@ -136,6 +121,33 @@ impl Lookups {
         );
         let rows = to_wire(served.info.table_id.clone(), result);
         Ok(Answer { rows, admitted })
+    }
+}
+
+/// The span of a look-up that is over, with its own name and its parent's. What a client wrote in it is
+/// bounded: thousands of spans wait to be sent.
+fn span(
+    request: &LookupRequest,
+    answer: &Result<Answer, Error>,
+    (context, parent): (TraceContext, u64),
+    began: Instant,
+) -> Span {
+    let rows = answer.as_ref().map(|answer| &answer.rows);
+    let positions = rows.map_or(0, |rows| rows.match_lengths.len());
+    let bytes = rows.map_or(0, |rows| rows.rows.len());
+    Span {
+        name: "look-up",
+        kind: Kind::Server,
+        context,
+        parent: Some(parent),
+        began,
+        ended: Instant::now(),
+        attributes: vec![
+            ("positions", Value::Count(positions as u64)),
+            ("rows.bytes", Value::Count(bytes as u64)),
+            ("table", Value::Text(shown(&request.table))),
+        ],
+        error: answer.as_ref().err().map(ToString::to_string),
     }
 }
 
@@ -243,6 +255,23 @@ mod tests {
         let error = answer.expect_err("no table is open");
         assert_eq!(error.code(), Code::Unavailable);
         assert_eq!(error.retry_delay(), Some(retry_delay));
+    }
+
+    #[test]
+    fn a_span_says_a_table_again_no_longer_than_a_name_may_be() {
+        let context = TraceContext {
+            trace_id: 1,
+            span_id: 2,
+            sampled: true,
+        };
+        let request = LookupRequest {
+            table: "x".repeat(60_000),
+            ..LookupRequest::default()
+        };
+        let span = span(&request, &Err(Error::NoSpans), (context, 3), Instant::now());
+        let table = Value::Text("x".repeat(64));
+        assert_eq!(span.attributes[2], ("table", table));
+        assert!(span.error.is_some_and(|error| error.contains("spans")));
     }
 
     #[test]

@@ -76,8 +76,8 @@ impl LookupStream {
     /// There is no task and no queue between request and answer. A request whose rows are in
     /// memory is answered on the spot; one that waits for the disk lets those after it pass. The
     /// transport asks again when it has passed the last answer on, so a client that does not read
-    /// stops its own requests, and holds the bytes of one answer and of those that wait for the
-    /// disk. One that goes away drops this stream and all its work (a look-up on the blocking
+    /// stops its own requests, and holds the bytes of those that the transport took and has not sent, of
+    /// one more, and of those that wait for the disk. One that goes away drops this stream and all its work (a look-up on the blocking
     /// pool is finished and thrown away).
     ///
     /// It ends when the client has closed its side; or, when it is told to, once no request is

@@ -183,7 +183,7 @@ impl Versions {
 }
 
 /// So much of a client's text as is said again.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     text.chars().take(64).collect()
 }
 

@@ -1,4 +1,4 @@
-//! `embed-service verify`: reads a whole table and compares every checksum.
+//! `embed-service verify`: reads a whole table and checks every byte of it.
 
 use std::{io::Write, path::PathBuf, time::Instant};
 
@@ -17,7 +17,8 @@ pub struct VerifyArgs {
     pub table: PathBuf,
 
     /// Compare the SHA-256 of every file with table.json too. Without it each byte is checked by the
-    /// checksums of rows, keys and index, which find damage as surely and are as fast as the disk.
+    /// checksums of rows, keys and index, as fast as the disk is: they find damage, but not a table that
+    /// somebody made of other rows with their checksums.
     #[arg(long, env = "SCONE_EMBED_VERIFY_SHA256", value_parser = BoolishValueParser::new())]
     pub sha256: bool,
 

@@ -95,6 +95,20 @@ struct HealthServer {
 }
 
 impl HealthServer {
+    async fn limited(
+        listener: TcpListener,
+        limits: ConnectionLimits,
+        metrics: &ConnectionMetrics,
+    ) -> Self {
+        Self::start(Connections {
+            listener,
+            limits,
+            metrics: metrics.clone(),
+            tls: None,
+        })
+        .await
+    }
+
     async fn start(connections: impl Into<Connections>) -> Self {
         let connections = connections.into();
         let (health, service) = Health::register(&["a.Service"]).await;
@@ -182,13 +196,7 @@ async fn an_old_connection_is_ended() {
         age_grace: Duration::from_millis(50),
         ..ConnectionLimits::default()
     };
-    let server = HealthServer::start(Connections {
-        listener,
-        limits,
-        metrics: metrics.clone(),
-        tls: None,
-    })
-    .await;
+    let server = HealthServer::limited(listener, limits, &metrics).await;
     for aged in 1..=2 {
         let mut watch = watch(&endpoint).await;
         while let Ok(Some(_)) = watch.message().await {}
@@ -249,13 +257,7 @@ async fn connections_that_say_nothing_are_cut() {
         silence: Duration::from_millis(50),
         ..ConnectionLimits::default()
     };
-    let server = HealthServer::start(Connections {
-        listener,
-        limits,
-        metrics: metrics.clone(),
-        tls: None,
-    })
-    .await;
+    let server = HealthServer::limited(listener, limits, &metrics).await;
     let mut speaks = watch(&endpoint).await;
     for greeting in ["", "PRI * HTTP/2.0\r\n"] {
         let mut silent = TcpStream::connect(address).await.unwrap();
@@ -296,13 +298,7 @@ async fn messages_that_do_not_end_take_a_bounded_amount_of_memory() {
         unfinished_bytes: 20_000,
         ..ConnectionLimits::default()
     };
-    let server = HealthServer::start(Connections {
-        listener,
-        limits,
-        metrics: metrics.clone(),
-        tls: None,
-    })
-    .await;
+    let server = HealthServer::limited(listener, limits, &metrics).await;
     let endpoint = Endpoint::from_shared(endpoint).unwrap();
     let mut client = HealthClient::new(endpoint.connect().await.unwrap());
     let service = "x".repeat(15_000);

@@ -210,6 +210,12 @@ fn mistakes_are_named() {
         mine("f.bin", &["--max-fgrams", "5", "--max-n", "9"])
             .contains("max_n is 9, must be 2 to 8")
     );
+    // Said before anything is done, which would be for nothing.
+    for no_file in [".", "..", "/"] {
+        let said = mine(no_file, &["--max-fgrams", "5"]);
+        let expected = format!("--out {no_file} is no file's name");
+        assert!(said.contains(&expected), "{said}");
+    }
     assert!(mine("/proc/f.bin", &["--max-fgrams", "5"]).contains("/proc/f.bin"));
     assert!(!dir.path().join("f.bin").exists());
 

@@ -145,6 +145,14 @@ fn a_run_that_fails_does_not_stop_the_others() {
         "{summary}"
     );
 
+    // What is planned no more is no result any more, although nothing is left to train.
+    write_sweep(&fixture, "runs: {good: }");
+    let output = trainer(&fixture, "out", &["training.steps=6"]).output();
+    assert!(output.unwrap().status.success());
+    let lines = results(&fixture.path("out"));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(lines[0]["run"], "good");
+
     // Mistakes are told before anything is made.
     write_sweep(&fixture, "grid: {optimizer.lr: [0.1, no]}");
     let output = trainer(&fixture, "none", &[]).output().unwrap();

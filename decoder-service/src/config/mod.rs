@@ -1,9 +1,15 @@
-//! From what was typed to what is checked: flags in one file, their limits in another.
+//! From what was typed to what is checked: flags in one file, their limits in others. All mistakes are
+//! reported at once.
 
 mod args;
-mod check;
 mod embed_tls;
+mod model;
+mod problems;
+mod serve;
+#[cfg(test)]
+mod tests;
 
 pub use args::{HttpListen, ModelArgs, ServeArgs};
-pub use check::{CacheOptions, Config, EmbedSource, ModelConfig};
 pub use embed_tls::EmbedTlsArgs;
+pub use model::{CacheOptions, EmbedSource, ModelConfig};
+pub use serve::{Config, TraceConfig};

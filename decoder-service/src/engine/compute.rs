@@ -4,6 +4,7 @@
 use std::{
     sync::Arc,
     time::{Duration, Instant},
+    vec::IntoIter,
 };
 
 use scone_embed_client::LookupTrace;
@@ -49,6 +50,8 @@ struct Part<'a> {
     planned: Planned,
     live: &'a mut Live,
     stretch: Stretch,
+    /// What the model is to give of it.
+    giving: Giving,
 }
 
 impl Part<'_> {
@@ -155,6 +158,7 @@ impl Compute {
                 }
             };
             parts.push(Part {
+                giving: giving(live),
                 planned,
                 live,
                 stretch,
@@ -256,7 +260,7 @@ impl Compute {
         });
     }
 
-    /// Runs the model. Returns what [`giving`] says of each part, in order.
+    /// Runs the model. Returns what each part is to be given, in order.
     fn forward(&mut self, parts: &[Part<'_>]) -> Result<Given, Error> {
         let rows: Vec<Vec<Option<EncodedRow<'_>>>> = parts
             .iter()
@@ -275,7 +279,7 @@ impl Compute {
                 samples: part.planned.samples,
             });
         }
-        let giving: Vec<Giving> = parts.iter().map(giving).collect();
+        let giving: Vec<Giving> = parts.iter().map(|part| part.giving).collect();
         let decoder = &self.decoder;
         Ok(decoder.step_giving(&mut self.pool, &segments, &giving)?)
     }
@@ -293,47 +297,14 @@ impl Compute {
     fn finish(
         &self,
         mut parts: Vec<Part<'_>>,
-        mut given: Given,
+        given: Given,
         mut times: StepTimes,
         outcomes: &mut Outcomes,
     ) {
         let began = Instant::now();
-        let vocab_size = self.info.vocab_size;
-        let mut logits = given.logits.as_mut_slice();
-        let mut best = given.best.into_iter();
-        // Cuts off the logits of the next positions; the model gave as many as it was asked for.
-        let mut next = |positions: usize| {
-            let (next, rest) = std::mem::take(&mut logits)
-                .split_at_mut_checked(positions * vocab_size)
-                .ok_or(Error::Internal)?;
-            logits = rest;
-            Ok::<_, Error>(next)
-        };
-        let mut choose = |part: &mut Part<'_>| {
-            let lengths = self.lookups.match_lengths(&part.stretch);
-            let (tokens, samples) = (part.planned.tokens, part.planned.samples);
-            let last_match = self.last_match(part);
-            let (logits, prompt) = match giving(part) {
-                Giving::Best if samples => {
-                    let id = best.next().flatten().ok_or_else(no_numbers)?;
-                    return Ok((Some(best_token(id, last_match)), Vec::new()));
-                }
-                Giving::Best => return Ok((None, Vec::new())),
-                Giving::All => {
-                    let logits = next(tokens)?;
-                    let prompt = part.live.sequence.score(logits, lengths);
-                    (logits, prompt)
-                }
-                Giving::Last => (next(usize::from(samples))?, Vec::new()),
-            };
-            let last = logits.len().saturating_sub(vocab_size);
-            let token = match samples {
-                true => Some(choose(part.live, &mut logits[last..], last_match)?),
-                false => None,
-            };
-            Ok::<_, Error>((token, prompt))
-        };
-        let chosen: Vec<_> = parts.iter_mut().map(&mut choose).collect();
+        let mut given = Results::new(given, self.info.vocab_size);
+        let chosen = parts.iter_mut().map(|part| self.chosen(part, &mut given));
+        let chosen: Vec<_> = chosen.collect();
         times.sampling = began.elapsed();
         self.metrics
             .forward_seconds
@@ -358,6 +329,36 @@ impl Compute {
         }
     }
 
+    /// The next token of a part, if it samples, and its tokens of the prompt that are scored.
+    fn chosen(
+        &self,
+        part: &mut Part<'_>,
+        given: &mut Results,
+    ) -> Result<(Option<GeneratedToken>, Vec<GeneratedToken>), Error> {
+        let (tokens, samples) = (part.planned.tokens, part.planned.samples);
+        let last_match = self.last_match(part);
+        let (logits, prompt) = match part.giving {
+            Giving::Best if samples => {
+                let id = given.best.next().flatten().ok_or_else(no_numbers)?;
+                return Ok((Some(best_token(id, last_match)), Vec::new()));
+            }
+            Giving::Best => return Ok((None, Vec::new())),
+            Giving::All => {
+                let logits = given.next(tokens)?;
+                let lengths = self.lookups.match_lengths(&part.stretch);
+                let prompt = part.live.sequence.score(logits, lengths);
+                (logits, prompt)
+            }
+            Giving::Last => (given.next(usize::from(samples))?, Vec::new()),
+        };
+        let last = logits.len().saturating_sub(self.info.vocab_size);
+        let token = match samples {
+            true => Some(choose(part.live, &mut logits[last..], last_match)?),
+            false => None,
+        };
+        Ok((token, prompt))
+    }
+
     /// Counts a part; returns how many of its positions nobody answered for.
     fn book(&self, part: &mut Part<'_>, times: StepTimes) -> u32 {
         let tokens = part.planned.tokens;
@@ -374,6 +375,34 @@ impl Compute {
         self.metrics.matched_positions.inc_by(u64::from(matched));
         self.metrics.fallback_positions.inc_by(u64::from(fallback));
         fallback
+    }
+}
+
+/// What the model gave, from which part after part takes its own.
+struct Results {
+    logits: Vec<f32>,
+    /// Logits that were taken.
+    taken: usize,
+    best: IntoIter<Option<u32>>,
+    vocab_size: usize,
+}
+
+impl Results {
+    fn new(given: Given, vocab_size: usize) -> Self {
+        Self {
+            logits: given.logits,
+            taken: 0,
+            best: given.best.into_iter(),
+            vocab_size,
+        }
+    }
+
+    /// The logits of the next positions; the model gave as many as it was asked for.
+    fn next(&mut self, positions: usize) -> Result<&mut [f32], Error> {
+        let end = self.taken + positions * self.vocab_size;
+        // Past the end when there are too few: then nobody gets those of others.
+        let start = std::mem::replace(&mut self.taken, end);
+        self.logits.get_mut(start..end).ok_or(Error::Internal)
     }
 }
 
@@ -400,12 +429,11 @@ fn inputs<'a>(lookups: &'a Lookups, part: &'a Part<'_>) -> Vec<Option<EncodedRow
     rows
 }
 
-/// What the model is to give of a part: logits leave the device only where they are looked at.
-fn giving(part: &Part<'_>) -> Giving {
-    let (sequence, sampler) = (&part.live.sequence, &part.live.sampler);
-    if sequence.scores() {
+/// What the model is to give of a sequence's part: logits leave the device only where they are looked at.
+fn giving(live: &Live) -> Giving {
+    if live.sequence.scores() {
         Giving::All
-    } else if sampler.takes_best() && sequence.banned().next().is_none() {
+    } else if live.sampler.takes_best() && live.sequence.banned().next().is_none() {
         Giving::Best
     } else {
         Giving::Last

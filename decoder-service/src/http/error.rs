@@ -129,6 +129,11 @@ impl From<Error> for Refusal {
             retry_after: Some(SOON),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", text)
         };
+        let limited = |code, retry_after, text| Self {
+            code: Some(code),
+            retry_after: Some(retry_after),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", text)
+        };
         let internal = |text: String| {
             let status = StatusCode::INTERNAL_SERVER_ERROR;
             Self::new(status, "server_error", text)
@@ -139,25 +144,13 @@ impl From<Error> for Refusal {
             Error::QueueFull { retry_after, .. }
             | Error::QueueTooLong { retry_after, .. }
             | Error::ClientBusy { retry_after, .. }
-            | Error::KeyBusy { retry_after, .. } => Self {
-                code: Some(outcome),
-                retry_after: Some(retry_after),
-                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", text)
-            },
-            Error::KeyRate { retry_after, .. } => Self {
-                code: Some("rate_limit_exceeded"),
-                retry_after: Some(retry_after),
-                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", text)
-            },
+            | Error::KeyBusy { retry_after, .. } => limited(outcome, retry_after, text),
+            Error::KeyRate { retry_after, .. } => limited("rate_limit_exceeded", retry_after, text),
             Error::Unauthenticated => Self {
                 code: Some("invalid_api_key"),
                 ..Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", text)
             },
-            Error::TooMuchText { .. } | Error::TooManyRanks { .. } => Self {
-                code: Some(outcome),
-                retry_after: Some(SOON),
-                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", text)
-            },
+            Error::TooMuchText { .. } | Error::TooManyRanks { .. } => limited(outcome, SOON, text),
             Error::Loading => unavailable("loading", text),
             Error::Draining => unavailable("draining", text),
             Error::DeadlineExceeded { .. } => {

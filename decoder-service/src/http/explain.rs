@@ -1,25 +1,16 @@
 //! `POST /v1/fgrams/explain`: what the f-gram did that ends where a text does; `/v1/fgrams/describe`:
 //! which place it has among all.
 
-use std::sync::Arc;
-
-use axum::{http::HeaderMap, response::Response};
+use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::{
-    Http, Ready,
-    answer::Counts,
-    completions,
-    error::Refusal,
-    fields::Fields,
-    generate::{Caller, table_of},
-    logprobs::number,
-    respond::json_response,
+    Ready, answer::Counts, caller::Caller, completions, error::Refusal, fields::Fields,
+    generate::table_of, logprobs::number, respond::json_response,
 };
 use crate::{
     error::Error,
     explain::{self, DEFAULT_TOP, Explanation, Fgram, Prediction},
-    keys::Key,
     model::ModelInfo,
     request::Draft,
     text::Pieces,
@@ -79,10 +70,8 @@ pub(super) async fn described(
 
 /// Answers a request.
 pub(super) async fn answer(
-    http: &Http,
     ready: &Ready,
-    headers: &HeaderMap,
-    key: Option<Arc<Key>>,
+    caller: Caller,
     question: Question,
 ) -> Result<Response, Refusal> {
     let intake = &ready.intake;
@@ -92,7 +81,6 @@ pub(super) async fn answer(
         model,
     } = question;
     draft.table = table_of(intake, model.as_deref())?;
-    let caller = Caller::new(http, headers, key);
     caller.sign(&mut draft);
     let explained = explain::explain(intake, draft, top, None).await?;
     let model = model.as_ref().unwrap_or(&intake.info().name);

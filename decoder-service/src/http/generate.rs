@@ -1,26 +1,18 @@
 //! What the two endpoints that generate have in common, from a request's fields to its answer.
 
-use std::sync::{Arc, atomic::Ordering};
-
-use axum::{
-    http::{HeaderMap, HeaderName, HeaderValue},
-    response::Response,
-};
-use scone_proto::{TRACEPARENT, TraceContext};
+use axum::response::Response;
 use serde_json::Value;
 
 use super::{
     Http, Ready,
     answer::{Answer, Details},
+    caller::Caller,
     error::Refusal,
     fields::Fields,
     respond::{Delivery, respond},
     write::{Endpoint, Writer},
 };
-use crate::{error::Error, intake::Intake, keys::Key, places::Client, request::Draft};
-
-/// A client's own name of a request, for logs; the answer has it too.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+use crate::{error::Error, intake::Intake, request::Draft};
 
 /// A request that was read.
 pub(super) struct Generation {
@@ -116,46 +108,11 @@ fn renamed(error: Error, endpoint: Endpoint) -> Error {
     }
 }
 
-/// Who asks, as all drafts of a request are signed.
-pub(super) struct Caller {
-    id: Option<HeaderValue>,
-    client: Client,
-    key: Option<Arc<Key>>,
-}
-
-impl Caller {
-    /// Of a request with these headers.
-    pub(super) fn new(http: &Http, headers: &HeaderMap, key: Option<Arc<Key>>) -> Self {
-        Self {
-            id: headers.get(REQUEST_ID).cloned(),
-            // A connection answers one request at a time.
-            client: Client::Request(http.requests.fetch_add(1, Ordering::Relaxed)),
-            key,
-        }
-    }
-
-    /// Signs a draft.
-    pub(super) fn sign(&self, draft: &mut Draft) {
-        let text = self.id.as_ref().and_then(|id| id.to_str().ok());
-        draft.request_id = text.unwrap_or_default().to_owned();
-        draft.client = Some(self.client);
-        draft.key = self.key.clone();
-    }
-
-    /// Gives an answer the name that its request has.
-    pub(super) fn answer(self, response: &mut Response) {
-        if let Some(id) = self.id {
-            response.headers_mut().insert(REQUEST_ID, id);
-        }
-    }
-}
-
 /// Submits a request and answers it.
 pub(super) async fn answer(
     http: &Http,
     ready: &Ready,
-    headers: &HeaderMap,
-    key: Option<Arc<Key>>,
+    caller: Caller,
     generation: Generation,
 ) -> Result<Response, Refusal> {
     let intake = &ready.intake;
@@ -168,13 +125,9 @@ pub(super) async fn answer(
         delivery,
         model,
     } = generation;
-    let trace = headers.get(TRACEPARENT);
-    let trace = trace.and_then(|text| TraceContext::read(text.to_str().ok()?));
-    let caller = Caller::new(http, headers, key);
     for draft in &mut drafts {
         caller.sign(draft);
         draft.table = table.clone();
-        draft.caller = trace;
     }
     let deltas = intake.start_all(drafts, None).await;
     let deltas = deltas.map_err(|error| renamed(error, endpoint))?;

@@ -13,6 +13,7 @@
 mod answer;
 mod auth;
 mod body;
+mod caller;
 mod completions;
 mod conversation;
 mod cors;
@@ -34,10 +35,9 @@ use std::{
 };
 
 use axum::{
-    Extension, Router,
-    body::Body,
-    extract::State,
-    http::{HeaderMap, Uri},
+    Router,
+    extract::{Request, State},
+    http::Uri,
     middleware,
     response::Response,
     routing::{MethodRouter, get, post},
@@ -46,16 +46,13 @@ use prometheus_client::registry::Registry;
 
 use self::{
     body::Bodies,
+    caller::Caller,
     cors::Origins,
     error::Refusal,
+    fields::Fields,
     respond::{json_response, json_text},
 };
-use crate::{
-    error::Error,
-    intake::Intake,
-    keys::{ApiKeys, Key},
-    text::Pieces,
-};
+use crate::{error::Error, intake::Intake, keys::ApiKeys, text::Pieces};
 
 /// How HTTP is served.
 #[derive(Clone, Debug)]
@@ -91,6 +88,17 @@ type Shared = Arc<Http>;
 impl Http {
     fn ready(&self) -> Result<&Ready, Refusal> {
         self.ready.get().ok_or_else(|| Error::Loading.into())
+    }
+
+    /// Makes something of a request's body, once there is what answers; nothing is read before.
+    async fn read<T: Send + 'static>(
+        &self,
+        request: Request,
+        read: impl FnOnce(Fields, &[u8]) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<(&Ready, T), Refusal> {
+        let ready = self.ready()?;
+        let (head, body) = request.into_parts();
+        Ok((ready, self.bodies.parse(&head.headers, body, read).await?))
     }
 }
 
@@ -168,79 +176,54 @@ fn routes() -> [(&'static str, &'static str, MethodRouter<Shared>); 13] {
 
 async fn completions(
     State(http): State<Shared>,
-    key: Option<Extension<Arc<Key>>>,
-    headers: HeaderMap,
-    body: Body,
+    caller: Caller,
+    request: Request,
 ) -> Result<Response, Refusal> {
-    let ready = http.ready()?;
     let read = |fields, _: &[u8]| completions::read(fields);
-    let generation = http.bodies.parse(&headers, body, read).await?;
-    let key = key.map(|Extension(key)| key);
-    generate::answer(&http, ready, &headers, key, generation).await
+    let (ready, generation) = http.read(request, read).await?;
+    generate::answer(&http, ready, caller, generation).await
 }
 
 async fn chat_completions(
     State(http): State<Shared>,
-    key: Option<Extension<Arc<Key>>>,
-    headers: HeaderMap,
-    body: Body,
+    caller: Caller,
+    request: Request,
 ) -> Result<Response, Refusal> {
-    let ready = http.ready()?;
-    let generation = http.bodies.parse(&headers, body, conversation::read);
-    let key = key.map(|Extension(key)| key);
-    generate::answer(&http, ready, &headers, key, generation.await?).await
+    let (ready, generation) = http.read(request, conversation::read).await?;
+    generate::answer(&http, ready, caller, generation).await
 }
 
 async fn explain_fgram(
     State(http): State<Shared>,
-    key: Option<Extension<Arc<Key>>>,
-    headers: HeaderMap,
-    body: Body,
+    caller: Caller,
+    request: Request,
 ) -> Result<Response, Refusal> {
-    let ready = http.ready()?;
     let read = |fields, _: &[u8]| explain::Question::read(fields);
-    let question = http.bodies.parse(&headers, body, read).await?;
-    let key = key.map(|Extension(key)| key);
-    explain::answer(&http, ready, &headers, key, question).await
+    let (ready, question) = http.read(request, read).await?;
+    explain::answer(ready, caller, question).await
 }
 
-async fn describe_fgram(
-    State(http): State<Shared>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Refusal> {
-    let ready = http.ready()?;
+async fn describe_fgram(State(http): State<Shared>, request: Request) -> Result<Response, Refusal> {
     let read = |fields, _: &[u8]| explain::read_fgram(fields);
-    let read = http.bodies.parse(&headers, body, read).await?;
-    Ok(json_response(&explain::described(ready, read).await?))
+    let (ready, question) = http.read(request, read).await?;
+    Ok(json_response(&explain::described(ready, question).await?))
 }
 
-async fn tokenize(
-    State(http): State<Shared>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Refusal> {
-    let intake = &http.ready()?.intake;
-    let read = tokens::Tokenize::read;
-    let request = http.bodies.parse(&headers, body, read).await?;
-    let (bytes, model) = (request.text_bytes(), intake.info().clone());
-    let answer = intake.tokenise(bytes, move || request.answer(&model));
+async fn tokenize(State(http): State<Shared>, request: Request) -> Result<Response, Refusal> {
+    let (ready, asked) = http.read(request, tokens::Tokenize::read).await?;
+    let (bytes, model) = (asked.text_bytes(), ready.intake.info().clone());
+    let answer = ready.intake.tokenise(bytes, move || asked.answer(&model));
     Ok(json_text(answer.await??))
 }
 
-async fn detokenize(
-    State(http): State<Shared>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Refusal> {
+async fn detokenize(State(http): State<Shared>, request: Request) -> Result<Response, Refusal> {
     let model = http.ready()?.intake.info().clone();
     let answer = move |fields, _: &[u8]| {
         let ids = tokens::read_detokenize(fields)?;
         tokens::detokenized(&model, &ids)
     };
-    Ok(json_response(
-        &http.bodies.parse(&headers, body, answer).await?,
-    ))
+    let (_, answer) = http.read(request, answer).await?;
+    Ok(json_response(&answer))
 }
 
 async fn tokenizer_info(State(http): State<Shared>) -> Result<Response, Refusal> {

@@ -1,30 +1,23 @@
 //! Between the wire and the domain.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use minijinja::Value;
 use scone_proto::decoder::v1::{
     self as proto, ExplainRequest, ExplainResponse, FinishReason as ProtoReason, GenerateRequest,
     GenerateResponse, SamplingParameters, explain_request, finish::StoppedBy, generate_request,
 };
-use tonic::metadata::MetadataMap;
 
 use crate::{
     chat::Conversation,
     error::Error,
     explain::{Explanation, Fgram, Prediction},
-    keys::Key,
     model::ModelInfo,
-    places::Client,
     request::{Draft, Prompt},
     sequence::{Delta, Finish, FinishReason, GeneratedToken},
 };
 
-pub(super) fn draft(
-    request: GenerateRequest,
-    client: Option<Client>,
-    key: Option<Arc<Key>>,
-) -> Draft {
+pub(super) fn draft(request: GenerateRequest) -> Draft {
     let s = request.sampling.unwrap_or_default();
     let prompt = request.prompt.map(|prompt| match prompt {
         generate_request::Prompt::Text(text) => Prompt::Text(text),
@@ -73,17 +66,13 @@ pub(super) fn draft(
         logit_bias,
         table: Some(request.table),
         token_embedding_at_end: false,
-        client,
-        key,
+        client: None,
+        key: None,
         caller: None,
     }
 }
 
-pub(super) fn draft_to_explain(
-    request: ExplainRequest,
-    client: Option<Client>,
-    key: Option<Arc<Key>>,
-) -> Draft {
+pub(super) fn draft_to_explain(request: ExplainRequest) -> Draft {
     let prompt = request.prompt.map(|prompt| match prompt {
         explain_request::Prompt::Text(text) => Prompt::Text(text),
         explain_request::Prompt::TokenIds(ids) => Prompt::Ids(ids.ids),
@@ -92,8 +81,6 @@ pub(super) fn draft_to_explain(
         request_id: request.request_id,
         prompt,
         table: Some(request.table),
-        client,
-        key,
         ..Draft::default()
     }
 }
@@ -193,49 +180,4 @@ fn finish(finish: Finish) -> proto::Finish {
 
 fn micros(duration: Duration) -> u64 {
     duration.as_micros() as u64
-}
-
-/// The client's deadline of the `grpc-timeout` header: at most 8 digits and a unit (gRPC over
-/// HTTP/2, "Timeout"). A header that is none is ignored, as other servers do.
-pub(super) fn timeout(metadata: &MetadataMap) -> Option<Duration> {
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let value: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(value * 3600),
-        "M" => Duration::from_secs(value * 60),
-        "S" => Duration::from_secs(value),
-        "m" => Duration::from_millis(value),
-        "u" => Duration::from_micros(value),
-        "n" => Duration::from_nanos(value),
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-
-    #[test]
-    fn grpc_timeouts() {
-        let parse = |text: &str| {
-            let mut metadata = MetadataMap::new();
-            metadata.insert("grpc-timeout", text.parse().unwrap());
-            timeout(&metadata)
-        };
-        assert_eq!(parse("250m"), Some(Duration::from_millis(250)));
-        assert_eq!(parse("2S"), Some(Duration::from_secs(2)));
-        assert_eq!(
-            parse("99999999H"),
-            Some(Duration::from_secs(99_999_999 * 3600))
-        );
-        for wrong in ["", "S", "12", "-1S", "123456789S", "1x"] {
-            assert_eq!(parse(wrong), None, "{wrong}");
-        }
-        assert_eq!(timeout(&MetadataMap::new()), None);
-    }
 }

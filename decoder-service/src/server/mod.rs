@@ -1,34 +1,27 @@
 //! `scone.decoder.v1.DecoderService`: decodes, submits, encodes. Nothing else.
 
 mod auth;
+mod call;
 mod convert;
 
 use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
 };
 
-use scone_proto::{
-    TRACEPARENT, TraceContext,
-    decoder::v1::{
-        DescribeFgramRequest, DescribeFgramResponse, ExplainRequest, ExplainResponse,
-        GenerateRequest, GenerateResponse, GetModelInfoRequest, GetModelInfoResponse, Table,
-        decoder_service_server,
-    },
+use scone_proto::decoder::v1::{
+    DescribeFgramRequest, DescribeFgramResponse, ExplainRequest, ExplainResponse, GenerateRequest,
+    GenerateResponse, GetModelInfoRequest, GetModelInfoResponse, Table, decoder_service_server,
 };
-use scone_service::connections::far_end;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 pub use self::auth::authenticated;
+use self::call::Call;
 use crate::{
     explain::{DEFAULT_TOP, describe, explain},
     intake::{Deltas, Intake},
-    keys::Key,
-    places::Client,
-    request::Draft,
     startup::TierInfo,
 };
 
@@ -52,15 +45,9 @@ impl decoder_service_server::DecoderService for DecoderService {
         &self,
         request: Request<GenerateRequest>,
     ) -> Result<Response<Messages>, Status> {
-        let deadline = convert::timeout(request.metadata()).map(|limit| Instant::now() + limit);
-        let client = far_end(request.extensions()).map(Client::Connection);
-        let key = request.extensions().get::<Arc<Key>>().cloned();
-        let caller = request.metadata().get(TRACEPARENT);
-        let caller = caller.and_then(|text| TraceContext::read(text.to_str().ok()?));
-        let draft = Draft {
-            caller,
-            ..convert::draft(request.into_inner(), client, key)
-        };
+        let call = Call::of(&request);
+        let deadline = call.deadline;
+        let draft = call.sign(convert::draft(request.into_inner()));
         let deltas = self.intake.start(draft, deadline).await?;
         Ok(Response::new(Messages(deltas)))
     }
@@ -69,12 +56,11 @@ impl decoder_service_server::DecoderService for DecoderService {
         &self,
         request: Request<ExplainRequest>,
     ) -> Result<Response<ExplainResponse>, Status> {
-        let deadline = convert::timeout(request.metadata()).map(|limit| Instant::now() + limit);
-        let client = far_end(request.extensions()).map(Client::Connection);
-        let key = request.extensions().get::<Arc<Key>>().cloned();
+        let call = Call::of(&request);
+        let deadline = call.deadline;
         let request = request.into_inner();
         let top = request.top.unwrap_or(DEFAULT_TOP);
-        let draft = convert::draft_to_explain(request, client, key);
+        let draft = call.sign(convert::draft_to_explain(request));
         let explanation = explain(&self.intake, draft, top, deadline).await?;
         let response = convert::explanation(self.intake.info(), explanation)?;
         Ok(Response::new(response))

@@ -7,6 +7,8 @@ mod output;
 mod sampling;
 mod server;
 mod shade;
+mod text_args;
 
 pub use output::{Format, Output, Summary};
 pub use sampling::{DEFAULT_MAX_TOKENS, SamplingArgs};
+pub use text_args::TextArgs;

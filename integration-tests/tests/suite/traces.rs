@@ -13,13 +13,17 @@ use integration_tests::{
 };
 use scone_proto::{
     TRACEPARENT,
+    decoder::v1::{ExplainRequest, explain_request},
     otlp::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse, Span, any_value,
         trace_service_server::{TraceService, TraceServiceServer},
     },
 };
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
@@ -128,6 +132,54 @@ async fn one_trace_goes_from_the_caller_through_both_processes() {
     let answered = collector.named("embed-service", "look-up");
     let is_asked = |id: &[u8]| asked.iter().any(|span| span.span_id == id);
     assert!(answered.iter().all(|span| is_asked(&span.parent_span_id)));
+}
+
+/// What explains an f-gram is a part of its caller's trace as any other request, over both protocols.
+#[tokio::test(flavor = "multi_thread")]
+async fn both_runs_of_an_explanation_are_parts_of_the_callers_trace() {
+    let (collector, address) = Collector::start().await;
+    let flags = [
+        &*format!("--otlp-endpoint=http://{address}"),
+        "--trace-sample=0",
+    ];
+    let decoder = Service::decoder_embedded(&fixtures().model, &fixtures().table, &flags);
+    let text = "The harbour town";
+    let mut asked = Request::new(ExplainRequest {
+        prompt: Some(explain_request::Prompt::Text(text.to_owned())),
+        ..ExplainRequest::default()
+    });
+    let context = format!("00-{TRACE}-{CALLER}-01");
+    let value = context.parse().unwrap();
+    asked.metadata_mut().insert(TRACEPARENT, value);
+    let mut client = client::decoder(&decoder.address).await;
+    let explained = client.explain(asked).await.unwrap().into_inner();
+    let runs = 1 + usize::from(explained.fgram.is_some());
+
+    let body = format!("{{\"prompt\": \"{text}\"}}");
+    let head = format!(
+        "POST /v1/fgrams/explain HTTP/1.1\r\nhost: test\r\ntraceparent: {context}\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut http = TcpStream::connect(decoder.http.as_deref().unwrap())
+        .await
+        .unwrap();
+    http.write_all((head + &body).as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    http.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+
+    eventually("spans of both", async || {
+        let requests = collector.named("decoder-service", "generate");
+        (requests.len() >= 2 * runs).then_some(())
+    })
+    .await;
+    let requests = collector.named("decoder-service", "generate");
+    assert_eq!(requests.len(), 2 * runs);
+    for request in requests {
+        assert_eq!(hex(&request.trace_id), TRACE);
+        assert_eq!(hex(&request.parent_span_id), CALLER);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

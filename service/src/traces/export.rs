@@ -31,6 +31,9 @@ const GATHER: Duration = Duration::from_millis(500);
 /// How long a message may take; its spans are lost then.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the last spans may be on their way when a service ends.
+const LAST_SPANS: Duration = Duration::from_secs(1);
+
 /// How often it is said that spans are lost.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
@@ -70,20 +73,20 @@ impl Exporting {
         Ok((Self { stop, task }, tracer))
     }
 
-    /// Sends what is there, for no longer than `limit`.
-    pub async fn finish(self, limit: Duration) {
+    /// Sends what is there, for no longer than a second.
+    pub async fn finish(self) {
         // The task may have ended by itself: nobody traces any more.
         let _ = self.stop.send(());
-        let _ = timeout(limit, self.task).await;
+        let _ = timeout(LAST_SPANS, self.task).await;
     }
 }
 
 struct Exporter {
     client: TraceServiceClient<Channel>,
     service: &'static str,
-    /// Spans that the collector did not get.
+    /// Spans that the collector did not get since that was last said.
     lost: u64,
-    /// Spans for which there was no room.
+    /// Spans for which there was no room, likewise.
     dropped: Arc<AtomicU64>,
     /// When it was last said.
     said: Option<Instant>,
@@ -148,6 +151,7 @@ impl Exporter {
             self.said = Some(Instant::now());
             warn!(problem, lost = self.lost, dropped, "spans are lost");
             self.dropped.fetch_sub(dropped, Ordering::Relaxed);
+            self.lost = 0;
         }
     }
 

@@ -41,8 +41,6 @@ struct Recorder {
     /// Makes ids that nobody else makes.
     ids: RandomState,
     next_id: AtomicU64,
-    /// The same moment by both clocks.
-    began: (Instant, SystemTime),
 }
 
 /// Something that took time, when it is over.
@@ -105,7 +103,6 @@ impl Tracer {
             sample,
             ids: RandomState::new(),
             next_id: AtomicU64::new(0),
-            began: (Instant::now(), SystemTime::now()),
         };
         (Self(Some(Arc::new(recorder))), receiver, dropped)
     }
@@ -148,7 +145,7 @@ impl Tracer {
     /// Hands a span on. Never waits: when too many wait to be sent, it is dropped.
     pub fn record(&self, span: Span) {
         let Some(recorder) = &self.0 else { return };
-        let span = recorder.encoded(span);
+        let span = encoded(span, (Instant::now(), SystemTime::now()));
         if recorder.spans.try_send(span).is_err() {
             recorder.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -166,44 +163,46 @@ impl Recorder {
             }
         }
     }
+}
 
-    fn unix_nanos(&self, at: Instant) -> u64 {
-        let (instant, time) = self.began;
-        // What was there before this process traced began no earlier than it by much.
-        let time = match at.checked_duration_since(instant) {
-            Some(after) => time + after,
-            None => time - instant.saturating_duration_since(at),
-        };
-        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+/// A span as it is sent; `now` is the same moment by both clocks. Taken anew each time, since they drift
+/// apart, and one of them is set.
+fn encoded(span: Span, now: (Instant, SystemTime)) -> otlp::Span {
+    let attributes = span.attributes.into_iter();
+    let kind = match span.kind {
+        Kind::Internal => SpanKind::Internal,
+        Kind::Server => SpanKind::Server,
+        Kind::Client => SpanKind::Client,
+    };
+    otlp::Span {
+        trace_id: span.context.trace_id.to_be_bytes().to_vec(),
+        span_id: span.context.span_id.to_be_bytes().to_vec(),
+        parent_span_id: span
+            .parent
+            .map_or_else(Vec::new, |id| id.to_be_bytes().to_vec()),
+        name: span.name.to_owned(),
+        kind: kind.into(),
+        start_time_unix_nano: unix_nanos(span.began, now),
+        end_time_unix_nano: unix_nanos(span.ended.max(span.began), now),
+        attributes: attributes
+            .map(|(key, value)| attribute(key, value))
+            .collect(),
+        status: span.error.map(|message| otlp::Status {
+            message,
+            code: StatusCode::Error.into(),
+        }),
     }
+}
 
-    fn encoded(&self, span: Span) -> otlp::Span {
-        let attributes = span.attributes.into_iter();
-        let kind = match span.kind {
-            Kind::Internal => SpanKind::Internal,
-            Kind::Server => SpanKind::Server,
-            Kind::Client => SpanKind::Client,
-        };
-        otlp::Span {
-            trace_id: span.context.trace_id.to_be_bytes().to_vec(),
-            span_id: span.context.span_id.to_be_bytes().to_vec(),
-            parent_span_id: span
-                .parent
-                .map_or_else(Vec::new, |id| id.to_be_bytes().to_vec()),
-            name: span.name.to_owned(),
-            kind: kind.into(),
-            start_time_unix_nano: self.unix_nanos(span.began),
-            end_time_unix_nano: self.unix_nanos(span.ended.max(span.began)),
-            attributes: attributes
-                .map(|(key, value)| attribute(key, value))
-                .collect(),
-            status: span.error.map(|message| otlp::Status {
-                message,
-                code: StatusCode::Error.into(),
-            }),
-        }
-    }
+fn unix_nanos(at: Instant, (instant, time): (Instant, SystemTime)) -> u64 {
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let now = nanos(time.duration_since(UNIX_EPOCH).unwrap_or_default());
+    let (before, after) = (
+        instant.saturating_duration_since(at),
+        at.saturating_duration_since(instant),
+    );
+    now.saturating_sub(nanos(before))
+        .saturating_add(nanos(after))
 }
 
 fn attribute(key: &str, value: Value) -> otlp::KeyValue {
@@ -281,5 +280,28 @@ mod tests {
         assert_eq!(written.kind(), SpanKind::Server);
         assert_eq!(written.status.unwrap().message, "gone");
         assert_eq!(written.attributes, [attribute("rows", Value::Count(2))]);
+    }
+
+    #[test]
+    fn times_are_those_of_the_clock_as_it_is_when_a_span_is_over() {
+        let (now, set) = (Instant::now(), UNIX_EPOCH + Duration::from_secs(1_000_000));
+        let context = TraceContext {
+            trace_id: 7,
+            span_id: 9,
+            sampled: true,
+        };
+        let over = Span {
+            began: now - Duration::from_secs(3),
+            ended: now,
+            ..span(context)
+        };
+        for moved in [0, 3600] {
+            let written = encoded(over.clone(), (now, set + Duration::from_secs(moved)));
+            let ended = (1_000_000 + moved) * 1_000_000_000;
+            assert_eq!(written.end_time_unix_nano, ended);
+            assert_eq!(written.start_time_unix_nano, ended - 3_000_000_000);
+        }
+        let before_all = unix_nanos(now, (now + Duration::from_secs(3), UNIX_EPOCH));
+        assert_eq!(before_all, 0);
     }
 }

@@ -131,12 +131,15 @@ impl Matched {
 /// When the input cannot be read, a limit is broken, the recount differs, or the file cannot be
 /// written.
 pub fn run(args: Args) -> Result<()> {
-    let options = MiningOptions {
-        max_n: args.max_n,
-        min_count: args.min_count,
-        max_fgrams: args.max_fgrams,
-    };
+    let options = args.options();
     options.validate()?;
+    // Before long work, not after it.
+    let names_a_file = args.out.file_name().is_some() && !args.out.is_dir();
+    ensure!(
+        names_a_file,
+        "--out {} is no file's name",
+        args.out.display()
+    );
     let tokenizer = TextTokenizer::load(&args.tokenizer)?;
     let started = Instant::now();
     let corpus_options = args.cache.options_of(&args.input);
@@ -145,25 +148,7 @@ pub fn run(args: Args) -> Result<()> {
 
     let started = Instant::now();
     let work_dir = work_dir(&args.out);
-    let bounded = args.memory.map(|memory| Bounded {
-        memory_bytes: memory.0,
-        work_dir: &work_dir,
-    });
-    let tokenizer_facts = MinedWith {
-        vocab_size: tokenizer.vocab_size(),
-        tokenizer_hash: tokenizer.sha256(),
-    };
-    let (mut set, scans) = match &args.counts {
-        Some(dir) => {
-            let tokens = corpus.total_tokens();
-            let set = mining::from_counts(dir, tokens, &tokenizer_facts, &options)?;
-            (set, Vec::new())
-        }
-        None => {
-            let mined = mining::mine_within(&corpus, &tokenizer_facts, &options, bounded.as_ref())?;
-            (mined.set, mined.scans)
-        }
-    };
+    let (mut set, scans) = mined(&args, &corpus, &tokenizer, &work_dir)?;
     let mine_seconds = started.elapsed().as_secs_f64();
     ensure!(
         !set.is_empty(),
@@ -206,7 +191,41 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-/// Where a run in bounded memory works.
+impl Args {
+    fn options(&self) -> MiningOptions {
+        MiningOptions {
+            max_n: self.max_n,
+            min_count: self.min_count,
+            max_fgrams: self.max_fgrams,
+        }
+    }
+}
+
+/// The f-grams with their counts, and what each scan for them found.
+fn mined(
+    args: &Args,
+    corpus: &TokenizedCorpus,
+    tokenizer: &TextTokenizer,
+    work_dir: &Path,
+) -> Result<(FgramSet, Vec<ScanReport>)> {
+    let options = args.options();
+    let tokenizer = MinedWith {
+        vocab_size: tokenizer.vocab_size(),
+        tokenizer_hash: tokenizer.sha256(),
+    };
+    if let Some(dir) = &args.counts {
+        let set = mining::from_counts(dir, corpus.total_tokens(), &tokenizer, &options)?;
+        return Ok((set, Vec::new()));
+    }
+    let bounded = args.memory.map(|memory| Bounded {
+        memory_bytes: memory.0,
+        work_dir,
+    });
+    let mined = mining::mine_within(corpus, &tokenizer, &options, bounded.as_ref())?;
+    Ok((mined.set, mined.scans))
+}
+
+/// Where a run in bounded memory works, and where the set is written before it is moved.
 fn work_dir(out: &Path) -> PathBuf {
     let mut name = out.as_os_str().to_owned();
     name.push(".work");
@@ -216,9 +235,7 @@ fn work_dir(out: &Path) -> PathBuf {
 /// Writes the set in the working directory and moves it from there, so that what a run that is killed
 /// meanwhile leaves is removed by the next one.
 fn write_set(out: &Path, set: &FgramSet, work_dir: &Path) -> Result<()> {
-    let name = out.file_name();
-    let name = name.with_context(|| format!("--out: {} names no file", out.display()))?;
-    let whole = work_dir.join(name);
+    let whole = work_dir.join(out.file_name().unwrap_or_default());
     let written = output::write_file(&whole, &set.to_bytes())
         .and_then(|()| Ok(scone_files::publish(&whole, out)?));
     if written.is_err() {

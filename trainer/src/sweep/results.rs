@@ -82,7 +82,8 @@ pub(super) struct Results {
 }
 
 impl Results {
-    /// Reads those of an earlier command; runs that are planned no more, or otherwise, go.
+    /// Reads those of an earlier command; runs that are planned no more, or otherwise, go from the files
+    /// too.
     pub(super) fn open(out: &Path, planned: &[Planned]) -> Result<Self> {
         let path = out.join(RESULTS);
         let text = match std::fs::read_to_string(&path) {
@@ -93,20 +94,26 @@ impl Results {
             }
         };
         let mut lines = Vec::new();
+        let mut gone = false;
         for (number, text) in text.lines().enumerate() {
             let line: Line = serde_json::from_str(text)
                 .with_context(|| format!("{} line {}", path.display(), number + 1))?;
             let same = |run: &Planned| Ok(run.name == line.run && hash(run)? == line.config);
             let known: Vec<bool> = planned.iter().map(same).collect::<Result<_>>()?;
-            if known.contains(&true) {
-                lines.push(line);
+            match known.contains(&true) {
+                true => lines.push(line),
+                false => gone = true,
             }
         }
         std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
-        Ok(Self {
+        let results = Self {
             out: out.to_owned(),
             lines,
-        })
+        };
+        if gone {
+            results.write()?;
+        }
+        Ok(results)
     }
 
     /// Whether a run has ended; one that failed is tried again.
@@ -131,6 +138,11 @@ impl Results {
             ended: ended.as_ref().ok().cloned(),
             error: ended.as_ref().err().map(|error| format!("{error:#}")),
         });
+        self.write()
+    }
+
+    /// Writes lines and table.
+    fn write(&self) -> Result<()> {
         let mut text = String::new();
         for line in &self.lines {
             text.push_str(&serde_json::to_string(line)?);

@@ -289,6 +289,8 @@ function clearText() {
   tokens = [];
   promptIds = [];
   decoder = new TextDecoder();
+  described.clear();
+  chosen = -1;
   output.replaceChildren();
   byId("announce").textContent = "Generating …";
   byId("token").replaceChildren(element("p", { class: "note" }, "None is chosen."));
@@ -367,7 +369,7 @@ function idsBefore(index) {
 
 const ask = async (path, body) => (await call(path, saidBy ? { ...body, model: saidBy } : body)).json();
 
-// F-grams that were asked for, by table and ids.
+// F-grams of the text shown that were asked for, by table and ids: the next text may be of another version.
 const described = new Map();
 
 // The f-gram whose row was the input, which ends at the token before: its text, rank and count.
@@ -461,10 +463,10 @@ function mostProbable(caption, top, token) {
     element("tbody", {}, ...rows));
 }
 
-// A click, or a touch, gives a token the focus and so keeps it: its button is in reach then.
+// A click, or a touch, gives a token the focus and so keeps it: its button is in reach then, and keeps it too.
 output.addEventListener("mouseover", (event) => {
   const span = event.target.closest(".token");
-  const kept = document.activeElement.closest(".token");
+  const kept = document.activeElement.closest(".token, #explain");
   if (span && !kept) choose(Number(span.dataset.index));
 });
 

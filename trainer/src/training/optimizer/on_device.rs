@@ -20,7 +20,7 @@ pub(super) fn update(var: &Var, grad: &Tensor, moments: &Tensor, step: Coefficie
     Ok(())
 }
 
-/// Sum of squares of all gradients; one row of numbers comes back from each device.
+/// Sum of squares of all gradients, which are on one device; one row of numbers comes back from it.
 pub(super) fn sum_of_squares(grads: &[&Tensor]) -> Result<f64> {
     let mut sums = Vec::with_capacity(grads.len());
     for grad in grads {
