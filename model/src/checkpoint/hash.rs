@@ -68,9 +68,14 @@ fn add_name_and_shape(hash: &mut Sha256, name: &str, shape: &[usize]) {
 }
 
 fn add_numbers(hash: &mut Sha256, numbers: &[f32]) {
-    for chunk in numbers.chunks(4096) {
-        let bytes: Vec<u8> = chunk.iter().flat_map(|v| v.to_le_bytes()).collect();
-        hash.update(&bytes);
+    let mut bytes = [[0; 4]; 4096];
+    for chunk in numbers.chunks(bytes.len()) {
+        let bytes = &mut bytes[..chunk.len()];
+        bytes
+            .iter_mut()
+            .zip(chunk)
+            .for_each(|(to, number)| *to = number.to_le_bytes());
+        hash.update(bytes.as_flattened());
     }
 }
 

@@ -41,7 +41,8 @@ pub struct Args {
     /// CPU only.
     #[arg(long, env = "SCONE_WEIGHTS", help_heading = "Model")]
     weights: Option<WeightType>,
-    /// Take f-gram rows from this table; absent: from the f-gram model.
+    /// Take f-gram rows from this table, made of this model or of an adapter over it; absent: from the
+    /// f-gram model.
     #[arg(long, env = "SCONE_TABLE", help_heading = "Model")]
     table: Option<PathBuf>,
     /// Round the rows of the f-gram model as a table of this type would: f32, f16, bf16, int8 or
