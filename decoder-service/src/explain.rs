@@ -7,6 +7,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use scone_fgram::MAX_N;
 use scone_model::sampling::MAX_LOGPROBS;
 use tokio_stream::StreamExt as _;
 
@@ -133,7 +134,11 @@ pub async fn describe(intake: &Intake, table: Option<&str>, ids: Vec<u32>) -> Re
         problem,
     });
     intake.check_table(table)?;
-    let most = model.max_n.unwrap_or(0).max(2);
+    let facts = match TableChoice::read(table)? {
+        TableChoice::None => None,
+        TableChoice::Named(name) => intake.tier().table(&name),
+    };
+    let most = facts.as_ref().map_or(MAX_N, |facts| facts.max_n as usize);
     if !(2..=most).contains(&ids.len()) {
         let got = ids.len();
         return Err(problem(format!("has {got} ids; an f-gram has 2 to {most}")));
@@ -142,10 +147,6 @@ pub async fn describe(intake: &Intake, table: Option<&str>, ids: Vec<u32>) -> Re
         let most = model.vocab_size;
         return Err(problem(format!("has the id {id}; ids are below {most}")));
     }
-    let facts = match TableChoice::read(table)? {
-        TableChoice::None => None,
-        TableChoice::Named(name) => intake.tier().table(&name),
-    };
     Ok(Fgram {
         ranked: ranked(intake, facts.as_deref(), &ids).await?,
         ids,

@@ -11,7 +11,7 @@ use scone_model::sampling::SamplingParams;
 use scone_model::{
     Decoder, Giving, KV_BLOCK_POSITIONS, KvDtype, KvPool, ModelConfig, SconeConfig, Segment,
     WeightType,
-    checkpoint::{self, LoadedModel},
+    checkpoint::{self, LoadedModel, ModelFiles},
 };
 use serde::Deserialize;
 use tokenizers::Tokenizer;
@@ -36,7 +36,8 @@ pub struct ModelInfo {
     pub context_bound: Option<&'static str>,
     /// Width of an input embedding in elements.
     pub dim: usize,
-    /// K; `None` for a plain model, which has no f-grams.
+    /// K of scone.json; `None` without one: tables made over this model have a K of their own, and
+    /// where there is no default table, the token embedding is all there is.
     pub max_n: Option<usize>,
     /// Starts an empty prompt.
     pub bos_token_id: Option<u32>,
@@ -52,8 +53,10 @@ pub struct ModelInfo {
     pub tokenizer_config: serde_json::Value,
     /// How conversations are written; `None` for a model that knows none.
     pub chat_template: Option<Arc<ChatTemplate>>,
-    /// SHA-256 of f-gram model and token embedding; empty for a plain model.
-    pub model_hash: String,
+    /// SHA-256 of f-gram model and token embedding; `None` without an f-gram model.
+    pub model_hash: Option<String>,
+    /// Base hash of the main model, if it was asked for.
+    pub base_hash: Option<String>,
     /// What absent request fields mean.
     pub defaults: Defaults,
     /// fgrams.bin of the model directory, if it was there.
@@ -128,15 +131,24 @@ impl ServedModel {
     /// # Errors
     /// Names the file that is missing or wrong.
     pub fn load(path: &Path, device: &Device) -> Result<Self, Error> {
-        Self::new(checkpoint::load_model_dir(path, device)?)
+        Self::read(&ModelFiles::open(path)?, device)
     }
 
-    /// As [`load`](Self::load), packed for the CPU in a type of weights.
+    /// As [`load`](Self::load), of files that are open; with the base hash if they
+    /// [hash](ModelFiles::hashing).
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn load_packed(path: &Path, weights: WeightType) -> Result<Self, Error> {
-        Self::new(checkpoint::load_packed_model_dir(path, weights)?)
+    pub fn read(files: &ModelFiles, device: &Device) -> Result<Self, Error> {
+        Self::new(checkpoint::load_model(files, device)?)
+    }
+
+    /// As [`read`](Self::read), packed for the CPU in a type of weights.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn read_packed(files: &ModelFiles, weights: WeightType) -> Result<Self, Error> {
+        Self::new(checkpoint::load_packed_model(files, weights)?)
     }
 
     fn new(loaded: LoadedModel) -> Result<Self, Error> {
@@ -157,6 +169,7 @@ impl ServedModel {
             tokenizer,
             loaded.tokenizer_hash.unwrap_or_default(),
         );
+        info.base_hash = loaded.base_hash;
         info.bos_token_id = generation.bos_token_id.or(info.bos_token_id);
         match &generation.eos_token_id {
             Some(OneOrMany::One(id)) => info.eos_token_ids = vec![*id],
@@ -268,7 +281,8 @@ impl ModelInfo {
             tokenizer_hash,
             tokenizer_config: serde_json::Value::Object(serde_json::Map::new()),
             chat_template: None,
-            model_hash: scone.map_or_else(String::new, |scone| scone.model_hash.clone()),
+            model_hash: scone.map(|scone| scone.model_hash.clone()),
+            base_hash: None,
             defaults: Defaults::default(),
             fgrams: None,
         }
@@ -335,15 +349,15 @@ impl ModelInfo {
         Ok(())
     }
 
-    /// What a table must agree with; `None` for a plain model.
-    pub fn table_facts(&self) -> Option<ModelFacts> {
-        Some(ModelFacts {
+    /// What a table must agree with.
+    pub fn table_facts(&self) -> ModelFacts {
+        ModelFacts {
             dim: self.dim as u32,
             vocab_size: self.vocab_size as u32,
-            max_n: self.max_n? as u32,
             tokenizer_hash: self.tokenizer_hash.clone(),
             model_hash: self.model_hash.clone(),
-        })
+            base_hash: self.base_hash.clone(),
+        }
     }
 
     /// Token ids of a text; with `special`, the tokenizer adds its special tokens. Those written in

@@ -7,14 +7,17 @@ use std::{
 };
 
 use scone_embed_client::{Monitor, Options};
-use scone_model::{KvPool, checkpoint};
+use scone_model::{
+    KvPool,
+    checkpoint::{self, ModelFiles},
+};
 use scone_service::traces::Tracer;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
     config::{EmbedSource, ModelConfig},
-    embed_tier::{EmbedTier, Embedded, ModelFacts, Remote, TableFacts, TableName},
+    embed_tier::{EmbedTier, Embedded, Remote, TableFacts, TableName},
     engine::EngineParts,
     error::Error,
     freed_memory,
@@ -29,7 +32,7 @@ const TABLE_PATIENCE: Duration = Duration::from_secs(3);
 /// What `GetModelInfo` and the metrics know of the embed tier.
 #[derive(Clone, Debug)]
 pub enum TierInfo {
-    /// A plain model.
+    /// There are no tables: a plain model.
     None,
     /// Tables in this process.
     Embedded(Vec<Arc<TableFacts>>),
@@ -96,7 +99,7 @@ pub async fn prepare(
     } = blocking(move || load(&config, &stop)).await?;
     let (tier, tier_info): (Option<Box<dyn EmbedTier>>, _) = match (remote, embedded) {
         (Some(mut options), _) => {
-            options.model = Some(table_facts(&model, "--embed")?);
+            options.model = Some(model.info.table_facts());
             let remote = Remote::connect(options).await?.traced(tracer);
             let monitor = remote.monitor();
             metrics.watch_embed_tier(monitor.clone());
@@ -117,7 +120,7 @@ pub async fn prepare(
         vocab_size = model.info.vocab_size,
         context_tokens = model.info.context_tokens,
         kv_blocks = pool.blocks(),
-        max_n = model.info.max_n,
+        base_hash = model.info.base_hash,
         table_id = tier_info.table_id(),
         tables = tier_info.tables().len(),
         embed_mode = tier_info.mode(),
@@ -151,18 +154,22 @@ struct Loaded {
 }
 
 fn load(config: &ModelConfig, stop: &CancellationToken) -> Result<Loaded, Error> {
-    let mut model = match config.device.is_cpu() {
-        true => ServedModel::load_packed(&config.model, config.weights)?,
-        false => ServedModel::load(&config.model, &config.device)?,
+    let files = ModelFiles::open(&config.model)?;
+    let files = match config.has_foreign_tables() {
+        true => files.hashing(),
+        false => files,
     };
+    let mut model = match config.device.is_cpu() {
+        true => ServedModel::read_packed(&files, config.weights)?,
+        false => ServedModel::read(&files, &config.device)?,
+    };
+    drop(files);
     if let Some(file) = &config.chat_template {
         let dir = checkpoint::model_dir(&config.model);
         model.info.read_chat_template(dir, Some(file))?;
     }
-    let open = |dir: &Path| {
-        let facts = table_facts(&model, "--table")?;
-        Embedded::open(dir, &config.table, &facts)
-    };
+    let facts = model.info.table_facts();
+    let open = |dir: &Path| Embedded::open(dir, &config.table, &facts);
     let mut embedded = match &config.embed {
         EmbedSource::Remote(_) => None,
         EmbedSource::Table(dir) => Some(open_when_free(|| open(dir), stop)?),
@@ -171,7 +178,6 @@ fn load(config: &ModelConfig, stop: &CancellationToken) -> Result<Loaded, Error>
         }
     };
     if !config.tables.is_empty() {
-        let facts = table_facts(&model, "--table")?;
         let tables = embedded.get_or_insert_default();
         for named in &config.tables {
             open_when_free(|| tables.add(named, &config.table, &facts), stop)?;
@@ -214,13 +220,4 @@ fn open_when_free<T>(
             result => return result,
         }
     }
-}
-
-fn table_facts(model: &ServedModel, flag: &str) -> Result<ModelFacts, Error> {
-    model.info.table_facts().ok_or_else(|| {
-        Error::Config(format!(
-            "{flag}: {} is a plain model (no scone.json) and uses no table; leave {flag} away",
-            model.info.name
-        ))
-    })
 }

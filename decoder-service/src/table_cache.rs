@@ -102,7 +102,8 @@ impl<'a> Cached<'a> {
             return Err(Error::Config(lacks_parts(dir)));
         }
         let set = FgramSet::read(&set)?;
-        let model_prefix = &model.info.model_hash[..model.info.model_hash.len().min(16)];
+        let model_hash = model.info.model_hash.as_deref().unwrap_or_default();
+        let model_prefix = &model_hash[..model_hash.len().min(16)];
         let set_prefix = &set.hash()[..8];
         // A table of another format version or store is left to the program that wrote it.
         let (dtype, store) = (options.dtype, StoreKind::Mapped);
@@ -156,7 +157,7 @@ impl<'a> Cached<'a> {
             store: StoreKind::Mapped,
             dtype: self.options.dtype,
             dim: self.model.info.dim,
-            model_hash: self.model.info.model_hash.clone(),
+            model_hash: self.model.info.model_hash.clone().unwrap_or_default(),
             ..BuildOptions::default()
         };
         let device = self.model.decoder.token_embedding().device();

@@ -93,11 +93,13 @@ fn what_cannot_work_says_why() {
     let error = generate(&["--model", model, "--cache-dir", cache, "x"]).unwrap_err();
     assert!(error.to_string().contains("--table"), "{error}");
 
-    // A plain model takes no table, and works without.
+    // A plain model takes no table that does not name its base, and works without.
     std::fs::remove_file(fixture.model.join("scone.json")).unwrap();
     let table = fixture.table.to_str().unwrap();
     let error = generate(&["--model", model, "--table", table, "x"]).unwrap_err();
-    assert!(error.to_string().contains("plain model"), "{error}");
+    let error = error.to_string();
+    let none = "(base_hash none), the model's is none (base_hash ";
+    assert!(error.contains(none), "{error}");
     let args = [
         "--model",
         model,

@@ -49,7 +49,7 @@ fn options(servers: &[&Server]) -> Options {
 fn connect(runtime: &Runtime, fixture: &Fixture, options: &Options) -> Result<Remote, Error> {
     let model = ServedModel::load(&fixture.model, &Device::Cpu).unwrap();
     runtime.block_on(Remote::connect(Options {
-        model: model.info.table_facts(),
+        model: Some(model.info.table_facts()),
         ..options.clone()
     }))
 }

@@ -16,22 +16,26 @@ pub struct ModelFacts {
     pub dim: u32,
     /// Number of token ids.
     pub vocab_size: u32,
-    /// K of scone.json.
-    pub max_n: u32,
     /// SHA-256 of tokenizer.json, hexadecimal.
     pub tokenizer_hash: String,
-    /// SHA-256 of the f-gram model and token embedding, hexadecimal.
-    pub model_hash: String,
+    /// SHA-256 of the f-gram model and token embedding, hexadecimal; `None` of a model without an
+    /// f-gram model.
+    pub model_hash: Option<String>,
+    /// Base hash of the model, hexadecimal; `None` when it is not known: only tables of `model_hash`
+    /// fit then.
+    pub base_hash: Option<String>,
 }
 
-/// Facts of one table version, from its manifest or from an embed-service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Facts of one table version, from its manifest or from an embed-service. Equal facts are the same
+/// version; `base_hash` does not take part, as a replica may have been built without it.
+#[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "documented in embed.proto")]
 pub struct TableFacts {
     /// Which of the tables that are served side by side it is a version of.
     pub name: TableName,
     pub table_id: String,
     pub model_hash: String,
+    pub base_hash: Option<String>,
     pub tokenizer_hash: String,
     pub fgram_set_hash: String,
     pub vocab_size: u32,
@@ -45,7 +49,7 @@ pub struct TableFacts {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{table} does not belong to this model: its {what} is {found}, the model's is {expected}; \
-     build it from this model with `trainer precompute`"
+     build it from this model, or from an adapter over it, with `trainer precompute`"
 )]
 pub struct Incompatible {
     /// Which table: a directory or an address.
@@ -58,6 +62,34 @@ pub struct Incompatible {
     pub expected: String,
 }
 
+impl PartialEq for TableFacts {
+    fn eq(&self, other: &Self) -> bool {
+        // Named one by one, so that another field is not forgotten.
+        let Self {
+            name,
+            table_id,
+            model_hash,
+            base_hash: _,
+            tokenizer_hash,
+            fgram_set_hash,
+            vocab_size,
+            max_n,
+            dim,
+            dtype,
+            shard_count,
+        } = self;
+        *name == other.name
+            && *table_id == other.table_id
+            && *model_hash == other.model_hash
+            && *tokenizer_hash == other.tokenizer_hash
+            && *fgram_set_hash == other.fgram_set_hash
+            && (*vocab_size, *max_n, *dim) == (other.vocab_size, other.max_n, other.dim)
+            && (*dtype, *shard_count) == (other.dtype, other.shard_count)
+    }
+}
+
+impl Eq for TableFacts {}
+
 impl TableFacts {
     /// Facts of a table directory that is served by this name.
     pub fn from_manifest(name: &TableName, manifest: &Manifest) -> Self {
@@ -65,6 +97,7 @@ impl TableFacts {
             name: name.clone(),
             table_id: manifest.table_id.clone(),
             model_hash: manifest.model_hash.clone(),
+            base_hash: manifest.base_hash.clone(),
             tokenizer_hash: manifest.tokenizer_hash.clone(),
             fgram_set_hash: manifest.fgram_set_hash.clone(),
             vocab_size: manifest.vocab_size,
@@ -113,6 +146,7 @@ impl TableFacts {
             name: name.clone(),
             table_id: info.table_id.clone(),
             model_hash: info.model_hash.clone(),
+            base_hash: Some(info.base_hash.clone()).filter(|hash| !hash.is_empty()),
             tokenizer_hash: info.tokenizer_hash.clone(),
             fgram_set_hash: info.fgram_set_hash.clone(),
             vocab_size: info.vocab_size,
@@ -128,13 +162,14 @@ impl TableFacts {
         ModelFacts {
             dim: self.dim,
             vocab_size: self.vocab_size,
-            max_n: self.max_n,
             tokenizer_hash: self.tokenizer_hash.clone(),
-            model_hash: self.model_hash.clone(),
+            model_hash: Some(self.model_hash.clone()),
+            base_hash: self.base_hash.clone(),
         }
     }
 
-    /// Checks that rows of this table are inputs of this model. `table` says where it is.
+    /// Checks that rows of this table are inputs of this model: they were made by its f-gram model, or
+    /// by another one over the same main model. `table` says where it is.
     ///
     /// # Errors
     /// Names the first difference, with both values.
@@ -153,12 +188,29 @@ impl TableFacts {
         differs("dim", self.dim.to_string(), model.dim.to_string())?;
         let vocab_size = model.vocab_size.to_string();
         differs("vocab_size", self.vocab_size.to_string(), vocab_size)?;
-        differs("max_n", self.max_n.to_string(), model.max_n.to_string())?;
         let tokenizer = model.tokenizer_hash.clone();
         differs("tokenizer_hash", self.tokenizer_hash.clone(), tokenizer)?;
-        let hash = model.model_hash.clone();
-        differs("model_hash", self.model_hash.clone(), hash)
+        let made_by_its_own = model.model_hash.as_ref() == Some(&self.model_hash);
+        let made_over_it = self.base_hash.is_some() && self.base_hash == model.base_hash;
+        if made_by_its_own || made_over_it {
+            return Ok(());
+        }
+        let found = hashes(Some(&self.model_hash), self.base_hash.as_ref());
+        let expected = hashes(model.model_hash.as_ref(), model.base_hash.as_ref());
+        Err(Incompatible {
+            table: table.to_owned(),
+            what: "model_hash",
+            found,
+            expected,
+        })
     }
+}
+
+/// Both hashes, of which neither fits, for a person.
+fn hashes(model_hash: Option<&String>, base_hash: Option<&String>) -> String {
+    let none = String::from("none");
+    let (model_hash, base_hash) = (model_hash.unwrap_or(&none), base_hash.unwrap_or(&none));
+    format!("{model_hash} (base_hash {base_hash})")
 }
 
 /// For the tests of this crate.
@@ -172,6 +224,7 @@ pub(crate) mod samples {
             name: TableName::default(),
             table_id: table_id.to_owned(),
             model_hash: String::new(),
+            base_hash: None,
             tokenizer_hash: String::new(),
             fgram_set_hash: String::new(),
             vocab_size: 100,
@@ -192,9 +245,9 @@ mod tests {
         ModelFacts {
             dim: 16,
             vocab_size: 300,
-            max_n: 3,
             tokenizer_hash: "aa".into(),
-            model_hash: "bb".into(),
+            model_hash: Some("bb".into()),
+            base_hash: Some("cc".into()),
         }
     }
 
@@ -203,6 +256,7 @@ mod tests {
             name: TableName::default(),
             table_id: "t".into(),
             model_hash: "bb".into(),
+            base_hash: None,
             tokenizer_hash: "aa".into(),
             fgram_set_hash: "ff".into(),
             vocab_size: 300,
@@ -216,6 +270,52 @@ mod tests {
     #[test]
     fn a_table_of_this_model_is_taken() {
         table().check("t", &model()).unwrap();
+    }
+
+    #[test]
+    fn a_table_of_another_model_over_the_same_base_is_taken_whatever_its_k() {
+        let adapter = TableFacts {
+            model_hash: "other".into(),
+            base_hash: Some("cc".into()),
+            max_n: 7,
+            ..table()
+        };
+        adapter.check("t", &model()).unwrap();
+        let base = ModelFacts {
+            model_hash: None,
+            ..model()
+        };
+        adapter.check("t", &base).unwrap();
+        // What is not known is not the same.
+        let nothing = ModelFacts {
+            base_hash: None,
+            ..base.clone()
+        };
+        for table in [table(), adapter.clone()] {
+            let error = table.check("t", &nothing).unwrap_err().to_string();
+            assert!(error.contains("none (base_hash none)"), "{error}");
+        }
+        let other_base = TableFacts {
+            base_hash: Some("dd".into()),
+            ..adapter
+        };
+        let error = other_base.check("t", &base).unwrap_err().to_string();
+        assert!(error.contains("other (base_hash dd)"), "{error}");
+        assert!(error.contains("none (base_hash cc)"), "{error}");
+    }
+
+    #[test]
+    fn a_replica_that_does_not_say_its_base_serves_the_same_version() {
+        let named = TableFacts {
+            base_hash: Some("cc".into()),
+            ..table()
+        };
+        assert_eq!(named, table());
+        let another = TableFacts {
+            model_hash: "xx".into(),
+            ..table()
+        };
+        assert_ne!(another, table());
     }
 
     #[test]
@@ -254,10 +354,9 @@ mod tests {
     #[test]
     fn every_difference_is_refused_and_names_both_values() {
         type Change = fn(&mut TableFacts);
-        let cases: [(&str, &str, &str, Change); 5] = [
+        let cases: [(&str, &str, &str, Change); 4] = [
             ("dim", "32", "16", |t| t.dim = 32),
             ("vocab_size", "299", "300", |t| t.vocab_size = 299),
-            ("max_n", "4", "3", |t| t.max_n = 4),
             ("tokenizer_hash", "xx", "aa", |t| {
                 t.tokenizer_hash = "xx".into();
             }),

@@ -74,6 +74,7 @@ fn facts(manifest: &Manifest, keys: &TableKeys, args: &InspectArgs) -> Value {
         "max_n": manifest.max_n,
         "vocab_size": manifest.vocab_size,
         "model_hash": manifest.model_hash,
+        "base_hash": manifest.base_hash,
         "tokenizer_hash": manifest.tokenizer_hash,
         "fgram_set_hash": manifest.fgram_set_hash,
         "rows_sha256": manifest.rows_sha256,

@@ -96,6 +96,7 @@ fn table_info(manifest: &Manifest, limits: &Limits) -> GetTableInfoResponse {
     GetTableInfoResponse {
         table_id: manifest.table_id.clone(),
         model_hash: manifest.model_hash.clone(),
+        base_hash: manifest.base_hash.clone().unwrap_or_default(),
         tokenizer_hash: manifest.tokenizer_hash.clone(),
         fgram_set_hash: manifest.fgram_set_hash.clone(),
         vocab_size: manifest.vocab_size,

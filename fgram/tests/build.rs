@@ -237,6 +237,39 @@ fn another_run_in_the_directory_is_refused_by_name() {
 }
 
 #[test]
+fn a_table_names_its_base_and_is_the_same_table_without() {
+    let (set, home) = (small_set(), tempfile::tempdir().unwrap());
+    let of_base = |byte: &str| BuildOptions {
+        base_hash: Some(byte.repeat(32)),
+        ..options(DIM)
+    };
+    let dir = |name: &str| home.path().join(name);
+    let plain = build(&dir("plain"), &set, &options(DIM)).unwrap();
+    assert_eq!(plain.base_hash, None);
+    let json = String::from_utf8(plain.to_json()).unwrap();
+    assert!(!json.contains("base_hash"), "{json}");
+    // A build that began without it goes on, and the table has it.
+    build_some(StoreKind::Sled, &dir("named"), &set, 100)
+        .0
+        .unwrap_err();
+    let named = build(&dir("named"), &set, &of_base("01")).unwrap();
+    assert_eq!(open(&dir("named")).unwrap().manifest(), &named);
+    assert_eq!(named.base_hash.as_deref(), Some(&*"01".repeat(32)));
+    let without = Manifest {
+        base_hash: None,
+        ..named.clone()
+    };
+    assert_eq!(without, plain);
+    // What is finished stays as it is; of another base it is another table.
+    assert_eq!(build(&dir("plain"), &set, &of_base("01")).unwrap(), plain);
+    let error = build(&dir("named"), &set, &of_base("02")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mismatch);
+    assert!(error.to_string().contains("another base"), "{error}");
+    let error = build(&dir("bad"), &set, &of_base("x")).unwrap_err();
+    assert!(error.to_string().contains("base_hash"), "{error}");
+}
+
+#[test]
 fn rows_of_nowhere_are_not_adopted() {
     for (store, name) in StoreKind::ALL.into_iter().zip(["rows.bin", "rows.sled"]) {
         let dir = tempfile::tempdir().unwrap();

@@ -23,6 +23,7 @@ fn new_row_of(ids: &[u32], dim: usize) -> Vec<f32> {
 fn new_options(store: StoreKind) -> BuildOptions {
     BuildOptions {
         model_hash: "cd".repeat(32),
+        base_hash: Some("ef".repeat(32)),
         ..in_store(store, DIM)
     }
 }
@@ -111,8 +112,8 @@ fn a_table_of_another_model_gives_all_its_rows_and_its_name() {
         let now = Manifest::read(&fixture.table()).unwrap();
         assert_eq!(now, report.manifest);
         assert_eq!(
-            (&now.table_id, &now.model_hash),
-            (&new.table_id, &new.model_hash)
+            (&now.table_id, &now.model_hash, &now.base_hash),
+            (&new.table_id, &new.model_hash, &new.base_hash)
         );
         assert_eq!(now.checksum_seed, fixture.old.table_id);
         assert_ne!(now.rows_sha256, fixture.old.rows_sha256);

@@ -179,11 +179,28 @@ fn listening_event(stdout: &str) -> Option<serde_json::Value> {
 /// # Panics
 /// When it is not 200.
 pub async fn http_get(address: &str, path: &str) -> String {
+    http(address, &format!("GET {path}"), "").await
+}
+
+/// The body of an HTTP/1.1 answer to a body of JSON.
+///
+/// # Panics
+/// When it is not 200, or no JSON.
+pub async fn http_post(address: &str, path: &str, body: &serde_json::Value) -> serde_json::Value {
+    let answer = http(address, &format!("POST {path}"), &body.to_string()).await;
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+    serde_json::from_str(body).expect("JSON")
+}
+
+async fn http(address: &str, what: &str, body: &str) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut stream = tokio::net::TcpStream::connect(address)
         .await
-        .expect("connect to the metrics endpoint");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        .expect("connect to the HTTP endpoint");
+    let request = format!(
+        "{what} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     stream
         .write_all(request.as_bytes())
         .await

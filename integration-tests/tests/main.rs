@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod suite {
+    mod adapters;
     mod bad_requests;
     mod broken_files;
     mod clients;

@@ -5,7 +5,7 @@
 //! JSON object for each type of weights and number of prompt tokens: the time that a quarter of the
 //! steps stay below (a busy machine spoils others), and the same in ordinary steps.
 
-use scone_model::checkpoint::load_packed_model_dir;
+use scone_model::checkpoint::{ModelFiles, load_packed_model};
 use scone_model::{Decoder, KV_BLOCK_POSITIONS, KvDtype, KvPool, Segment, WeightType};
 use std::path::Path;
 use std::time::Instant;
@@ -33,7 +33,7 @@ fn main() -> Result<()> {
 }
 
 fn measure(model: &Path, kind: WeightType) -> Result<()> {
-    let decoder = load_packed_model_dir(model, kind)?.decoder;
+    let decoder = load_packed_model(&ModelFiles::open(model)?, kind)?.decoder;
     let blocks_of = |positions: usize| positions.div_ceil(KV_BLOCK_POSITIONS);
     let each = blocks_of(HELD + 1);
     let prompt_blocks = blocks_of(PROMPT_HELD + 32);

@@ -31,6 +31,7 @@ pub fn join(set: &FgramSet, shards: &[PathBuf], out: &Path, store: StoreKind) ->
         dtype: first.dtype,
         dim: first.dim as usize,
         model_hash: first.model_hash.clone(),
+        base_hash: base_hash(&tables)?,
         batch_rows: BATCH_ROWS,
         threads: rayon::current_num_threads(),
         ..BuildOptions::default()
@@ -46,6 +47,20 @@ pub fn join(set: &FgramSet, shards: &[PathBuf], out: &Path, store: StoreKind) ->
     };
     build_table_encoded(out, set, &options, rows, report)
         .with_context(|| format!("cannot build the table {}", out.display()))
+}
+
+/// The base that the shards were made for, as far as one of them says.
+fn base_hash(tables: &[Table]) -> Result<Option<String>> {
+    let mut named = tables
+        .iter()
+        .filter_map(|table| table.manifest().base_hash.as_ref());
+    let Some(first) = named.next() else {
+        return Ok(None);
+    };
+    match named.find(|&other| other != first) {
+        None => Ok(Some(first.clone())),
+        Some(other) => bail!("some shards were made for the base {first}, others for {other}"),
+    }
 }
 
 /// The tables of all shards, in their order.

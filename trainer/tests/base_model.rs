@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use scone_model::checkpoint::{load_model_dir, save_model_dir};
+use scone_model::checkpoint::{ModelFiles, load_model_dir, save_model_dir};
 use scone_model::config::{Gpt2Config, LlamaConfig, LlamaVariant};
 use scone_model::{ModelConfig, init_parameters};
 use support::{Fixture, bytes};
@@ -167,7 +167,10 @@ fn a_table_adapter_leaves_the_base_as_it_was() {
     // The tokens without a table are those of the base, and the table can be made.
     assert_eq!(plain_score(&fixture, &out), plain_score(&fixture, &base));
     let table = fixture.path("table");
-    precompute(&out, &table, &Device::Cpu, &precompute::Options::default()).unwrap();
+    let manifest = precompute(&out, &table, &Device::Cpu, &precompute::Options::default()).unwrap();
+    // The table names the base, whose file is another.
+    let base_hash = ModelFiles::open(&base).unwrap().base_hash().unwrap();
+    assert_eq!(manifest.base_hash, Some(base_hash));
     let (_, valid) = &outcome.valid[0];
     assert!(valid.nats_per_token() < plain_score(&fixture, &base) - 0.3);
 

@@ -304,6 +304,7 @@ fn shards_join_into_the_table_that_one_run_makes() {
         }
         let again = join(&set, &order, &joined, StoreKind::Mapped).unwrap();
         assert_eq!(again.rows, 300);
+        assert!(again.base_hash.is_some());
 
         let refused = |shards: &[std::path::PathBuf], says: &str| {
             let out = fixture.path("refused");

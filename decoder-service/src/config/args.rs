@@ -51,7 +51,9 @@ pub struct ModelArgs {
     /// Table directory, to look up rows in this process; NAME=DIR for one that requests have to
     /// name. May be given several times, with commas between in the environment. Without a
     /// --table that has no name and without --embed, the table of a SCONE model is built from the
-    /// model directory on first use and kept in the cache folder.
+    /// model directory on first use and kept in the cache folder. Tables must have been made of this
+    /// model, or of table adapters over it; a model without scone.json takes those of adapters, and
+    /// without a default table gives its own tokens to requests that name none.
     #[arg(
         long,
         env = "SCONE_TABLE",

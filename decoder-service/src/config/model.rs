@@ -60,6 +60,14 @@ pub struct ModelConfig {
     pub on_lookup_failure: OnLookupFailure,
 }
 
+impl ModelConfig {
+    /// Whether there are tables that others made: they may have been made over this model by another
+    /// f-gram model, which only its base hash tells.
+    pub fn has_foreign_tables(&self) -> bool {
+        !matches!(self.embed, EmbedSource::FromModel(_)) || !self.tables.is_empty()
+    }
+}
+
 impl ModelArgs {
     /// Checks the flags and makes the device ready.
     ///

@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status};
 pub use self::auth::authenticated;
 use self::call::Call;
 use crate::{
+    embed_tier::TableName,
     explain::{DEFAULT_TOP, describe, explain},
     intake::{Deltas, Intake},
     startup::TierInfo,
@@ -81,16 +82,18 @@ impl decoder_service_server::DecoderService for DecoderService {
         _request: Request<GetModelInfoRequest>,
     ) -> Result<Response<GetModelInfoResponse>, Status> {
         let (info, tier) = (self.intake.info(), self.intake.tier());
+        let default = tier.table(&TableName::default());
         let limits = self.intake.config().limits;
         Ok(Response::new(GetModelInfoResponse {
             model: info.name.clone(),
-            model_hash: info.model_hash.clone(),
+            model_hash: info.model_hash.clone().unwrap_or_default(),
+            base_hash: info.base_hash.clone().unwrap_or_default(),
             tokenizer_hash: info.tokenizer_hash.clone(),
             vocab_size: info.vocab_size as u32,
             context_tokens: info.context_tokens as u32,
             dim: info.dim as u32,
-            max_n: info.max_n.unwrap_or(0) as u32,
-            table_id: tier.table_id(),
+            max_n: default.as_ref().map_or(0, |facts| facts.max_n),
+            table_id: default.map_or_else(String::new, |facts| facts.table_id.clone()),
             embed_mode: tier.mode().to_owned(),
             max_batch: limits.max_batch as u32,
             max_queue: limits.max_queue as u32,

@@ -154,7 +154,7 @@ pub fn small_table_of(fixture: &Fixture) -> PathBuf {
 
 /// The fixture's table under its name, and two others: `int4` and `small`.
 pub fn three_tables(fixture: &Fixture, model: &ServedModel) -> Box<dyn EmbedTier> {
-    let (options, facts) = (TableOptions::default(), model.info.table_facts().unwrap());
+    let (options, facts) = (TableOptions::default(), model.info.table_facts());
     let mut tables = Embedded::open(&fixture.table, &options, &facts).unwrap();
     for (name, dir) in [
         ("int4", int4_table_of(fixture)),
@@ -297,7 +297,7 @@ pub fn engine_config(limits: Limits) -> EngineConfig {
 }
 
 pub fn embedded(fixture: &Fixture, model: &ServedModel) -> Box<dyn EmbedTier> {
-    let facts = model.info.table_facts().unwrap();
+    let facts = model.info.table_facts();
     Box::new(Embedded::open(&fixture.table, &TableOptions::default(), &facts).unwrap())
 }
 

@@ -40,6 +40,8 @@ pub struct BuildOptions {
     pub shard: (u32, u32),
     /// SHA-256, lower-case hexadecimal, of the f-gram model and token embedding.
     pub model_hash: String,
+    /// Base hash of the main model, as in [`Manifest::base_hash`].
+    pub base_hash: Option<String>,
     /// Most f-grams given to `rows` at once, 1 or more.
     pub batch_rows: usize,
     /// Memory for sled's page cache, in bytes.
@@ -58,6 +60,7 @@ impl Default for BuildOptions {
             dim: 0,
             shard: (0, 1),
             model_hash: String::new(),
+            base_hash: None,
             batch_rows: 1024,
             store_cache_bytes: 64 << 20,
             threads: thread::available_parallelism().map_or(1, usize::from),
@@ -281,6 +284,7 @@ fn planned(set: &FgramSet, options: &BuildOptions, rows: u64) -> Result<Manifest
         checksum_seed: table_id.clone(),
         table_id,
         model_hash: options.model_hash.clone(),
+        base_hash: options.base_hash.clone(),
         tokenizer_hash: hex(&set.header().tokenizer_hash),
         fgram_set_hash,
         vocab_size: set.header().vocab_size,

@@ -171,7 +171,10 @@ fn next_manifest(dir: &Path, from: &Path, old: &Manifest, new: &Manifest) -> Res
         }
     }
     if new.model_hash == old.model_hash {
-        return Ok(old.clone());
+        return Ok(Manifest {
+            base_hash: old.base_hash.clone().or_else(|| new.base_hash.clone()),
+            ..old.clone()
+        });
     }
     if new.rows < old.rows {
         let problem = format!(
@@ -186,6 +189,7 @@ fn next_manifest(dir: &Path, from: &Path, old: &Manifest, new: &Manifest) -> Res
     Ok(Manifest {
         table_id: new.table_id.clone(),
         model_hash: new.model_hash.clone(),
+        base_hash: new.base_hash.clone(),
         fgram_set_hash: new.fgram_set_hash.clone(),
         ..old.clone()
     })

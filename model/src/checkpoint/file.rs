@@ -78,12 +78,21 @@ pub(super) struct TensorFile {
 }
 
 impl TensorFile {
-    /// The numbers of a tensor as f32.
+    /// A tensor as f32.
+    ///
+    /// # Errors
+    /// As [`numbers`](Self::numbers).
+    pub(super) fn read(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let (numbers, shape) = self.numbers(name)?;
+        Ok(Tensor::from_vec(numbers, shape, device)?)
+    }
+
+    /// The numbers of a tensor as f32, and its shape.
     ///
     /// # Errors
     /// A file that cannot be read, a tensor of a type that no weight has, or a number that is
     /// infinite or none.
-    pub(super) fn read(&self, name: &str, device: &Device) -> Result<Tensor> {
+    pub(super) fn numbers(&self, name: &str) -> Result<(Vec<f32>, &[usize])> {
         let path = &self.path;
         let entry = self
             .entries
@@ -97,7 +106,7 @@ impl TensorFile {
         if let Some(head_dim) = entry.interleaved {
             values = half_split(&values, head_dim, entry.shape.get(1).copied().unwrap_or(1));
         }
-        Ok(Tensor::from_vec(values, entry.shape.as_slice(), device)?)
+        Ok((values, &entry.shape))
     }
 }
 

@@ -32,6 +32,9 @@ pub struct LoadedModel {
     pub tokenizer_hash: Option<String>,
     /// Identifies A and T, as tables carry it; `None` for a plain model.
     pub model_hash: Option<String>,
+    /// Identifies the main model's weights; where the files were opened to be
+    /// [hashed](ModelFiles::hashing).
+    pub base_hash: Option<String>,
 }
 
 /// What a table is made with.
@@ -51,31 +54,37 @@ pub struct TableModel {
 /// missing, has another shape or holds a number that is infinite or none, or weights of A and T
 /// that are not those `scone.json` names.
 pub fn load_model_dir(path: &Path, device: &Device) -> Result<LoadedModel> {
-    let files = ModelFiles::open(path)?;
+    load_model(&ModelFiles::open(path)?, device)
+}
+
+/// As [`load_model_dir`], of files that are open.
+///
+/// # Errors
+/// As [`load_model_dir`].
+pub fn load_model(files: &ModelFiles, device: &Device) -> Result<LoadedModel> {
     let scone = SconeConfig::load(files.dir())?;
     let decoder = files.decoder(device)?;
     let fgram = match &scone {
-        Some(scone) => load_fgram(&files, scone, decoder.token_embedding(), device)?,
+        Some(scone) => load_fgram(files, scone, decoder.token_embedding(), device)?,
         None => None,
     };
-    loaded(&files, scone, decoder, fgram)
+    loaded(files, scone, decoder, fgram)
 }
 
-/// As [`load_model_dir`], for serving on the CPU: the main model's weights are
+/// As [`load_model`], for serving on the CPU: the main model's weights are
 /// [packed](Decoder::pack) as they are read, so that no more than one layer of them is in memory
 /// in f32 at a time. A is checked and not kept.
 ///
 /// # Errors
 /// As [`load_model_dir`].
-pub fn load_packed_model_dir(path: &Path, kind: WeightType) -> Result<LoadedModel> {
-    let files = ModelFiles::open(path)?;
+pub fn load_packed_model(files: &ModelFiles, kind: WeightType) -> Result<LoadedModel> {
     let scone = SconeConfig::load(files.dir())?;
     if let Some(scone) = &scone {
         let token_embedding = files.token_embedding(&host())?;
-        load_fgram(&files, scone, &token_embedding, &host())?;
+        load_fgram(files, scone, &token_embedding, &host())?;
     }
     let decoder = files.packed_decoder(kind)?;
-    loaded(&files, scone, decoder, None)
+    loaded(files, scone, decoder, None)
 }
 
 /// Loads of a model directory what a table is made with; `None` for a plain model, or when
@@ -104,6 +113,10 @@ fn loaded(
 ) -> Result<LoadedModel> {
     Ok(LoadedModel {
         model_hash: scone.as_ref().map(|s| s.model_hash.clone()),
+        base_hash: match files.hashes() {
+            true => Some(files.base_hash()?),
+            false => None,
+        },
         tokenizer_hash: tokenizer_hash(files.dir())?,
         dir: files.dir().to_owned(),
         config: files.config().clone(),

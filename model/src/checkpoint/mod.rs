@@ -22,7 +22,9 @@ mod save;
 
 pub use dtype::StoredDtype;
 pub use hash::model_hash;
-pub use load::{LoadedModel, TableModel, load_model_dir, load_packed_model_dir, load_table_model};
+pub use load::{
+    LoadedModel, TableModel, load_model, load_model_dir, load_packed_model, load_table_model,
+};
 pub use model_files::{ModelFiles, model_dir};
 pub use names::{FGRAM_MODEL_FILE, MODEL_FILE};
 pub use safetensors::{read_parameters, write_parameters};

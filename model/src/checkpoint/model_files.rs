@@ -3,6 +3,7 @@
 use super::dtype::StoredDtype;
 use super::file::{Located, TensorFile, locate, unusable};
 use super::gguf;
+use super::hash::{NumbersDigest, base_hash, numbers_digest};
 use super::names::{INDEX_FILE, MODEL_FILE};
 use super::safetensors;
 use crate::config::ModelConfig;
@@ -13,6 +14,7 @@ use crate::init::Parameters;
 use crate::layers::{Source, Weights};
 use crate::weight_type::WeightType;
 use candle_core::{Device, Tensor};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -24,6 +26,8 @@ pub struct ModelFiles {
     config: ModelConfig,
     files: Vec<TensorFile>,
     tensors: BTreeMap<String, Located>,
+    /// What was read so far, where the base hash is wanted.
+    digests: Option<RefCell<BTreeMap<String, NumbersDigest>>>,
 }
 
 impl ModelFiles {
@@ -47,7 +51,47 @@ impl ModelFiles {
             config,
             files,
             tensors,
+            digests: None,
         })
+    }
+
+    /// The same, and each tensor is hashed when it is first read: the [base hash](Self::base_hash)
+    /// then needs no reading of its own, and is in what is loaded.
+    #[must_use]
+    pub fn hashing(self) -> Self {
+        Self {
+            digests: Some(RefCell::default()),
+            ..self
+        }
+    }
+
+    /// Whether [`hashing`](Self::hashing) was asked for.
+    pub fn hashes(&self) -> bool {
+        self.digests.is_some()
+    }
+
+    /// Identifies the weights of the main model, whatever files and types they are stored in:
+    /// SHA-256, lower-case hexadecimal, over names, shapes and f32 values (`docs/formats.md`). Reads
+    /// what was not hashed when it was read, one tensor at a time.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn base_hash(&self) -> Result<String> {
+        let read = self
+            .digests
+            .as_ref()
+            .map(|digests| digests.borrow().clone());
+        let mut digests = read.unwrap_or_default();
+        let mut specs = self.config.tensors();
+        for spec in &specs {
+            if !digests.contains_key(&spec.name) {
+                let digest = numbers_digest(&self.numbers(&spec.name)?.0);
+                digests.insert(spec.name.clone(), digest);
+            }
+        }
+        specs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        // Both in the order of names, and a name is there once.
+        Ok(base_hash(specs.iter().zip(digests.values())))
     }
 
     /// The directory of the tokenizer and all other files.
@@ -82,9 +126,20 @@ impl ModelFiles {
     }
 
     fn read_one(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let (numbers, shape) = self.numbers(name)?;
+        if let Some(digests) = &self.digests
+            && !digests.borrow().contains_key(name)
+        {
+            let digest = numbers_digest(&numbers);
+            digests.borrow_mut().insert(name.to_owned(), digest);
+        }
+        Ok(Tensor::from_vec(numbers, shape, device)?)
+    }
+
+    fn numbers(&self, name: &str) -> Result<(Vec<f32>, &[usize])> {
         let missing = || Error::MissingTensor { name: name.into() };
         let tensor = self.tensors.get(name).ok_or_else(missing)?;
-        self.files[tensor.file].read(&tensor.stored_as, device)
+        self.files[tensor.file].numbers(&tensor.stored_as)
     }
 
     /// Builds the model, with each tensor read when its layer asks for it: a layer that keeps its

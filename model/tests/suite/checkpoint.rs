@@ -2,9 +2,11 @@
 use crate::common::{embeddings, fgram_config, fgram_parameters, parameters, values};
 use candle_core::{Device, Tensor};
 use scone_model::checkpoint::{
-    FgramParts, StoredDtype, load_model_dir, read_parameters, save_model_dir, write_parameters,
+    FgramParts, ModelFiles, StoredDtype, load_model, load_model_dir, read_parameters,
+    save_model_dir, write_parameters,
 };
 use scone_model::{Decoder, Error, ModelConfig, Parameters};
+use sha2::{Digest, Sha256};
 use std::path::Path;
 
 fn hidden(decoder: &Decoder) -> Vec<f32> {
@@ -100,6 +102,67 @@ fn half_precision_is_loaded_as_it_was_rounded() {
     }
 }
 
+fn base_hash(dir: &Path) -> String {
+    ModelFiles::open(dir).unwrap().base_hash().unwrap()
+}
+
+/// As docs/formats.md has it, of tensors of one piece.
+fn documented_base_hash(main: &Parameters) -> String {
+    let mut hash = Sha256::new();
+    hash.update("scone-base-1");
+    for (name, tensor) in main {
+        hash.update((name.len() as u64).to_le_bytes());
+        hash.update(name);
+        hash.update((tensor.rank() as u64).to_le_bytes());
+        for &size in tensor.dims() {
+            hash.update((size as u64).to_le_bytes());
+        }
+        let bytes: Vec<u8> = values(tensor)
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect();
+        hash.update(Sha256::digest(Sha256::digest(bytes)));
+    }
+    scone_files::hex(&hash.finalize())
+}
+
+#[test]
+fn the_base_hash_is_of_the_numbers_whatever_lies_beside_them() {
+    for config in crate::common::families() {
+        let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let (main, _) = save_scone(dirs[0].path(), &config);
+        let expected = documented_base_hash(&main);
+        assert_eq!(base_hash(dirs[0].path()), expected);
+        // While it is loaded, on its own, and without A.
+        let files = ModelFiles::open(dirs[0].path()).unwrap().hashing();
+        let loaded = load_model(&files, &Device::Cpu).unwrap();
+        assert_eq!(loaded.base_hash.as_ref(), Some(&expected));
+        assert_eq!(files.base_hash().unwrap(), expected);
+        let loaded = load_model_dir(dirs[0].path(), &Device::Cpu).unwrap();
+        assert_eq!(loaded.base_hash, None);
+        save_model_dir(dirs[1].path(), &config, &main, None).unwrap();
+        assert_eq!(base_hash(dirs[1].path()), expected);
+        // One number of the last tensor.
+        let mut other = main.clone();
+        let (_, tensor) = other.iter_mut().next_back().unwrap();
+        let mut numbers = values(tensor);
+        *numbers.last_mut().unwrap() += 1.0;
+        *tensor = Tensor::from_vec(numbers, tensor.dims(), &Device::Cpu).unwrap();
+        save_model_dir(dirs[2].path(), &config, &other, None).unwrap();
+        assert_ne!(base_hash(dirs[2].path()), expected);
+        // Numbers that were rounded are others, and the same in whatever type they are stored.
+        let rounded: Parameters = main
+            .iter()
+            .map(|(name, x)| (name.clone(), StoredDtype::Bf16.round(x).unwrap()))
+            .collect();
+        for dtype in [StoredDtype::Bf16, StoredDtype::F32] {
+            let path = dirs[1].path().join(scone_model::checkpoint::MODEL_FILE);
+            write_parameters(&path, &rounded, dtype).unwrap();
+            assert_eq!(base_hash(dirs[1].path()), documented_base_hash(&rounded));
+        }
+    }
+}
+
 #[test]
 fn gpt2_names_with_and_without_the_prefix() {
     let config = crate::common::gpt2();
@@ -143,6 +206,7 @@ fn a_checkpoint_in_parts_loads() {
         hidden(&loaded.decoder),
         hidden(&crate::common::decoder(&config, &main))
     );
+    assert_eq!(base_hash(dir.path()), documented_base_hash(&main));
     map.insert(first.clone(), "model-1.safetensors".into());
     std::fs::write(&index, serde_json::json!({"weight_map": map}).to_string()).unwrap();
     let error = load_model_dir(dir.path(), &Device::Cpu).unwrap_err();

@@ -154,6 +154,8 @@ fn every_type_is_the_same_model_as_its_weights_in_safetensors() {
         let expected = load_model_dir(&directory, &Device::Cpu).unwrap();
         let expected = values(&expected.decoder.forward(&embeds).unwrap());
         std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
+        let base_hash = |path: &Path| ModelFiles::open(path).unwrap().base_hash().unwrap();
+        assert_eq!(base_hash(&path), base_hash(&directory), "{dtype:?}");
         for named in [path.as_path(), dir.path()] {
             let loaded = load_model_dir(named, &Device::Cpu).unwrap();
             assert_eq!(loaded.dir, dir.path());

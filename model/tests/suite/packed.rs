@@ -2,7 +2,7 @@
 use crate::checkpoint::save_scone;
 use crate::common::{assert_close, decoder, embeddings, families, llama, parameters, values};
 use candle_core::Device;
-use scone_model::checkpoint::{load_model_dir, load_packed_model_dir, load_table_model};
+use scone_model::checkpoint::{ModelFiles, load_model_dir, load_packed_model, load_table_model};
 use scone_model::config::LlamaConfig;
 use scone_model::{Decoder, KvDtype, ModelConfig, Segment, WeightType};
 use std::collections::BTreeMap;
@@ -159,9 +159,12 @@ fn a_model_packed_as_it_is_read_is_the_model_packed_after() {
         for kind in WeightType::ALL {
             let whole = load_model_dir(dir.path(), &Device::Cpu).unwrap();
             let after = whole.decoder.pack(kind).unwrap();
-            let reading = load_packed_model_dir(dir.path(), kind).unwrap();
+            let files = ModelFiles::open(dir.path()).unwrap().hashing();
+            let reading = load_packed_model(&files, kind).unwrap();
             assert!(reading.fgram.is_none());
             assert_eq!(reading.model_hash, whole.model_hash);
+            let base_hash = ModelFiles::open(dir.path()).unwrap().base_hash();
+            assert_eq!(reading.base_hash, Some(base_hash.unwrap()));
             assert_eq!(reading.decoder.packing(), after.packing());
             let logits = |model: &Decoder| run(model, &sequences, |_, _| 7);
             assert_eq!(logits(&reading.decoder), logits(&after), "{kind}");
@@ -194,7 +197,8 @@ fn what_a_table_is_made_with_is_read_on_its_own_and_checked() {
     )
     .unwrap();
     assert!(load_table_model(dir.path(), &Device::Cpu).is_err());
-    let error = load_packed_model_dir(dir.path(), WeightType::Int8).unwrap_err();
+    let files = ModelFiles::open(dir.path()).unwrap();
+    let error = load_packed_model(&files, WeightType::Int8).unwrap_err();
     assert!(error.to_string().contains("scone.json says"), "{error}");
 }
 

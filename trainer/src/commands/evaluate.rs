@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use candle_core::Tensor;
 use clap::builder::BoolishValueParser;
 use scone_fgram::{RowDtype, Table, TableOptions};
-use scone_model::checkpoint::{LoadedModel, load_model_dir};
+use scone_model::checkpoint::{LoadedModel, ModelFiles, load_model_dir};
 use scone_model::{DeviceChoice, WeightType};
 use serde::Serialize;
 
@@ -41,7 +41,8 @@ pub struct Args {
     /// CPU only.
     #[arg(long, env = "SCONE_WEIGHTS", help_heading = "Model")]
     weights: Option<WeightType>,
-    /// Take f-gram rows from this table; absent: from the f-gram model.
+    /// Take f-gram rows from this table, made of this model or of an adapter over it; absent: from the
+    /// f-gram model.
     #[arg(long, env = "SCONE_TABLE", help_heading = "Model")]
     table: Option<PathBuf>,
     /// Round the rows of the f-gram model as a table of this type would: f32, f16, bf16, int8 or
@@ -159,19 +160,7 @@ fn open_table(args: &Args, model: &LoadedModel) -> Result<Option<Table>> {
     let table = Table::open(dir, &options)
         .with_context(|| format!("cannot open the table {}", dir.display()))?;
     let manifest = table.manifest();
-    let fit = [
-        (
-            "model",
-            Some(&manifest.model_hash),
-            model.model_hash.as_ref(),
-        ),
-        (
-            "tokenizer",
-            Some(&manifest.tokenizer_hash),
-            model.tokenizer_hash.as_ref(),
-        ),
-    ];
-    for (what, of_table, of_model) in fit {
+    let check = |what, of_table: Option<&String>, of_model: Option<&String>| {
         ensure!(
             of_table == of_model,
             "the table {} was made for the {what} of hash {}, {} has {}",
@@ -180,6 +169,20 @@ fn open_table(args: &Args, model: &LoadedModel) -> Result<Option<Table>> {
             args.model.display(),
             of_model.map_or("none", String::as_str)
         );
+        Ok(())
+    };
+    let tokenizer = model.tokenizer_hash.as_ref();
+    check("tokenizer", Some(&manifest.tokenizer_hash), tokenizer)?;
+    // A table of another f-gram model may have been made over this main model.
+    match &manifest.base_hash {
+        Some(base_hash) if model.model_hash.as_ref() != Some(&manifest.model_hash) => {
+            let of_model = ModelFiles::open(&args.model)?.base_hash()?;
+            check("base", Some(base_hash), Some(&of_model))?;
+        }
+        _ => {
+            let of_model = model.model_hash.as_ref();
+            check("model", Some(&manifest.model_hash), of_model)?;
+        }
     }
     Ok(Some(table))
 }

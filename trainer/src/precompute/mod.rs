@@ -19,7 +19,7 @@ use scone_fgram::table::{
 };
 use scone_fgram::{RowDtype, StoreKind, shard_of};
 use scone_model::FgramModel;
-use scone_model::checkpoint::{LoadedModel, load_model_dir};
+use scone_model::checkpoint::{LoadedModel, ModelFiles, load_model};
 
 use crate::model_dir::read_fgram_set;
 use crate::progress::{Progress, Unit};
@@ -65,11 +65,19 @@ pub fn precompute(
     device: &Device,
     options: &Options,
 ) -> Result<Manifest> {
-    let model = load_model_dir(model_dir, device)
-        .with_context(|| format!("cannot load the model in {}", model_dir.display()))?;
+    let cannot_load = || format!("cannot load the model in {}", model_dir.display());
+    let files = ModelFiles::open(model_dir).with_context(cannot_load)?;
+    let model = load_model(&files.hashing(), device).with_context(cannot_load)?;
     let set = read_fgram_set(&model.dir, &model)?;
     let live = LiveModel::new(&model, model_dir)?;
     let manifest = build(&model, &set, &live, out, options)?;
+    if manifest.base_hash.is_none() {
+        tracing::warn!(
+            path = %out.display(),
+            "the table was finished before tables named their base: decoders take it for this model \
+             alone; build it in another directory to serve it over the base model"
+        );
+    }
     verify(&live, &set, out, options)?;
     Ok(manifest)
 }
@@ -117,6 +125,7 @@ fn build(
             .model_hash
             .clone()
             .context("scone.json names no model hash")?,
+        base_hash: model.base_hash.clone(),
         batch_rows: options.batch_rows,
         threads: rayon::current_num_threads(),
         ..BuildOptions::default()

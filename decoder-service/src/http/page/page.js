@@ -78,15 +78,16 @@ async function findModel() {
     const list = await (await call("/v1/models")).json();
     model = list.data[0];
     showTables(list.data);
+    const longest = Math.max(...list.data.map(({ scone }) => scone.max_n ?? 0));
     const table = model.scone.max_n
       ? `f-grams of up to ${model.scone.max_n} tokens, table ${model.scone.table_id.slice(0, 8)} (${model.scone.embed_mode})`
-      : "a plain model, no f-grams";
+      : longest ? "no default table" : "a plain model, no f-grams";
     byId("model").textContent = `${model.id}: ${table}, context of ${model.max_model_len} tokens`;
     const chat = model.scone.has_chat_template;
     byId("chat-kind").disabled = !chat;
     byId("no-chat").hidden = chat;
     if (!chat) form.elements.kind.value = "completion";
-    showLegend(model.scone.max_n ?? 0);
+    showLegend(longest);
   } catch (error) {
     model = null;
     const said = error instanceof TypeError ? "the server cannot be reached" : error.message;

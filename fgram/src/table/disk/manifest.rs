@@ -94,6 +94,10 @@ pub struct Manifest {
     pub checksum_seed: String,
     /// SHA-256, lower-case hexadecimal, of the f-gram model and token embedding.
     pub model_hash: String,
+    /// Base hash of the main model that the rows were made for: SHA-256, lower-case hexadecimal, of
+    /// its parameters (`docs/formats.md`). Absent when whoever built the table did not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_hash: Option<String>,
     /// SHA-256, lower-case hexadecimal, of tokenizer.json.
     pub tokenizer_hash: String,
     /// SHA-256, lower-case hexadecimal, of the f-gram set file.
@@ -208,6 +212,9 @@ impl Manifest {
             return Err(Error::argument("rows", problem));
         }
         check_hash("model_hash", &self.model_hash)?;
+        if let Some(base_hash) = &self.base_hash {
+            check_hash("base_hash", base_hash)?;
+        }
         check_hash("tokenizer_hash", &self.tokenizer_hash)?;
         check_hash("fgram_set_hash", &self.fgram_set_hash)?;
         if self.table_id != table_id(&self.model_hash, &self.fgram_set_hash, self.dtype) {
@@ -219,11 +226,16 @@ impl Manifest {
     }
 
     /// The first property in which two runs differ, with its values in `self` and `other`. Files
-    /// and checksums are results, not properties.
+    /// and checksums are results, not properties; a base that only one of them names is no
+    /// difference.
     pub(crate) fn difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
         let pairs = self.properties().into_iter().zip(other.properties());
         let mut differing = pairs.filter(|(a, b)| a.1 != b.1);
-        differing.next().map(|((field, a), (_, b))| (field, a, b))
+        let first = differing.next().map(|((field, a), (_, b))| (field, a, b));
+        first.or_else(|| match (&self.base_hash, &other.base_hash) {
+            (Some(a), Some(b)) if a != b => Some(("base", a.clone(), b.clone())),
+            _ => None,
+        })
     }
 
     fn properties(&self) -> [(&'static str, String); 12] {

@@ -18,6 +18,7 @@ pub(crate) fn manifest(rows: u64, max_n: u8) -> Manifest {
         checksum_seed: table_id.clone(),
         table_id,
         model_hash: hash.clone(),
+        base_hash: None,
         tokenizer_hash: hash.clone(),
         fgram_set_hash: hash,
         vocab_size: 10,
