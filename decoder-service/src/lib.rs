@@ -52,6 +52,7 @@ mod table_cache;
 pub mod terminal;
 pub mod text;
 pub mod traces;
+pub mod turns;
 
 use std::{
     sync::{Arc, OnceLock},

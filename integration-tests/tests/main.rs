@@ -7,6 +7,7 @@ mod suite {
     mod broken_files;
     mod clients;
     mod embed_tier_down;
+    mod fairness;
     mod faults;
     mod generate;
     mod health;

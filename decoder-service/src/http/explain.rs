@@ -1,13 +1,14 @@
 //! `POST /v1/fgrams/explain`: what the f-gram did that ends where a text does; `/v1/fgrams/describe`:
 //! which place it has among all.
 
-use std::sync::Arc;
-
-use axum::{http::HeaderMap, response::Response};
+use axum::{
+    http::{Extensions, HeaderMap},
+    response::Response,
+};
 use serde_json::{Value, json};
 
 use super::{
-    Http, Ready,
+    Ready,
     answer::Counts,
     completions,
     error::Refusal,
@@ -19,7 +20,6 @@ use super::{
 use crate::{
     error::Error,
     explain::{self, DEFAULT_TOP, Explanation, Fgram, Prediction},
-    keys::Key,
     model::ModelInfo,
     request::Draft,
     text::Pieces,
@@ -79,10 +79,9 @@ pub(super) async fn described(
 
 /// Answers a request.
 pub(super) async fn answer(
-    http: &Http,
     ready: &Ready,
     headers: &HeaderMap,
-    key: Option<Arc<Key>>,
+    extensions: &Extensions,
     question: Question,
 ) -> Result<Response, Refusal> {
     let intake = &ready.intake;
@@ -92,7 +91,7 @@ pub(super) async fn answer(
         model,
     } = question;
     draft.table = table_of(intake, model.as_deref())?;
-    let caller = Caller::new(http, headers, key);
+    let caller = Caller::new(headers, extensions);
     caller.sign(&mut draft);
     let explained = explain::explain(intake, draft, top, None).await?;
     let model = model.as_ref().unwrap_or(&intake.info().name);

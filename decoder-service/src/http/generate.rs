@@ -1,12 +1,13 @@
 //! What the two endpoints that generate have in common, from a request's fields to its answer.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use axum::{
-    http::{HeaderMap, HeaderName, HeaderValue},
+    http::{Extensions, HeaderMap, HeaderName, HeaderValue},
     response::Response,
 };
 use scone_proto::{TRACEPARENT, TraceContext};
+use scone_service::connections::far_end;
 use serde_json::Value;
 
 use super::{
@@ -119,18 +120,17 @@ fn renamed(error: Error, endpoint: Endpoint) -> Error {
 /// Who asks, as all drafts of a request are signed.
 pub(super) struct Caller {
     id: Option<HeaderValue>,
-    client: Client,
+    client: Option<Client>,
     key: Option<Arc<Key>>,
 }
 
 impl Caller {
-    /// Of a request with these headers.
-    pub(super) fn new(http: &Http, headers: &HeaderMap, key: Option<Arc<Key>>) -> Self {
+    /// Of a request with these headers, and what its connection and the check of its key left with it.
+    pub(super) fn new(headers: &HeaderMap, extensions: &Extensions) -> Self {
         Self {
             id: headers.get(REQUEST_ID).cloned(),
-            // A connection answers one request at a time.
-            client: Client::Request(http.requests.fetch_add(1, Ordering::Relaxed)),
-            key,
+            client: far_end(extensions).map(Client::Connection),
+            key: extensions.get::<Arc<Key>>().cloned(),
         }
     }
 
@@ -138,7 +138,7 @@ impl Caller {
     pub(super) fn sign(&self, draft: &mut Draft) {
         let text = self.id.as_ref().and_then(|id| id.to_str().ok());
         draft.request_id = text.unwrap_or_default().to_owned();
-        draft.client = Some(self.client);
+        draft.client = self.client;
         draft.key = self.key.clone();
     }
 
@@ -155,7 +155,7 @@ pub(super) async fn answer(
     http: &Http,
     ready: &Ready,
     headers: &HeaderMap,
-    key: Option<Arc<Key>>,
+    extensions: &Extensions,
     generation: Generation,
 ) -> Result<Response, Refusal> {
     let intake = &ready.intake;
@@ -170,7 +170,7 @@ pub(super) async fn answer(
     } = generation;
     let trace = headers.get(TRACEPARENT);
     let trace = trace.and_then(|text| TraceContext::read(text.to_str().ok()?));
-    let caller = Caller::new(http, headers, key);
+    let caller = Caller::new(headers, extensions);
     for draft in &mut drafts {
         caller.sign(draft);
         draft.table = table.clone();

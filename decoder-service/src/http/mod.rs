@@ -29,15 +29,15 @@ mod write;
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock, atomic::AtomicU64},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use axum::{
-    Extension, Router,
+    Router,
     body::Body,
     extract::State,
-    http::{HeaderMap, Uri},
+    http::{Extensions, HeaderMap, Uri},
     middleware,
     response::Response,
     routing::{MethodRouter, get, post},
@@ -50,12 +50,7 @@ use self::{
     error::Refusal,
     respond::{json_response, json_text},
 };
-use crate::{
-    error::Error,
-    intake::Intake,
-    keys::{ApiKeys, Key},
-    text::Pieces,
-};
+use crate::{error::Error, intake::Intake, keys::ApiKeys, text::Pieces};
 
 /// How HTTP is served.
 #[derive(Clone, Debug)]
@@ -82,8 +77,6 @@ struct Http {
     heartbeat: Duration,
     /// When the service started, in seconds since 1970.
     started: u64,
-    /// Numbers requests that generate.
-    requests: AtomicU64,
 }
 
 type Shared = Arc<Http>;
@@ -126,7 +119,6 @@ pub fn router(
         bodies: Bodies::default(),
         heartbeat: config.heartbeat,
         started: write::unix_seconds(),
-        requests: AtomicU64::new(0),
     });
     let mut router = Router::new();
     for (_, path, handler) in routes() {
@@ -168,40 +160,37 @@ fn routes() -> [(&'static str, &'static str, MethodRouter<Shared>); 13] {
 
 async fn completions(
     State(http): State<Shared>,
-    key: Option<Extension<Arc<Key>>>,
+    extensions: Extensions,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
     let ready = http.ready()?;
     let read = |fields, _: &[u8]| completions::read(fields);
     let generation = http.bodies.parse(&headers, body, read).await?;
-    let key = key.map(|Extension(key)| key);
-    generate::answer(&http, ready, &headers, key, generation).await
+    generate::answer(&http, ready, &headers, &extensions, generation).await
 }
 
 async fn chat_completions(
     State(http): State<Shared>,
-    key: Option<Extension<Arc<Key>>>,
+    extensions: Extensions,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
     let ready = http.ready()?;
     let generation = http.bodies.parse(&headers, body, conversation::read);
-    let key = key.map(|Extension(key)| key);
-    generate::answer(&http, ready, &headers, key, generation.await?).await
+    generate::answer(&http, ready, &headers, &extensions, generation.await?).await
 }
 
 async fn explain_fgram(
     State(http): State<Shared>,
-    key: Option<Extension<Arc<Key>>>,
+    extensions: Extensions,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
     let ready = http.ready()?;
     let read = |fields, _: &[u8]| explain::Question::read(fields);
     let question = http.bodies.parse(&headers, body, read).await?;
-    let key = key.map(|Extension(key)| key);
-    explain::answer(&http, ready, &headers, key, question).await
+    explain::answer(ready, &headers, &extensions, question).await
 }
 
 async fn describe_fgram(

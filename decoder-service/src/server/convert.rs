@@ -74,6 +74,7 @@ pub(super) fn draft(
         table: Some(request.table),
         token_embedding_at_end: false,
         client,
+        turn: None,
         key,
         caller: None,
     }
