@@ -179,11 +179,27 @@ fn listening_event(stdout: &str) -> Option<serde_json::Value> {
 /// # Panics
 /// When it is not 200.
 pub async fn http_get(address: &str, path: &str) -> String {
+    http(address, "GET", path, "").await
+}
+
+/// The answer to some JSON.
+///
+/// # Panics
+/// When it is not 200.
+pub async fn http_post(address: &str, path: &str, json: &str) -> String {
+    http(address, "POST", path, json).await
+}
+
+async fn http(address: &str, method: &str, path: &str, json: &str) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut stream = tokio::net::TcpStream::connect(address)
         .await
-        .expect("connect to the metrics endpoint");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        .expect("connect to an HTTP port");
+    let length = json.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}"
+    );
     stream
         .write_all(request.as_bytes())
         .await

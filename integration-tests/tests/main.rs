@@ -6,6 +6,7 @@ mod suite {
     mod bad_requests;
     mod broken_files;
     mod clients;
+    mod clock;
     mod embed_tier_down;
     mod fairness;
     mod faults;
