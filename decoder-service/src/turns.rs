@@ -1,11 +1,11 @@
 //! Whose turn it is: a request that was refused because there was no place, and comes back when it was told
 //! to, goes before those that came after it. A plain state machine: no locks, no clock.
 //!
-//! Without this, whoever was served last and comes again at once takes the place that he has just freed,
-//! and those who wait for the time that they were told never find one. So who is refused is kept in a line,
-//! by what it can be known again by, and places are kept for it: who comes without a turn must leave most
-//! free, and who comes with one those for the head of the line. The line is bounded, and who does not come
-//! back in time loses his turn.
+//! Without this, a client that was served and comes again at once takes the place that it has just freed,
+//! and those that wait for the time they were told never find one. So requests that are refused stand in a
+//! line, known by what they will have when they come back, and places are kept for it: requests without a
+//! turn must leave most of them free, those with one the share of the head of the line. The line is bounded,
+//! and what does not come back in time loses its turn.
 
 use std::{collections::VecDeque, net::SocketAddr, time::Instant};
 
