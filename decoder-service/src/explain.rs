@@ -9,6 +9,7 @@ use std::{sync::Arc, time::Instant};
 
 use scone_fgram::MAX_N;
 use scone_model::sampling::MAX_LOGPROBS;
+use tokio::time::sleep;
 use tokio_stream::StreamExt as _;
 
 use crate::{
@@ -25,6 +26,9 @@ pub const DEFAULT_TOP: u32 = 5;
 
 /// How often both runs are tried when the table is switched between them.
 const TRIES: usize = 3;
+
+/// How often the second run comes back when there is no place for it.
+const COMES_BACK: usize = 10;
 
 /// Token ids with the natural logarithms of their probabilities, the most probable first.
 pub type Prediction = Vec<(u32, f32)>;
@@ -103,7 +107,7 @@ pub async fn explain(
             token_embedding_at_end: true,
             ..draft.clone()
         };
-        let without = run(intake, without, deadline).await?;
+        let without = persist(intake, without, deadline).await?;
         if without.finish.table != served.finish.table {
             continue;
         }
@@ -169,6 +173,20 @@ struct Run {
     prompt_ids: Vec<u32>,
     token: GeneratedToken,
     finish: Finish,
+}
+
+/// The second run is not refused for want of a place, which would throw the first away: it comes back as a
+/// client would, and so has its turn.
+async fn persist(intake: &Intake, draft: Draft, deadline: Option<Instant>) -> Result<Run, Error> {
+    for _ in 0..COMES_BACK {
+        match run(intake, draft.clone(), deadline).await {
+            Err(Error::QueueFull { retry_after, .. } | Error::QueueTooLong { retry_after, .. }) => {
+                sleep(retry_after).await;
+            }
+            ended => return ended,
+        }
+    }
+    run(intake, draft, deadline).await
 }
 
 async fn run(intake: &Intake, draft: Draft, deadline: Option<Instant>) -> Result<Run, Error> {

@@ -24,11 +24,13 @@ use crate::{
     keys::Admitted,
     metrics::Metrics,
     model::ModelInfo,
+    places::Client,
     ranks::Ranks,
     request::{Draft, MAX_N, Request, TableChoice},
     sequence::Delta,
     startup::TierInfo,
     traces::Tracing,
+    turns::Turn,
 };
 
 /// Prompts from this length in bytes are tokenised off the network threads.
@@ -201,14 +203,15 @@ impl Intake {
         if self.draining.is_cancelled() {
             return Err(Error::Draining);
         }
+        for draft in &mut drafts {
+            draft.turn = turn(draft);
+        }
         let admitted = admit(&mut drafts)?;
         let requests = self.check(drafts, deadline).await?;
         if let Some(first) = requests.first() {
             Span::current().record("request.id", &first.id);
         }
-        // Those that were accepted before one is refused are cancelled as they are dropped.
-        let submit = |one| self.submit(one, admitted.clone());
-        requests.into_iter().map(submit).collect()
+        self.submit(requests, admitted)
     }
 
     async fn check(
@@ -269,38 +272,44 @@ impl Intake {
 
     fn submit(
         &self,
-        mut request: Request,
+        mut requests: Vec<Request>,
         admitted: Option<Arc<Admitted>>,
-    ) -> Result<Deltas, Error> {
-        debug!(
-            request.id,
-            prompt_tokens = request.prompt_ids.len(),
-            n = request.n,
-            "request"
-        );
-        let (completions, prompt_ids) = (request.n, request.prompt_ids.clone());
-        let facts = (request.id.as_str(), request.prompt_ids.len(), request.n);
-        let trace = self.tracing.of(request.caller, request.arrived, facts);
-        request.trace.clone_from(&trace);
-        let messages = self.engine.submit(request);
-        let messages = messages.inspect_err(|error| {
-            if let Some(trace) = &trace {
+    ) -> Result<Vec<Deltas>, Error> {
+        for request in &mut requests {
+            debug!(
+                request.id,
+                prompt_tokens = request.prompt_ids.len(),
+                n = request.n,
+                "request"
+            );
+            let facts = (request.id.as_str(), request.prompt_ids.len(), request.n);
+            request.trace = self.tracing.of(request.caller, request.arrived, facts);
+        }
+        let of_each = |request: &Request| (request.n, request.prompt_ids.clone());
+        let of_each: Vec<(u32, Vec<u32>)> = requests.iter().map(of_each).collect();
+        let traces: Vec<_> = requests.iter().flat_map(|one| one.trace.clone()).collect();
+        let submitted = self.engine.submit_all(requests).inspect_err(|error| {
+            for trace in &traces {
                 trace.failed(error.outcome());
             }
         })?;
-        let paying = admitted.map(|admitted| Paying {
-            counter: self.metrics.key_tokens(admitted.name()),
-            admitted,
+        let deltas = submitted.into_iter().zip(of_each);
+        let deltas = deltas.map(|(messages, (completions, prompt_ids))| {
+            let paying = admitted.clone().map(|admitted| Paying {
+                counter: self.metrics.key_tokens(admitted.name()),
+                admitted,
+            });
+            if let Some(paying) = &paying {
+                paying.for_tokens(prompt_ids.len());
+            }
+            Deltas {
+                messages,
+                paying,
+                completions,
+                prompt_ids,
+            }
         });
-        if let Some(paying) = &paying {
-            paying.for_tokens(prompt_ids.len());
-        }
-        Ok(Deltas {
-            messages,
-            paying,
-            completions,
-            prompt_ids,
-        })
+        Ok(deltas.collect())
     }
 }
 
@@ -326,6 +335,16 @@ impl Paying {
         self.admitted.charge(tokens);
         self.counter.inc_by(tokens as u64);
     }
+}
+
+/// How a draft is known when it comes back after a refusal: as it came, before it is numbered.
+fn turn(draft: &Draft) -> Option<Turn> {
+    let key = draft.key.as_ref().map(|key| key.id());
+    let connection = match draft.client? {
+        Client::Connection(far_end) => Some(far_end),
+        Client::Key(_) => None,
+    };
+    Turn::of(key, &draft.request_id, connection)
 }
 
 /// Counts the drafts of a call towards its key, which then is the client as well.

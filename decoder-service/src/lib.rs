@@ -52,6 +52,7 @@ mod table_cache;
 pub mod terminal;
 pub mod text;
 pub mod traces;
+pub mod turns;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -61,6 +62,7 @@ use std::{
 use scone_proto::decoder::v1::decoder_service_server::DecoderServiceServer;
 use scone_service::{
     announce::Listening,
+    certificates::register_expiry,
     connections::{ConnectionMetrics, Connections},
     grpc::{Drained, bind_for, serve_until, server_builder},
     guard::MessageBudget,
@@ -79,8 +81,8 @@ pub use config::Config;
 pub use error::Error;
 
 use crate::{
-    engine::EngineHandle, http::SetReady, intake::Intake, metrics::Metrics, server::DecoderService,
-    traces::Tracing,
+    config::EmbedSource, engine::EngineHandle, http::SetReady, intake::Intake, metrics::Metrics,
+    server::DecoderService, traces::Tracing,
 };
 
 /// The service as it is on the port.
@@ -228,6 +230,15 @@ impl Ports {
         if let Some(http) = &http_connections {
             http.metrics
                 .register(registry.sub_registry_with_prefix("http"));
+        }
+        if let Some(tls) = config.tls.clone() {
+            register_expiry(&mut registry, "tls_certificate", move || tls.ends());
+        }
+        if let EmbedSource::Remote(options) = &config.model.embed
+            && let Some(tls) = options.tls.clone()
+        {
+            let ends = move || tls.client.ends();
+            register_expiry(&mut registry, "embed_tls_certificate", ends);
         }
         if let Some(keys) = &config.api_keys {
             let help = "Calls without an API key that is known";

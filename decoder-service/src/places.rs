@@ -5,19 +5,20 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::turns::{Turn, Turns};
 
 /// Who asks, for its share of the places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
     /// All that comes over one connection, by its far end.
     Connection(SocketAddr),
-    /// One request with several prompts.
-    Request(u64),
     /// All calls with one API key.
     Key(u64),
 }
@@ -25,12 +26,48 @@ pub enum Client {
 /// Why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoPlace {
-    /// All are taken.
-    Full,
+    /// All are taken, or kept for those whose turn comes before.
+    Full {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// It would wait longer for its slots than it may, as recent sequences ended.
+    TooLong {
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The client has its share.
-    OfClient,
+    OfClient {
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// Somebody waits until all are free: the service is shutting down.
     Ending,
+}
+
+/// How many places there are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PlaceLimits {
+    /// Most that run.
+    pub(crate) max_batch: usize,
+    /// Most that wait.
+    pub(crate) max_queue: usize,
+    /// Longest time that one may wait.
+    pub(crate) max_queue_time: Duration,
+    /// Most of one client.
+    pub(crate) per_client: usize,
+}
+
+impl PlaceLimits {
+    /// In all, and as many again for stalled ones.
+    pub(crate) fn capacity(&self) -> usize {
+        self.max_batch + self.max_queue
+    }
+
+    /// Most places of one request.
+    pub(crate) fn per_request(&self) -> usize {
+        self.capacity().min(self.per_client)
+    }
 }
 
 /// The places of an engine. Cloning is cheap.
@@ -41,11 +78,48 @@ pub(crate) struct Places {
     /// For those whose clients do not read: they keep nobody out.
     stalled: Arc<Semaphore>,
     clients: Arc<Mutex<HashMap<Client, usize>>>,
+    turns: Arc<Mutex<Turns>>,
     /// How many wait until nobody has a place: they get what is given back.
     ending: Arc<AtomicUsize>,
-    /// In all, and as many again for stalled ones.
-    pub(crate) capacity: usize,
-    pub(crate) per_client: usize,
+    pace: Arc<Pace>,
+    pub(crate) limits: PlaceLimits,
+}
+
+/// How fast places come free.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Recent mean time between two ends of sequences while the queue was not empty, in us.
+    place_us: AtomicU64,
+}
+
+impl Pace {
+    fn place_freed(&self, since_last: Duration) {
+        let new = since_last.as_micros().min(60_000_000) as u64;
+        let old = self.place_us.load(Ordering::Relaxed);
+        let mean = if old == 0 { new } else { (old * 7 + new) / 8 };
+        self.place_us.store(mean, Ordering::Relaxed);
+    }
+
+    /// When so many places are likely to have come free, as clients are told.
+    fn retry_after(&self, places: usize) -> Duration {
+        self.after(places)
+            .clamp(Duration::from_millis(100), Duration::from_secs(10))
+    }
+
+    /// How long so many sequences take to end.
+    fn after(&self, sequences: usize) -> Duration {
+        let each = Duration::from_micros(self.place_us.load(Ordering::Relaxed));
+        each.saturating_mul(sequences.try_into().unwrap_or(u32::MAX))
+    }
+
+    /// How many sequences end within a time; any number while nothing is known.
+    fn within(&self, time: Duration) -> usize {
+        let each = u128::from(self.place_us.load(Ordering::Relaxed));
+        match time.as_micros().checked_div(each) {
+            Some(sequences) => sequences.try_into().unwrap_or(usize::MAX),
+            None => usize::MAX,
+        }
+    }
 }
 
 /// A client's places, until all sequences of a request have ended.
@@ -69,41 +143,84 @@ impl Drop for Share {
 }
 
 impl Places {
-    pub(crate) fn new(capacity: usize, per_client: usize) -> Self {
+    pub(crate) fn new(limits: PlaceLimits) -> Self {
         Self {
-            taken: Arc::new(Semaphore::new(capacity)),
-            stalled: Arc::new(Semaphore::new(capacity)),
+            taken: Arc::new(Semaphore::new(limits.capacity())),
+            stalled: Arc::new(Semaphore::new(limits.capacity())),
             clients: Arc::default(),
+            turns: Arc::default(),
             ending: Arc::default(),
-            capacity,
-            per_client,
+            pace: Arc::default(),
+            limits,
         }
     }
 
-    /// Places for `n` sequences of a client.
+    /// Places for `n` sequences of a client, beside those that are kept for others whose turn comes before.
+    /// A request that is refused because there are none has a turn from then on, if it can be known again.
     pub(crate) fn take(
         &self,
         n: u32,
         client: Option<Client>,
+        turn: Option<&Turn>,
     ) -> Result<(OwnedSemaphorePermit, Option<Share>), NoPlace> {
+        let wanted = n as usize;
         let share = match client {
-            Some(client) => Some(self.share(n as usize, client)?),
-            None if n as usize > self.per_client => return Err(NoPlace::OfClient),
+            Some(client) => Some(self.share(wanted, client)?),
+            None if wanted > self.limits.per_client => return Err(self.of_client()),
             None => None,
         };
-        let permits = self.taken.clone().try_acquire_many_owned(n);
-        let permits = permits.map_err(|_| match self.ending.load(Ordering::Acquire) {
-            0 => NoPlace::Full,
-            _ => NoPlace::Ending,
-        });
-        Ok((permits?, share))
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        turns.forget_late(now);
+        let in_time = self.pace.within(self.limits.max_queue_time);
+        let kept = turns.kept_from(turn, in_time.min(self.limits.max_queue));
+        let all = self.taken() + wanted + kept;
+        let late = all.saturating_sub(self.limits.max_batch.saturating_add(in_time));
+        if late == 0
+            && all <= self.limits.capacity()
+            && let Ok(permits) = self.taken.clone().try_acquire_many_owned(n)
+        {
+            if let Some(turn) = turn {
+                turns.served(turn);
+            }
+            return Ok((permits, share));
+        }
+        if self.ending.load(Ordering::Acquire) > 0 {
+            return Err(NoPlace::Ending);
+        }
+        let before = turns.wanted_before(turn) + wanted;
+        let retry_after = self.pace.retry_after(before.max(late));
+        if let Some(turn) = turn {
+            turns.refused(turn, wanted, now + patience(retry_after));
+        }
+        Err(match late {
+            0 => NoPlace::Full { retry_after },
+            _ => NoPlace::TooLong { retry_after },
+        })
+    }
+
+    /// A request that had its places waited longer than it may, and is told to come back: it has a turn.
+    pub(crate) fn waited_too_long(&self, n: u32, turn: &Turn, retry_after: Duration) {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = Instant::now() + patience(retry_after);
+        turns.refused(turn, n as usize, until);
+    }
+
+    /// A sequence ended, so long after the one before, while others waited.
+    pub(crate) fn freed(&self, since_last: Duration) {
+        self.pace.place_freed(since_last);
+    }
+
+    fn of_client(&self) -> NoPlace {
+        let retry_after = self.pace.retry_after(1);
+        NoPlace::OfClient { retry_after }
     }
 
     fn share(&self, n: usize, client: Client) -> Result<Share, NoPlace> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = clients.get(&client).copied().unwrap_or(0);
-        if taken + n > self.per_client {
-            return Err(NoPlace::OfClient);
+        if taken + n > self.limits.per_client {
+            return Err(self.of_client());
         }
         clients.insert(client, taken + n);
         Ok(Share {
@@ -120,18 +237,24 @@ impl Places {
     }
 
     /// Places taken now.
-    pub(crate) fn taken(&self) -> usize {
-        self.capacity - self.taken.available_permits()
+    fn taken(&self) -> usize {
+        self.limits.capacity() - self.taken.available_permits()
     }
 
     /// Resolves when nobody has a place; nobody gets one meanwhile.
     pub(crate) async fn empty(&self) {
         let _ending = Ending::new(&self.ending);
         // Never closed, so these cannot fail; and if they could, there would be nothing to wait for.
-        let all = self.capacity as u32;
+        let all = self.limits.capacity() as u32;
         let _taken = self.taken.acquire_many(all).await;
         let _stalled = self.stalled.acquire_many(all).await;
     }
+}
+
+/// How long after a refusal a request may come back and still have its turn: clients add something to what
+/// they are told, and HTTP tells whole seconds.
+fn patience(retry_after: Duration) -> Duration {
+    2 * retry_after.max(Duration::from_secs(1))
 }
 
 /// One who waits, until it is dropped.
@@ -155,45 +278,141 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
+    fn places(max_batch: usize, max_queue: usize, per_client: usize) -> Places {
+        Places::new(PlaceLimits {
+            max_batch,
+            max_queue,
+            max_queue_time: Duration::from_secs(10),
+            per_client,
+        })
+    }
+
+    /// A connection by its number, and its turn.
+    fn somebody(number: u16) -> (Option<Client>, Option<Turn>) {
+        let far_end = SocketAddr::from(([127, 0, 0, 1], number));
+        let turn = Turn::of(None, "", Some(far_end));
+        (Some(Client::Connection(far_end)), turn)
+    }
+
+    type Taken = Result<(OwnedSemaphorePermit, Option<Share>), NoPlace>;
+
+    fn take(places: &Places, n: u32, client: Option<Client>) -> Taken {
+        places.take(n, client, None)
+    }
+
     #[test]
     fn a_client_has_its_share_and_no_more() {
-        let places = Places::new(8, 3);
-        let (one, two) = (Some(Client::Request(1)), Some(Client::Request(2)));
-        let first = places.take(2, one).unwrap();
-        assert_eq!(places.take(2, one).unwrap_err(), NoPlace::OfClient);
-        let second = places.take(1, one).unwrap();
-        let _other = places.take(3, two).unwrap();
-        let _nobody = places.take(2, None).unwrap();
-        assert_eq!(places.take(4, None).unwrap_err(), NoPlace::OfClient);
-        assert_eq!(places.take(1, None).unwrap_err(), NoPlace::Full);
+        let places = places(4, 4, 3);
+        let (one, two) = (Some(Client::Key(1)), Some(Client::Key(2)));
+        let has_its_share = |taken: Taken| matches!(taken, Err(NoPlace::OfClient { .. }));
+        let first = take(&places, 2, one).unwrap();
+        assert!(has_its_share(take(&places, 2, one)));
+        let second = take(&places, 1, one).unwrap();
+        let _other = take(&places, 3, two).unwrap();
+        let _nobody = take(&places, 2, None).unwrap();
+        assert!(has_its_share(take(&places, 4, None)));
+        let full = take(&places, 1, None);
+        assert!(matches!(full, Err(NoPlace::Full { .. })));
         drop(first);
-        let _again = places.take(2, one).unwrap();
+        let _again = take(&places, 2, one).unwrap();
         drop(second);
-        assert_eq!(places.clients.lock().unwrap()[&Client::Request(1)], 2);
+        assert_eq!(places.clients.lock().unwrap()[&Client::Key(1)], 2);
     }
 
     #[test]
     fn a_share_that_finds_no_place_is_given_back() {
-        let places = Places::new(2, 2);
-        let _full = places.take(2, None).unwrap();
-        let one = Some(Client::Request(1));
-        assert_eq!(places.take(1, one).unwrap_err(), NoPlace::Full);
+        let places = places(1, 1, 2);
+        let _full = take(&places, 2, None).unwrap();
+        let full = take(&places, 1, Some(Client::Key(1)));
+        assert!(matches!(full, Err(NoPlace::Full { .. })));
         assert!(places.clients.lock().unwrap().is_empty());
+    }
+
+    /// Each is quicker than the one before it, which has been told to come back.
+    #[test]
+    fn who_was_refused_goes_before_those_who_come_later() {
+        let places = places(1, 4, 5);
+        let ask = |number: u16| {
+            let (client, turn) = somebody(number);
+            places.take(1, client, turn.as_ref())
+        };
+        let mut held: Vec<_> = (0..5).map(|number| ask(number).unwrap()).collect();
+        for waits in 10..14 {
+            ask(waits).unwrap_err();
+        }
+        for waits in 10..14 {
+            drop(held.remove(0));
+            for quick in 0..5 {
+                ask(quick).unwrap_err();
+            }
+            if waits < 12 {
+                ask(waits + 1).unwrap_err();
+            }
+            held.push(ask(waits).unwrap());
+        }
+        // Then it is the turn of the quick ones, who were refused meanwhile.
+        drop(held.remove(0));
+        ask(20).unwrap_err();
+        held.push(ask(0).unwrap());
+    }
+
+    #[test]
+    fn who_never_comes_back_does_not_leave_the_batch_empty() {
+        let places = places(2, 4, 6);
+        let held = take(&places, 6, None).unwrap();
+        for waits in 10..20 {
+            let (client, turn) = somebody(waits);
+            places.take(1, client, turn.as_ref()).unwrap_err();
+        }
+        drop(held);
+        // Three of the four that may wait are kept.
+        let _held: Vec<_> = (0..3).map(|_| take(&places, 1, None).unwrap()).collect();
+        take(&places, 1, None).unwrap_err();
+    }
+
+    #[test]
+    fn a_request_that_would_wait_too_long_is_told_when_it_would_not() {
+        let places = places(1, 100, 101);
+        places.freed(Duration::from_secs(1));
+        let _ten = take(&places, 11, None).unwrap();
+        let (client, turn) = somebody(1);
+        let refused = places.take(3, client, turn.as_ref()).unwrap_err();
+        let retry_after = Duration::from_secs(3);
+        assert_eq!(refused, NoPlace::TooLong { retry_after });
+        let refused = take(&places, 1, None).unwrap_err();
+        let retry_after = Duration::from_secs(4);
+        assert_eq!(refused, NoPlace::TooLong { retry_after }, "behind it");
     }
 
     #[tokio::test]
     async fn while_somebody_waits_for_the_end_it_is_not_the_queue_that_is_full() {
-        let places = Places::new(4, 4);
-        let held = places.take(1, None).unwrap();
+        let places = places(2, 2, 4);
+        let held = take(&places, 1, None).unwrap();
         {
             let end = std::pin::pin!(places.empty());
             assert!(futures_util::poll!(end).is_pending());
-            assert!(matches!(places.take(1, None), Err(NoPlace::Ending)));
+            assert!(matches!(take(&places, 1, None), Err(NoPlace::Ending)));
         }
         // Who no longer waits keeps nobody out.
-        let all = places.take(3, None).unwrap();
-        assert!(matches!(places.take(1, None), Err(NoPlace::Full)));
+        let all = take(&places, 3, None).unwrap();
+        assert!(matches!(take(&places, 1, None), Err(NoPlace::Full { .. })));
         drop((held, all));
         places.empty().await;
+    }
+
+    #[test]
+    fn the_retry_hint_follows_the_pace_within_bounds() {
+        let pace = Pace::default();
+        assert_eq!(pace.retry_after(1), Duration::from_millis(100));
+        assert_eq!(pace.within(Duration::from_secs(1)), usize::MAX);
+        for _ in 0..100 {
+            pace.place_freed(Duration::from_secs(2));
+        }
+        assert!(pace.retry_after(1) > Duration::from_millis(1900));
+        assert_eq!(pace.within(Duration::from_secs(9)), 4);
+        for _ in 0..100 {
+            pace.place_freed(Duration::from_secs(3600));
+        }
+        assert_eq!(pace.retry_after(1), Duration::from_secs(10));
     }
 }

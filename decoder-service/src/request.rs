@@ -7,7 +7,7 @@ use scone_proto::TraceContext;
 
 use crate::{
     chat::Conversation, embed_tier::TableName, error::Error, keys::Key, model::ModelInfo,
-    places::Client, traces::RequestTrace,
+    places::Client, traces::RequestTrace, turns::Turn,
 };
 
 /// Most stop strings of a request.
@@ -76,6 +76,8 @@ pub struct Draft {
     pub token_embedding_at_end: bool,
     /// Who asks, as the server sees it.
     pub client: Option<Client>,
+    /// How it is known when it comes back after a refusal.
+    pub turn: Option<Turn>,
     /// The key that came with it.
     pub key: Option<Arc<Key>>,
     /// The caller's span.
@@ -111,6 +113,8 @@ pub struct Request {
     pub token_embedding_at_end: bool,
     /// Whose share of the places it counts towards.
     pub client: Option<Client>,
+    /// How it is known when it comes back after a refusal.
+    pub turn: Option<Turn>,
     /// The caller's span.
     pub caller: Option<TraceContext>,
     /// Its own, when it is traced.
@@ -220,6 +224,7 @@ impl Draft {
             table,
             token_embedding_at_end: self.token_embedding_at_end,
             client: self.client,
+            turn: self.turn,
             caller: self.caller,
             trace: None,
             id: self.request_id,

@@ -404,7 +404,7 @@ fn a_client_takes_no_more_than_its_share() {
     config.max_per_client = 2;
     let engine = engine_with(&fixture, config, slow(Duration::from_millis(5)));
     let of = |client| Draft {
-        client: Some(Client::Request(client)),
+        client: Some(Client::Key(client)),
         ..greedy("the fox", 300)
     };
     let _one = engine.submit(of(1));

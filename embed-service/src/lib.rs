@@ -37,6 +37,7 @@ use prometheus_client::registry::Registry;
 use scone_proto::embed::v1::embed_service_server::SERVICE_NAME;
 use scone_service::{
     announce::Listening,
+    certificates::register_expiry,
     connections::Connections,
     grpc::{self, Drained},
     guard::MessageBudget,
@@ -93,6 +94,10 @@ pub async fn run_with(
     let mut registry = Registry::default();
     let (exporting, tracer) = start_tracing(&config)?;
     let lookups = lookups(&config, &mut registry, tracer);
+    if let Some(tls) = config.tls.clone() {
+        let registry = registry.sub_registry_with_prefix("scone_embed");
+        register_expiry(registry, "tls_certificate", move || tls.ends());
+    }
     let (router, health) = router(&lookups, &config).await?;
     let endpoint = match config.metrics_listen {
         Some(address) => Some(MetricsEndpoint::start(address, registry, health.clone()).await?),

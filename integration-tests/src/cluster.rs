@@ -198,7 +198,7 @@ async fn http(address: &str, what: &str, body: &str) -> String {
         .await
         .expect("connect to the HTTP endpoint");
     let request = format!(
-        "{what} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        "{what} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     stream

@@ -9,6 +9,7 @@
 //! - [`client`] sends generations and collects tokens,
 //! - [`rows`] speaks the embed tier's own protocol,
 //! - [`proxy`] is a bad network between them,
+//! - [`clock`] is a wall clock that jumps,
 //! - [`http2`] is a client that keeps to nothing,
 //! - [`memory`] watches what a process takes,
 //! - [`eventually`] waits for conditions, with a bound.
@@ -21,6 +22,7 @@
 
 pub mod binaries;
 pub mod client;
+pub mod clock;
 pub mod cluster;
 pub mod eventually;
 pub mod fixtures;

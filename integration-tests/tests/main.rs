@@ -7,7 +7,9 @@ mod suite {
     mod bad_requests;
     mod broken_files;
     mod clients;
+    mod clock;
     mod embed_tier_down;
+    mod fairness;
     mod faults;
     mod generate;
     mod health;

@@ -26,6 +26,7 @@
 
 pub mod announce;
 pub mod args;
+pub mod certificates;
 pub mod client_tls;
 pub mod connections;
 mod error;

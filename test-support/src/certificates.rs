@@ -65,6 +65,26 @@ impl Authority {
     /// # Panics
     /// When it cannot be made or written.
     pub fn issue(&self, file: &str, names: &[&str]) -> Identity {
+        self.write(file, names, |_| {})
+    }
+
+    /// As [`issue`](Self::issue), valid until the first second of a day: year, month and day.
+    ///
+    /// # Panics
+    /// When it cannot be made or written.
+    pub fn issue_until(&self, file: &str, names: &[&str], end: (i32, u8, u8)) -> Identity {
+        let (year, month, day) = end;
+        self.write(file, names, |params| {
+            params.not_after = rcgen::date_time_ymd(year, month, day);
+        })
+    }
+
+    fn write(
+        &self,
+        file: &str,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
         let at = |ending: &str| self.folder.path().join(format!("{file}.{ending}"));
         let identity = Identity {
             cert: at("crt"),
@@ -73,6 +93,7 @@ impl Authority {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name.push(DnType::CommonName, file);
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         fs::write(&identity.cert, cert.pem()).unwrap();

@@ -10,7 +10,7 @@ use tokio_rustls::{
     rustls::{ClientConfig, client::Resumption, pki_types::ServerName},
 };
 
-use crate::{Error, follow::follow, pem};
+use crate::{Error, follow::follow, pem, validity};
 
 /// What a client trusts, and how it says who it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,10 +21,16 @@ pub struct ClientFiles {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
+struct Config {
+    client: Arc<ClientConfig>,
+    /// When its own certificate ends.
+    ends: Option<i64>,
+}
+
 /// A client's side of TLS, for HTTP/2. Clones share the certificates.
 #[derive(Clone, Debug)]
 pub struct ClientTls {
-    config: Arc<Followed<ClientConfig, Error>>,
+    config: Arc<Followed<Config, Error>>,
 }
 
 impl ClientTls {
@@ -42,6 +48,12 @@ impl ClientTls {
         Ok(Self { config })
     }
 
+    /// When the certificate that it shows ends, or one between it and its authority, in seconds since
+    /// 1970; `None` when it shows none, or that does not say.
+    pub fn ends(&self) -> Option<i64> {
+        self.config.current().ends
+    }
+
     /// Looks at the files every other second, for ever.
     pub async fn follow(self) {
         follow(self.config).await;
@@ -57,7 +69,7 @@ impl ClientTls {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let name = server_name(name).map_err(io::Error::other)?;
-        let config = self.config.current();
+        let config = Arc::clone(&self.config.current().client);
         TlsConnector::from(config).connect(name, stream).await
     }
 
@@ -79,7 +91,8 @@ fn server_name(name: &str) -> Result<ServerName<'static>, Error> {
     parsed.map_err(|_| Error::Name(name.to_owned()))
 }
 
-fn config(files: &ClientFiles, contents: &[Vec<u8>]) -> Result<ClientConfig, Error> {
+fn config(files: &ClientFiles, contents: &[Vec<u8>]) -> Result<Config, Error> {
+    let mut ends = None;
     let text = |at: usize| contents.get(at).map_or(&[][..], Vec::as_slice);
     let builder = ClientConfig::builder_with_provider(pem::provider());
     let builder = builder.with_safe_default_protocol_versions();
@@ -92,6 +105,7 @@ fn config(files: &ClientFiles, contents: &[Vec<u8>]) -> Result<ClientConfig, Err
         None => builder.with_no_client_auth(),
         Some((cert, key)) => {
             let (chain, private) = (pem::chain(cert, text(1))?, pem::key(key, text(2))?);
+            ends = validity::chain_ends(&chain);
             let built = builder.with_client_auth_cert(chain, private);
             built.map_err(|source| Error::Pair {
                 cert: cert.clone(),
@@ -102,5 +116,8 @@ fn config(files: &ClientFiles, contents: &[Vec<u8>]) -> Result<ClientConfig, Err
     };
     config.resumption = Resumption::disabled();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(config)
+    Ok(Config {
+        client: Arc::new(config),
+        ends,
+    })
 }

@@ -16,6 +16,7 @@ mod error;
 mod follow;
 mod pem;
 mod server;
+mod validity;
 
 pub use client::{ClientFiles, ClientTls};
 pub use connector::Connector;

@@ -10,7 +10,7 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-use crate::{Error, follow::follow, pem};
+use crate::{Error, follow::follow, pem, validity};
 
 /// Where a server's certificate is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,7 @@ pub enum Protocol {
 struct Configs {
     http1: Arc<ServerConfig>,
     http2: Arc<ServerConfig>,
+    ends: Option<i64>,
 }
 
 /// A server's side of TLS. Clones share the certificate.
@@ -55,6 +56,12 @@ impl ServerTls {
         let configs = Followed::open(paths, move |contents, _| configs(&files, contents))?;
         let configs = Arc::new(configs);
         Ok(Self { configs })
+    }
+
+    /// When the certificate that new connections get ends, or one between it and its authority, in
+    /// seconds since 1970; `None` when it does not say.
+    pub fn ends(&self) -> Option<i64> {
+        self.configs.current().ends
     }
 
     /// Looks at the files every other second, for ever.
@@ -88,6 +95,7 @@ impl ServerTls {
 fn configs(files: &ServerFiles, contents: &[Vec<u8>]) -> Result<Configs, Error> {
     let text = |at: usize| contents.get(at).map_or(&[][..], Vec::as_slice);
     let chain = pem::chain(&files.cert, text(0))?;
+    let ends = validity::chain_ends(&chain);
     let key = pem::key(&files.key, text(1))?;
     let pair = |source| Error::Pair {
         cert: files.cert.clone(),
@@ -119,5 +127,6 @@ fn configs(files: &ServerFiles, contents: &[Vec<u8>]) -> Result<Configs, Error> 
     Ok(Configs {
         http1: Arc::new(http1),
         http2: Arc::new(http2),
+        ends,
     })
 }

@@ -305,7 +305,8 @@ pub struct ServeArgs {
     pub max_batch: usize,
 
     /// Most sequences that wait for a slot in the batch, 1 to 65536; more are refused
-    /// with RESOURCE_EXHAUSTED at once. --max-queue-time bounds the time that they wait.
+    /// with RESOURCE_EXHAUSTED at once, and go before others when they come back as they are told.
+    /// --max-queue-time bounds the time that they wait.
     #[arg(
         long,
         env = "SCONE_MAX_QUEUE",
@@ -386,9 +387,8 @@ pub struct ServeArgs {
     )]
     pub max_queue_time: Duration,
 
-    /// Most sequences of one client that run and wait: of an API key, else of a gRPC connection or of one
-    /// HTTP request. More are refused with RESOURCE_EXHAUSTED. Default: three quarters of --max-batch +
-    /// --max-queue.
+    /// Most sequences of one client that run and wait: of an API key, else of a connection. More are refused
+    /// with RESOURCE_EXHAUSTED. Default: three quarters of --max-batch + --max-queue.
     #[arg(
         long,
         env = "SCONE_MAX_PER_CLIENT",

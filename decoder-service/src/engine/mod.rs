@@ -23,7 +23,7 @@ mod worker;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
         mpsc as std_mpsc,
     },
     thread,
@@ -42,7 +42,7 @@ use crate::{
     error::Error,
     metrics::Metrics,
     model::ModelInfo,
-    places::{NoPlace, Places, Share},
+    places::{NoPlace, PlaceLimits, Places, Share},
     request::Request,
     scheduler::Limits,
 };
@@ -97,7 +97,7 @@ struct Submission {
     sender: mpsc::Sender<Message>,
     /// One for each completion, which gives it back when it ends.
     permits: OwnedSemaphorePermit,
-    share: Option<Share>,
+    share: Option<Arc<Share>>,
     span: Span,
 }
 
@@ -108,37 +108,8 @@ pub struct EngineHandle {
     submissions: std_mpsc::SyncSender<Submission>,
     places: Places,
     config: EngineConfig,
-    pace: Arc<Pace>,
     gave_up: Arc<AtomicBool>,
     metrics: Metrics,
-}
-
-/// How fast permits come free, for the retry hint of refused requests.
-#[derive(Debug, Default)]
-struct Pace {
-    /// Recent mean time between two ends of sequences while the queue was not empty, in us.
-    permit_us: AtomicU64,
-}
-
-impl Pace {
-    fn permit_freed(&self, since_last: Duration) {
-        let new = since_last.as_micros().min(60_000_000) as u64;
-        let old = self.permit_us.load(Ordering::Relaxed);
-        let mean = if old == 0 { new } else { (old * 7 + new) / 8 };
-        self.permit_us.store(mean, Ordering::Relaxed);
-    }
-
-    /// When a permit is likely to be free.
-    fn retry_after(&self) -> Duration {
-        self.after(1)
-            .clamp(Duration::from_millis(100), Duration::from_secs(10))
-    }
-
-    /// How long so many sequences take to end.
-    fn after(&self, sequences: usize) -> Duration {
-        let each = Duration::from_micros(self.permit_us.load(Ordering::Relaxed));
-        each.saturating_mul(sequences.try_into().unwrap_or(u32::MAX))
-    }
 }
 
 /// Starts the engine thread. The receiver resolves when the thread ends, for whatever reason.
@@ -151,14 +122,17 @@ pub fn start(
 ) -> Result<(EngineHandle, oneshot::Receiver<()>), Error> {
     let capacity = config.limits.max_batch + config.limits.max_queue;
     let (submissions, incoming) = std_mpsc::sync_channel(capacity);
-    let places = Places::new(capacity, config.max_per_client);
-    let pace = Arc::new(Pace::default());
+    let places = Places::new(PlaceLimits {
+        max_batch: config.limits.max_batch,
+        max_queue: config.limits.max_queue,
+        max_queue_time: config.max_queue_time,
+        per_client: config.max_per_client,
+    });
     let gave_up = Arc::new(AtomicBool::new(false));
     let handle = EngineHandle {
         submissions,
         places: places.clone(),
         config,
-        pace: pace.clone(),
         gave_up: gave_up.clone(),
         metrics: parts.metrics.clone(),
     };
@@ -168,7 +142,7 @@ pub fn start(
         .spawn(move || {
             // Dropped when the thread ends, by a panic too.
             let _alive = alive;
-            Worker::new(config, parts, incoming, (places, pace), gave_up).run();
+            Worker::new(config, parts, incoming, places, gave_up).run();
         })
         .map_err(|source| Error::Thread {
             name: "engine",
@@ -182,22 +156,53 @@ impl EngineHandle {
     /// the request within one step.
     ///
     /// # Errors
-    /// At once, when there are not places for all its completions, when its client has its share of
-    /// them, or when it would wait longer than it may.
+    /// As [`submit_all`](Self::submit_all).
     pub fn submit(&self, request: Request) -> Result<mpsc::Receiver<Message>, Error> {
-        let n = request.n;
-        let most = self.places.capacity.min(self.places.per_client);
+        let mut all = self.submit_all(vec![request])?;
+        all.pop().ok_or(Error::Internal)
+    }
+
+    /// Puts the requests of one call into the queue, all or none.
+    ///
+    /// # Errors
+    /// At once, when there are not places for all their completions, when their client has its share
+    /// of them, when they would wait longer than they may, or when it is the turn of others.
+    pub fn submit_all(
+        &self,
+        requests: Vec<Request>,
+    ) -> Result<Vec<mpsc::Receiver<Message>>, Error> {
+        let Some(first) = requests.first() else {
+            return Ok(Vec::new());
+        };
+        let n: u32 = requests.iter().map(|request| request.n).sum();
+        let most = self.places.limits.per_request();
         if n as usize > most {
             return Err(Error::InvalidField {
                 field: "n",
-                problem: format!("is {n}; this server takes {most} sequences of a client in all"),
+                problem: format!(
+                    "asks for {n} sequences; this server takes {most} of a client in all"
+                ),
             });
         }
-        self.check_wait(n as usize)?;
-        let (permits, share) = self
-            .places
-            .take(n, request.client)
-            .map_err(|why| self.refused(why))?;
+        let taken = self.places.take(n, first.client, first.turn.as_ref());
+        let (mut permits, share) = taken.map_err(|why| self.refused(why))?;
+        let share = share.map(Arc::new);
+        let mut receivers = Vec::with_capacity(requests.len());
+        for request in requests {
+            let permits = permits.split(request.n as usize).ok_or(Error::Internal)?;
+            receivers.push(self.send(request, permits, share.clone())?);
+        }
+        Ok(receivers)
+    }
+
+    /// Hands a request that has its places to the engine.
+    fn send(
+        &self,
+        request: Request,
+        permits: OwnedSemaphorePermit,
+        share: Option<Arc<Share>>,
+    ) -> Result<mpsc::Receiver<Message>, Error> {
+        let n = i64::from(request.n);
         // One more, for the reason why a client that does not read hears no more.
         let (sender, receiver) = mpsc::channel(MESSAGES_BEHIND + 1);
         let submission = Submission {
@@ -207,30 +212,15 @@ impl EngineHandle {
             share,
             span: Span::current(),
         };
-        self.metrics.queue_depth.inc_by(i64::from(n));
+        self.metrics.queue_depth.inc_by(n);
         match self.submissions.try_send(submission) {
             Ok(()) => Ok(receiver),
-            Err(error) => {
-                self.metrics.queue_depth.dec_by(i64::from(n));
-                Err(match error {
-                    std_mpsc::TrySendError::Full(_) => self.refused(NoPlace::Full),
-                    std_mpsc::TrySendError::Disconnected(_) => Error::Internal,
-                })
+            Err(_) => {
+                self.metrics.queue_depth.dec_by(n);
+                // It has room for as many as there are places: the engine ended.
+                Err(Error::Internal)
             }
         }
-    }
-
-    /// Refuses what would wait longer for its slots than it may, as recent sequences ended.
-    fn check_wait(&self, n: usize) -> Result<(), Error> {
-        let ahead = (self.places.taken() + n).saturating_sub(self.config.limits.max_batch);
-        let (wait, most) = (self.pace.after(ahead), self.config.max_queue_time);
-        if wait <= most {
-            return Ok(());
-        }
-        Err(Error::QueueTooLong {
-            most,
-            retry_after: (wait - most).max(self.pace.retry_after()),
-        })
     }
 
     /// Resolves when no sequence runs or waits. Requests that come meanwhile are refused.
@@ -244,36 +234,20 @@ impl EngineHandle {
     }
 
     fn refused(&self, why: NoPlace) -> Error {
-        let retry_after = self.pace.retry_after();
         match why {
-            NoPlace::Full => Error::QueueFull {
-                running_and_waiting: self.places.capacity,
+            NoPlace::Full { retry_after } => Error::QueueFull {
+                running_and_waiting: self.places.limits.capacity(),
+                retry_after,
+            },
+            NoPlace::TooLong { retry_after } => Error::QueueTooLong {
+                most: self.config.max_queue_time,
+                retry_after,
+            },
+            NoPlace::OfClient { retry_after } => Error::ClientBusy {
+                most: self.places.limits.per_client,
                 retry_after,
             },
             NoPlace::Ending => Error::Draining,
-            NoPlace::OfClient => Error::ClientBusy {
-                most: self.places.per_client,
-                retry_after,
-            },
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_retry_hint_follows_the_pace_within_bounds() {
-        let pace = Pace::default();
-        assert_eq!(pace.retry_after(), Duration::from_millis(100));
-        for _ in 0..100 {
-            pace.permit_freed(Duration::from_secs(2));
-        }
-        assert!(pace.retry_after() > Duration::from_millis(1900));
-        for _ in 0..100 {
-            pace.permit_freed(Duration::from_secs(3600));
-        }
-        assert_eq!(pace.retry_after(), Duration::from_secs(10));
     }
 }

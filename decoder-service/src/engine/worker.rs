@@ -15,7 +15,7 @@ use scone_model::{KV_BLOCK_POSITIONS, sampling::Sampler};
 use tracing::{debug, error, info_span, trace};
 
 use super::{
-    EngineConfig, EngineParts, Pace, Submission,
+    EngineConfig, EngineParts, Submission,
     compute::{Compute, Computed},
     live::{Closing, Live, Place, Rows},
     mailbox::{LastPlace, Mailbox, State},
@@ -58,7 +58,6 @@ pub(super) struct Worker {
     next_id: u64,
     metrics: Metrics,
     places: Places,
-    pace: Arc<Pace>,
     /// End everything: the drain took too long.
     gave_up: Arc<AtomicBool>,
     last_end: Option<Instant>,
@@ -69,7 +68,7 @@ impl Worker {
         config: EngineConfig,
         parts: EngineParts,
         incoming: std_mpsc::Receiver<Submission>,
-        (places, pace): (Places, Arc<Pace>),
+        places: Places,
         gave_up: Arc<AtomicBool>,
     ) -> Self {
         let blocks = parts.pool.blocks();
@@ -88,7 +87,6 @@ impl Worker {
             closed: false,
             next_id: 0,
             places,
-            pace,
             gave_up,
             last_end: None,
         }
@@ -149,7 +147,7 @@ impl Worker {
             share,
             span,
         } = submission;
-        let (share, last) = (share.map(Arc::new), LastPlace::of(&sender));
+        let last = LastPlace::of(&sender);
         self.metrics
             .prompt_tokens
             .inc_by(request.prompt_ids.len() as u64);
@@ -211,7 +209,15 @@ impl Worker {
                         stalled.push(id);
                     }
                 }
-                Err(error) => ended.push((id, error)),
+                Err(error) => {
+                    let request = live.sequence.request();
+                    if let (Error::QueueTooLong { retry_after, .. }, Some(turn)) =
+                        (&error, &request.turn)
+                    {
+                        places.waited_too_long(request.n, turn, *retry_after);
+                    }
+                    ended.push((id, error));
+                }
             }
         }
         for (id, error) in ended {
@@ -483,7 +489,7 @@ impl Worker {
         // Between ends of a queue that stands, not of one that waits for requests.
         let last = self.last_end.replace(now);
         if let Some(last) = last.filter(|_| self.scheduler.waiting() > 0) {
-            self.pace.permit_freed(now.saturating_duration_since(last));
+            self.places.freed(now.saturating_duration_since(last));
         }
         if live.mailbox.flush(now) == State::Blocked {
             self.closing.push(Closing {

@@ -1,9 +1,6 @@
 //! Who asks over HTTP: the same for all endpoints that generate.
 
-use std::{
-    convert::Infallible,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     extract::FromRequestParts,
@@ -11,6 +8,7 @@ use axum::{
     response::Response,
 };
 use scone_proto::{TRACEPARENT, TraceContext};
+use scone_service::connections::far_end;
 
 use super::Shared;
 use crate::{keys::Key, places::Client, request::Draft};
@@ -21,7 +19,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Who asks, as all drafts of a request are signed.
 pub(super) struct Caller {
     id: Option<HeaderValue>,
-    client: Client,
+    client: Option<Client>,
     key: Option<Arc<Key>>,
     /// The caller's span.
     trace: Option<TraceContext>,
@@ -30,12 +28,11 @@ pub(super) struct Caller {
 impl FromRequestParts<Shared> for Caller {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, http: &Shared) -> Result<Self, Infallible> {
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Infallible> {
         let trace = parts.headers.get(TRACEPARENT);
         Ok(Self {
             id: parts.headers.get(REQUEST_ID).cloned(),
-            // A connection answers one request at a time.
-            client: Client::Request(http.requests.fetch_add(1, Ordering::Relaxed)),
+            client: far_end(&parts.extensions).map(Client::Connection),
             key: parts.extensions.get::<Arc<Key>>().cloned(),
             trace: trace.and_then(|text| TraceContext::read(text.to_str().ok()?)),
         })
@@ -47,7 +44,7 @@ impl Caller {
     pub(super) fn sign(&self, draft: &mut Draft) {
         let text = self.id.as_ref().and_then(|id| id.to_str().ok());
         draft.request_id = text.unwrap_or_default().to_owned();
-        draft.client = Some(self.client);
+        draft.client = self.client;
         draft.key = self.key.clone();
         draft.caller = self.trace;
     }

@@ -30,7 +30,7 @@ mod write;
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock, atomic::AtomicU64},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -79,8 +79,6 @@ struct Http {
     heartbeat: Duration,
     /// When the service started, in seconds since 1970.
     started: u64,
-    /// Numbers requests that generate.
-    requests: AtomicU64,
 }
 
 type Shared = Arc<Http>;
@@ -134,7 +132,6 @@ pub fn router(
         bodies: Bodies::default(),
         heartbeat: config.heartbeat,
         started: write::unix_seconds(),
-        requests: AtomicU64::new(0),
     });
     let mut router = Router::new();
     for (_, path, handler) in routes() {

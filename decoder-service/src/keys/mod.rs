@@ -137,9 +137,14 @@ impl Key {
         &self.name
     }
 
+    /// Its number, which no other key of this process has.
+    pub fn id(&self) -> u64 {
+        self.usage.id
+    }
+
     /// Its share of the places is one, over all connections.
     pub fn client(&self) -> Client {
-        Client::Key(self.usage.id)
+        Client::Key(self.id())
     }
 
     /// Lets a call with so many sequences in.

@@ -67,6 +67,7 @@ pub(super) fn draft(request: GenerateRequest) -> Draft {
         table: Some(request.table),
         token_embedding_at_end: false,
         client: None,
+        turn: None,
         key: None,
         caller: None,
     }

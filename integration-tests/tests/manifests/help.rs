@@ -14,6 +14,8 @@ use integration_tests::binaries::binaries;
 pub(crate) struct Help {
     pub(crate) flags: BTreeSet<String>,
     pub(crate) variables: BTreeSet<String>,
+    /// What a flag is when it is not given.
+    pub(crate) defaults: HashMap<String, String>,
 }
 
 fn binary(program: &str) -> &'static PathBuf {
@@ -46,34 +48,51 @@ fn ask(program: &str, command: &str) -> Option<Help> {
     output.status.success().then(|| parse(&text))
 }
 
-/// Reads clap's help: a flag begins a line, `[env: NAME=…]` may be broken between two.
+/// Reads clap's help: a flag begins a line, `[env: NAME=…]` may be broken between two, and
+/// `[default: …]` has one of its own.
 fn parse(text: &str) -> Help {
-    let is_flag = |word: &&str| word.starts_with("--");
-    let clean = |word: &str| word.trim_end_matches([',', ']', '.']).to_owned();
-    let lines = text
-        .lines()
-        .map(str::trim_start)
-        .filter(|line| line.starts_with('-'));
-    let flags = lines
-        .filter_map(|line| line.split_whitespace().find(is_flag))
-        .map(clean);
     let words: Vec<_> = text.split_whitespace().collect();
     let pairs = words.windows(2).filter(|pair| pair[0] == "[env:");
     let variables = pairs.filter_map(|pair| Some(pair[1].split_once('=')?.0.to_owned()));
-    Help {
-        flags: flags.collect(),
+    let mut help = Help {
         variables: variables.collect(),
+        ..Help::default()
+    };
+    let mut flag = None;
+    for line in text.lines() {
+        if let Some(named) = flag_of(line) {
+            help.flags.insert(named.clone());
+            flag = Some(named);
+        }
+        let default = line.trim().strip_prefix("[default: ");
+        if let (Some(flag), Some(default)) = (&flag, default) {
+            let default = default.trim_end_matches(']').to_owned();
+            help.defaults.insert(flag.clone(), default);
+        }
     }
+    help
+}
+
+/// The flag that is told of from this line on. Texts, too, may begin a line with a flag's name, farther in.
+fn flag_of(line: &str) -> Option<String> {
+    let flag = line.trim_start();
+    if !flag.starts_with('-') || line.len() - flag.len() >= 8 {
+        return None;
+    }
+    let named = flag.split_whitespace().find(|word| word.starts_with("--"));
+    named.map(|word| word.trim_end_matches([',', ']', '.']).to_owned())
 }
 
 #[test]
 fn help_is_read_across_lines() {
     let help = parse(
-        "      --listen <ADDRESS>\n          As --other does. [env:\n          SCONE_LISTEN=]\n  -h, --help\n",
+        "      --listen <ADDRESS>\n          As --other does,\n          --another too. [env:\n          SCONE_LISTEN=]\n          [default: a:1]\n  -h, --help\n",
     );
     assert_eq!(
         help.flags.iter().collect::<Vec<_>>(),
         ["--help", "--listen"]
     );
     assert_eq!(help.variables.iter().collect::<Vec<_>>(), ["SCONE_LISTEN"]);
+    assert_eq!(help.defaults["--listen"], "a:1");
+    assert_eq!(help.defaults.len(), 1);
 }

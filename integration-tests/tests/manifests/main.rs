@@ -7,6 +7,7 @@
 
 mod dockerfile;
 mod help;
+mod limits;
 mod mistakes;
 mod monitoring;
 mod objects;

@@ -1,6 +1,6 @@
 //! Names that only running services tell: health services and metrics.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use integration_tests::{
     client::{channel, collect, decoder, greedy},
@@ -9,6 +9,7 @@ use integration_tests::{
     fixtures::fixtures,
     folders::scratch,
 };
+use scone_test_support::certificates::Authority;
 use tonic::Request;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -65,6 +66,27 @@ fn probed(program: &str) -> BTreeSet<String> {
     names
 }
 
+/// Both tiers with certificates, of which there are metrics.
+fn over_tls() -> (Service, Service) {
+    let (f, authority) = (fixtures(), Authority::new());
+    let (files, client) = (authority.server(None), authority.client(Some(&authority)));
+    let flag = |name: &str, path: &Path| format!("--{name}={}", path.display());
+    let server = [flag("tls-cert", &files.cert), flag("tls-key", &files.key)];
+    let server: Vec<&str> = server.iter().map(String::as_str).collect();
+    let embed = Service::embed(&f.table, &[&METRICS[..], &server].concat());
+    let (cert, key) = client.identity.unwrap();
+    let shown = [
+        flag("embed-tls-ca", &client.ca),
+        flag("embed-tls-cert", &cert),
+        flag("embed-tls-key", &key),
+    ];
+    let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
+    let address = format!("https://{}", embed.address);
+    let flags = [&METRICS[..], &server, &shown].concat();
+    let decoder = Service::decoder_remote(&f.model, &address, &flags);
+    (embed, decoder)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_and_alerts_name_what_the_services_have() {
     let f = fixtures();
@@ -102,8 +124,9 @@ async fn probes_and_alerts_name_what_the_services_have() {
         embed.metric(unchanged).await
     })
     .await;
+    let (embed_tls, decoder_tls) = over_tls();
     let mut names = BTreeSet::new();
-    for service in [&embed, &decoder_service] {
+    for service in [&embed, &decoder_service, &embed_tls, &decoder_tls] {
         let text = http_get(service.metrics.as_deref().unwrap(), "/metrics").await;
         names.extend(stored_names(&text));
     }

@@ -6,10 +6,10 @@ use std::{fs, path::PathBuf, time::Instant};
 use integration_tests::{
     client::{self, generate, greedy},
     cluster::{ANY_PORT, Service, decoder_command, embed_command},
-    eventually::{PATIENCE, eventually, eventually_within},
+    eventually::{PATIENCE, eventually, eventually_within, in_time},
     fixtures::fixtures,
     folders::{copy_of, scratch},
-    http2::{RawClient, grpc},
+    http2::{RawClient, data, grpc, window_update},
     memory::Watch,
     rows,
 };
@@ -19,6 +19,7 @@ use scone_fgram::{
     table::{BuildOptions, StoreKind, build_table},
 };
 use scone_proto::decoder::v1::{GenerateRequest, decoder_service_client::DecoderServiceClient};
+use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 const GENERATE: &str = "/scone.decoder.v1.DecoderService/Generate";
@@ -333,4 +334,72 @@ async fn unary_answers_that_nobody_reads_count_until_they_are_sent() {
         let what = format!("2,400 unread LookupOnce, windows of {window}");
         watch.took_at_most(&what, most);
     }
+}
+
+/// Others' look-ups took 25 ms instead of 3 once, for as long as it was sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_of_window_updates_end_their_connections() {
+    const CLIENTS: usize = 4;
+    let embed = wide_embed_service();
+    looked_up(&embed).await;
+    let mut updates = Vec::new();
+    for _ in 0..10_000 {
+        window_update(&mut updates, 0, 1);
+    }
+    let mut flooding = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let (address, updates) = (embed.address.clone(), updates.clone());
+        flooding.spawn(async move {
+            let mut client = RawClient::connect(&address, 65_535).await;
+            let mut sent = 0;
+            while client.send(&updates).await {
+                sent += 10_000;
+            }
+            sent
+        });
+    }
+    looked_up(&embed).await;
+    while let Some(sent) = in_time("end of a flood", flooding.join_next()).await {
+        println!("    cut after {} frames", sent.unwrap());
+    }
+    let cut = embed.metric("scone_embed_connections_flooded_total").await;
+    assert_eq!(cut, Some(CLIENTS as f64));
+    looked_up(&embed).await;
+}
+
+/// The smallest look-ups, one after the other, and two WINDOW_UPDATEs for each answer, as the most
+/// talkative client would.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_client_that_makes_room_for_each_answer_is_not_cut() {
+    const AT_ONCE: usize = 100;
+    let embed = wide_embed_service();
+    let mut client = RawClient::connect(&embed.address, 65_535).await;
+    let mut frames = Vec::new();
+    let stream = client.open(&mut frames, LOOKUP);
+    assert!(client.send(&frames).await);
+    // No row: the next id is another one.
+    let request = grpc(&rows::request(1, &[7, 3]).encode_to_vec());
+    // The first alone tells how long an answer is.
+    let (mut answer_bytes, mut answered) = (0, 0);
+    for round in 0..=150 {
+        let count = if round == 0 { 1 } else { AT_ONCE };
+        let mut frames = Vec::new();
+        for _ in 0..count {
+            data(&mut frames, stream, &request, false);
+            window_update(&mut frames, stream, 64);
+            window_update(&mut frames, 0, 64);
+        }
+        assert!(client.send(&frames).await, "{:?}", client.seen());
+        answered += count;
+        eventually("answers to all", async || {
+            let bytes = client.seen().data_bytes;
+            if round == 0 {
+                answer_bytes = bytes;
+            }
+            (bytes > 0 && bytes == answered * answer_bytes).then_some(())
+        })
+        .await;
+    }
+    let cut = embed.metric("scone_embed_connections_flooded_total").await;
+    assert_eq!(cut, Some(0.0));
 }

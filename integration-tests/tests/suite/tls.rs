@@ -5,7 +5,7 @@ use std::{path::Path, process::Command};
 use integration_tests::{
     binaries::binaries,
     client::{decoder, generate, greedy, seeded},
-    cluster::Service,
+    cluster::{ANY_PORT, Service},
     eventually::{eventually, in_time},
     fixtures::fixtures,
     folders::{copy_of, scratch},
@@ -22,13 +22,13 @@ fn flags<'a>(pairs: &[(&'a str, &'a Path)]) -> Vec<String> {
     pairs.iter().map(flag).collect()
 }
 
-fn server_flags(files: &ServerFiles) -> Vec<String> {
+pub(super) fn server_flags(files: &ServerFiles) -> Vec<String> {
     let mut pairs = vec![("tls-cert", &*files.cert), ("tls-key", &*files.key)];
     pairs.extend(files.client_ca.as_deref().map(|ca| ("tls-client-ca", ca)));
     flags(&pairs)
 }
 
-fn embed_flags(files: &ClientFiles) -> Vec<String> {
+pub(super) fn embed_flags(files: &ClientFiles) -> Vec<String> {
     let mut pairs = vec![("embed-tls-ca", &*files.ca)];
     if let Some((cert, key)) = &files.identity {
         pairs.extend([("embed-tls-cert", &**cert), ("embed-tls-key", &**key)]);
@@ -48,7 +48,7 @@ fn decoder_over(embed: &Service, flags: &[String]) -> Service {
     Service::decoder_remote(&fixtures().model, &address, &flags)
 }
 
-async fn connect(service: &Service, files: ClientFiles) -> Result<Channel, String> {
+pub(super) async fn connect(service: &Service, files: ClientFiles) -> Result<Channel, String> {
     let connector = Connector {
         tls: ClientTls::open(files).unwrap(),
         name: "localhost".to_owned(),
@@ -184,6 +184,62 @@ async fn certificates_are_replaced_while_both_tiers_run() {
     for _ in 0..3 {
         assert_eq!(completions(&client).await, before);
         tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    }
+}
+
+/// Both tiers tell when their certificates end, and the decoder when the one that it shows does; of files
+/// that are renewed, what they say now.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_each_certificate_is_a_metric_that_follows_the_files() {
+    const METRICS: [&str; 2] = ["--metrics-listen", ANY_PORT];
+    // The first seconds of 2040 and of 2041.
+    const ENDS: [f64; 2] = [2_208_988_800.0, 2_240_611_200.0];
+    let authority = Authority::new();
+    let names = ["localhost", "127.0.0.1"];
+    let issue = |file: &str, year| authority.issue_until(file, &names, (year, 1, 1));
+    let (served, shown) = (issue("served", 2040), issue("shown", 2040));
+    let files = ServerFiles {
+        cert: served.cert.clone(),
+        key: served.key.clone(),
+        client_ca: Some(authority.file()),
+    };
+    let server_flags = server_flags(&files);
+    let server_flags = server_flags.iter().map(String::as_str);
+    let embed_side: Vec<&str> = METRICS.into_iter().chain(server_flags.clone()).collect();
+    let embed = Service::embed(&fixtures().table, &embed_side);
+    let client_files = ClientFiles {
+        ca: authority.file(),
+        identity: Some((shown.cert.clone(), shown.key.clone())),
+    };
+    let client_flags = embed_flags(&client_files);
+    let decoder_side = METRICS.into_iter().chain(server_flags);
+    let decoder_side = decoder_side.chain(client_flags.iter().map(String::as_str));
+    let decoder_side: Vec<&str> = decoder_side.collect();
+    let address = format!("https://{}", embed.address);
+    let decoder = Service::decoder_remote(&fixtures().model, &address, &decoder_side);
+
+    let all = [
+        (&embed, "scone_embed_tls_certificate"),
+        (&decoder, "scone_decoder_tls_certificate"),
+        (&decoder, "scone_decoder_embed_tls_certificate"),
+    ];
+    let end = async |(service, name): &(&Service, &str)| {
+        let name = format!("{name}_expiry_timestamp_seconds");
+        service.metric(&name).await
+    };
+    for one in &all {
+        assert_eq!(end(one).await, Some(ENDS[0]), "{}", one.1);
+    }
+    for (old, new) in [
+        (&served, issue("served-anew", 2041)),
+        (&shown, issue("shown-anew", 2041)),
+    ] {
+        replace(&old.key, &new.key);
+        replace(&old.cert, &new.cert);
+    }
+    for one in &all {
+        let renewed = async || (end(one).await? == ENDS[1]).then_some(());
+        eventually(one.1, renewed).await;
     }
 }
 

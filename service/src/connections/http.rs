@@ -1,12 +1,10 @@
 //! The life of HTTP/1 connections.
 
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use scone_tls::Protocol;
 use tokio_util::sync::CancellationToken;
+use tonic::{codegen::Service as _, transport::server::Connected as _};
 use tracing::debug;
 
 use super::{
@@ -43,11 +41,17 @@ async fn serve(
         ending,
         cut: _,
     } = accepted;
+    let info = transport.connect_info();
+    // Requests know their connection, as those of gRPC do.
+    let routed = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(info.clone());
+        router.clone().call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.silence)
         .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(transport), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(transport), routed);
     tokio::pin!(connection);
     let served = tokio::select! {
         served = &mut connection => served,

@@ -48,6 +48,8 @@ pub struct ConnectionMetrics {
     pub aged: Counter,
     /// Cut because they said nothing.
     pub silent: Counter,
+    /// Cut because too many frames came that asked for nothing.
+    pub flooded: Counter,
     /// Closed because there was no TLS with them.
     pub tls_failed: Counter,
     /// Bytes of gRPC messages that are still arriving.
@@ -56,7 +58,7 @@ pub struct ConnectionMetrics {
 
 impl ConnectionMetrics {
     /// Registers them as `connections_open`, `connections_refused`, `connections_aged`,
-    /// `connections_silent`, `connections_tls_failed` and `unfinished_message_bytes`, after the
+    /// `connections_silent`, `connections_flooded`, `connections_tls_failed` and `unfinished_message_bytes`, after the
     /// registry's prefix.
     pub fn register(&self, registry: &mut Registry) {
         let metrics = self.clone();
@@ -75,6 +77,11 @@ impl ConnectionMetrics {
             "connections_silent",
             "Connections cut because nothing came over them",
             metrics.silent,
+        );
+        registry.register(
+            "connections_flooded",
+            "Connections of HTTP/2 cut because of too many frames that ask for nothing, such as WINDOW_UPDATE",
+            metrics.flooded,
         );
         registry.register(
             "connections_tls_failed",

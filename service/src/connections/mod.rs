@@ -22,6 +22,7 @@
 //! Connections of HTTP/1 have the same life: see [`Connections::serve_http`].
 
 mod args;
+mod frames;
 mod http;
 mod limits;
 mod names;

@@ -198,6 +198,7 @@ impl OneConnection {
             ending,
             cut,
         } = accepted;
+        let transport = transport.without_floods(&self.metrics.flooded);
         let heard = transport.heard();
         // A drain that gives up drops this, and with it what is still open.
         let _cut_when_dropped = cut.clone().drop_guard();

@@ -8,9 +8,10 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use prometheus_client::metrics::counter::Counter;
 use scone_tls::{Protocol, ServerStream, ServerTls};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
@@ -19,7 +20,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-use super::socket::{ConnectionInfo, Socket};
+use super::{
+    frames::Frames,
+    socket::{ConnectionInfo, Socket},
+};
 
 /// First byte of every client that speaks TLS: a record with a part of the handshake.
 const HANDSHAKE_RECORD: u8 = 22;
@@ -42,6 +46,14 @@ const REFUSAL_HTTP1: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n
 pub(super) struct Transport {
     stream: Stream,
     heard: Heard,
+    flood: Option<Flood>,
+}
+
+/// What ends a connection of HTTP/2 over which too many frames come.
+struct Flood {
+    frames: Frames,
+    /// Told when they do.
+    met: Counter,
 }
 
 enum Stream {
@@ -75,8 +87,28 @@ impl Transport {
     }
 
     fn of(stream: Stream) -> Self {
-        let heard = Heard::default();
-        Self { stream, heard }
+        Self {
+            stream,
+            heard: Heard::default(),
+            flood: None,
+        }
+    }
+
+    /// Fails once a client of HTTP/2 floods it with frames that ask for nothing, and counts that.
+    pub(super) fn without_floods(self, met: &Counter) -> Self {
+        let flood = Some(Flood {
+            frames: Frames::new(Instant::now()),
+            met: met.clone(),
+        });
+        Self { flood, ..self }
+    }
+
+    /// Bytes were given to the stream.
+    fn sent(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let (Some(flood), Poll::Ready(Ok(bytes))) = (&mut self.flood, &written) {
+            flood.frames.sent(*bytes);
+        }
+        written
     }
 
     /// Has the client show that it speaks TLS, and who it is if it must, within `longest` and
@@ -166,8 +198,15 @@ impl AsyncRead for Transport {
             Stream::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         };
-        let more = buf.filled().len() - before;
-        self.heard.0.fetch_add(more as u64, Ordering::Relaxed);
+        let more = &buf.filled()[before..];
+        self.heard.0.fetch_add(more.len() as u64, Ordering::Relaxed);
+        if let Some(flood) = &mut self.flood
+            && flood.frames.came(more, Instant::now())
+        {
+            flood.met.inc();
+            let flood = io::Error::other("a flood of frames that ask for nothing");
+            return Poll::Ready(Err(flood));
+        }
         read
     }
 }
@@ -178,10 +217,11 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
+        let written = match &mut self.stream {
             Stream::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
+        };
+        self.sent(written)
     }
 
     fn poll_write_vectored(
@@ -189,10 +229,11 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
+        let written = match &mut self.stream {
             Stream::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
             Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
+        };
+        self.sent(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,0 +1,187 @@
+//! Whose turn it is: a request that was refused because there was no place, and comes back when it was told
+//! to, goes before those that came after it. A plain state machine: no locks, no clock.
+//!
+//! Without this, a client that was served and comes again at once takes the place that it has just freed,
+//! and those that wait for the time they were told never find one. So requests that are refused stand in a
+//! line, known by what they will have when they come back, and places are kept for it: requests without a
+//! turn must leave most of them free, those with one the share of the head of the line. The line is bounded,
+//! and what does not come back in time loses its turn.
+
+use std::{collections::VecDeque, net::SocketAddr, time::Instant};
+
+/// Most requests in line; one more is refused without a turn.
+const MOST: usize = 1024;
+
+/// How a request that comes back is known: by its own id if it has one, else by its connection; and by
+/// its API key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    key: Option<u64>,
+    name: Name,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Name {
+    /// What the client calls the request; it may come back over another connection.
+    Id(String),
+    Connection(SocketAddr),
+}
+
+impl Turn {
+    /// Of a request with this id, which is empty if the client gave none; `None` when nothing tells whose
+    /// it is.
+    pub fn of(key: Option<u64>, id: &str, connection: Option<SocketAddr>) -> Option<Self> {
+        let name = match id {
+            "" => Name::Connection(connection?),
+            id => Name::Id(id.to_owned()),
+        };
+        Some(Self { key, name })
+    }
+}
+
+/// Those who are to come back, in order of their first refusal.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    line: VecDeque<Absent>,
+}
+
+#[derive(Debug)]
+struct Absent {
+    turn: Turn,
+    /// It asks for so many.
+    places: usize,
+    /// It loses its turn when it is not back by then.
+    until: Instant,
+}
+
+impl Turns {
+    /// Takes out those who did not come back in time.
+    pub(crate) fn forget_late(&mut self, now: Instant) {
+        self.line.retain(|one| one.until > now);
+    }
+
+    /// How many places a request with this turn, or without one, must leave free, where `room` may wait: for
+    /// all who are in line, up to three quarters of them, if it is not itself; else for those before it, up
+    /// to one quarter, as most of those are still away. What the first in line asks for is kept from
+    /// everybody whatever it is, so that it gets it. The rest of the places, and those of the batch, keep
+    /// things going when nobody comes back.
+    pub(crate) fn kept_from(&self, turn: Option<&Turn>, room: usize) -> usize {
+        let waits = self.line.iter().any(|one| turn == Some(&one.turn));
+        let most = match waits {
+            true => room.div_ceil(4),
+            false => (room * 3).div_ceil(4),
+        };
+        let mut kept: usize = 0;
+        for (at, one) in self.before(turn).enumerate() {
+            match kept + one.places {
+                sum if at == 0 || sum <= most => kept = sum.min(room),
+                _ => break,
+            }
+        }
+        kept
+    }
+
+    /// Places that those before it ask for.
+    pub(crate) fn wanted_before(&self, turn: Option<&Turn>) -> usize {
+        self.before(turn).map(|one| one.places).sum()
+    }
+
+    fn before<'a>(&'a self, turn: Option<&'a Turn>) -> impl Iterator<Item = &'a Absent> {
+        self.line
+            .iter()
+            .take_while(move |one| turn != Some(&one.turn))
+    }
+
+    /// A request was refused and may come back until then: it keeps its turn, or gets the last one.
+    pub(crate) fn refused(&mut self, turn: &Turn, places: usize, until: Instant) {
+        if let Some(one) = self.line.iter_mut().find(|one| one.turn == *turn) {
+            (one.places, one.until) = (places, until);
+        } else if self.line.len() < MOST {
+            self.line.push_back(Absent {
+                turn: turn.clone(),
+                places,
+                until,
+            });
+        }
+    }
+
+    /// A request got its places.
+    pub(crate) fn served(&mut self, turn: &Turn) {
+        self.line.retain(|one| one.turn != *turn);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::time::Duration;
+
+    use super::*;
+
+    fn turn(number: u16) -> Turn {
+        let connection = SocketAddr::from(([127, 0, 0, 1], number));
+        Turn::of(None, "", Some(connection)).unwrap()
+    }
+
+    fn line(places: &[usize]) -> (Turns, Instant) {
+        let (mut turns, later) = (Turns::default(), Instant::now() + Duration::from_secs(9));
+        for (number, &places) in places.iter().enumerate() {
+            turns.refused(&turn(number as u16), places, later);
+        }
+        (turns, later)
+    }
+
+    #[test]
+    fn places_are_kept_for_those_before_and_for_nobody_behind() {
+        let (turns, _) = line(&[1; 20]);
+        assert_eq!(turns.kept_from(Some(&turn(0)), 8), 0);
+        assert_eq!(turns.kept_from(Some(&turn(1)), 8), 1);
+        assert_eq!(turns.kept_from(Some(&turn(5)), 8), 2, "of the quarter");
+        assert_eq!(turns.kept_from(Some(&turn(19)), 8), 2);
+        assert_eq!(turns.kept_from(None, 8), 6, "three quarters");
+        assert_eq!(turns.kept_from(Some(&turn(99)), 1), 1);
+        assert_eq!(
+            turns.kept_from(None, 0),
+            0,
+            "nobody waits, so nothing is kept"
+        );
+        assert_eq!(turns.wanted_before(Some(&turn(7))), 7);
+        assert_eq!(turns.wanted_before(None), 20);
+    }
+
+    #[test]
+    fn the_first_gets_as_many_as_it_asks_for() {
+        let (turns, _) = line(&[7, 1]);
+        assert_eq!(turns.kept_from(None, 8), 7);
+        assert_eq!(turns.kept_from(None, 4), 4, "never more than may wait");
+    }
+
+    #[test]
+    fn a_turn_is_kept_by_coming_back_and_ends_with_a_place_or_by_staying_away() {
+        let (mut turns, later) = line(&[1; 3]);
+        turns.refused(&turn(0), 1, later + Duration::from_secs(1));
+        assert_eq!(turns.wanted_before(Some(&turn(1))), 1, "still the first");
+        turns.served(&turn(1));
+        assert_eq!(turns.wanted_before(Some(&turn(2))), 1);
+        turns.forget_late(later);
+        assert_eq!(turns.wanted_before(None), 1, "only the first came again");
+    }
+
+    #[test]
+    fn the_line_is_bounded() {
+        let (mut turns, later) = line(&vec![1; MOST]);
+        turns.refused(&turn(60_000), 1, later);
+        assert_eq!(turns.wanted_before(None), MOST);
+    }
+
+    #[test]
+    fn a_request_with_an_id_is_known_on_another_connection() {
+        let one = SocketAddr::from(([127, 0, 0, 1], 1));
+        let two = SocketAddr::from(([127, 0, 0, 1], 2));
+        let of = |key, id, connection| Turn::of(key, id, Some(connection));
+        assert_eq!(of(None, "a", one), of(None, "a", two));
+        assert_ne!(of(None, "", one), of(None, "", two));
+        assert_ne!(of(Some(1), "a", one), of(Some(2), "a", one), "keys differ");
+        assert_eq!(Turn::of(None, "", None), None);
+    }
+}
