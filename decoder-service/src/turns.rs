@@ -7,20 +7,24 @@
 //! turn must leave most of them free, those with one the share of the head of the line. The line is bounded,
 //! and what does not come back in time loses its turn.
 
-use std::{collections::VecDeque, net::SocketAddr, time::Instant};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    time::Instant,
+};
 
 /// Most requests in line; one more is refused without a turn.
 const MOST: usize = 1024;
 
 /// How a request that comes back is known: by its own id if it has one, else by its connection; and by
 /// its API key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Turn {
     key: Option<u64>,
     name: Name,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Name {
     /// What the client calls the request; it may come back over another connection.
     Id(String),
@@ -39,10 +43,18 @@ impl Turn {
     }
 }
 
-/// Those who are to come back, in order of their first refusal.
+/// Those who are to come back, in order of their first refusal. A refusal must cost little however long the
+/// line is: most of them come when there is most to do.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
-    line: VecDeque<Absent>,
+    /// By their numbers, which grow.
+    line: BTreeMap<u64, Absent>,
+    numbers: HashMap<Turn, u64>,
+    next: u64,
+    /// What all of them ask for.
+    wanted: usize,
+    /// When the first of them loses its turn, or before that.
+    first_late: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -57,7 +69,25 @@ struct Absent {
 impl Turns {
     /// Takes out those who did not come back in time.
     pub(crate) fn forget_late(&mut self, now: Instant) {
-        self.line.retain(|one| one.until > now);
+        if self.first_late.is_none_or(|late| late > now) {
+            return;
+        }
+        let late = self.line.iter().filter(|(_, one)| one.until <= now);
+        for number in late.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.remove(number);
+        }
+        self.first_late = self.line.values().map(|one| one.until).min();
+    }
+
+    fn remove(&mut self, number: u64) {
+        if let Some(one) = self.line.remove(&number) {
+            self.numbers.remove(&one.turn);
+            self.wanted -= one.places;
+        }
+    }
+
+    fn number(&self, turn: Option<&Turn>) -> Option<u64> {
+        self.numbers.get(turn?).copied()
     }
 
     /// How many places a request with this turn, or without one, must leave free, where `room` may wait: for
@@ -66,13 +96,14 @@ impl Turns {
     /// everybody whatever it is, so that it gets it. The rest of the places, and those of the batch, keep
     /// things going when nobody comes back.
     pub(crate) fn kept_from(&self, turn: Option<&Turn>, room: usize) -> usize {
-        let waits = self.line.iter().any(|one| turn == Some(&one.turn));
-        let most = match waits {
-            true => room.div_ceil(4),
-            false => (room * 3).div_ceil(4),
+        let number = self.number(turn);
+        let most = match number {
+            Some(_) => room.div_ceil(4),
+            None => (room * 3).div_ceil(4),
         };
         let mut kept: usize = 0;
-        for (at, one) in self.before(turn).enumerate() {
+        let before = self.line.range(..number.unwrap_or(self.next));
+        for (at, (_, one)) in before.enumerate() {
             match kept + one.places {
                 sum if at == 0 || sum <= most => kept = sum.min(room),
                 _ => break,
@@ -83,31 +114,38 @@ impl Turns {
 
     /// Places that those before it ask for.
     pub(crate) fn wanted_before(&self, turn: Option<&Turn>) -> usize {
-        self.before(turn).map(|one| one.places).sum()
-    }
-
-    fn before<'a>(&'a self, turn: Option<&'a Turn>) -> impl Iterator<Item = &'a Absent> {
-        self.line
-            .iter()
-            .take_while(move |one| turn != Some(&one.turn))
+        match self.number(turn) {
+            Some(number) => self.line.range(..number).map(|(_, one)| one.places).sum(),
+            None => self.wanted,
+        }
     }
 
     /// A request was refused and may come back until then: it keeps its turn, or gets the last one.
     pub(crate) fn refused(&mut self, turn: &Turn, places: usize, until: Instant) {
-        if let Some(one) = self.line.iter_mut().find(|one| one.turn == *turn) {
-            (one.places, one.until) = (places, until);
-        } else if self.line.len() < MOST {
-            self.line.push_back(Absent {
-                turn: turn.clone(),
-                places,
-                until,
-            });
-        }
+        let number = match self.number(Some(turn)) {
+            Some(number) => number,
+            None if self.line.len() < MOST => self.next,
+            None => return,
+        };
+        self.remove(number);
+        self.numbers.insert(turn.clone(), number);
+        let turn = turn.clone();
+        let absent = Absent {
+            turn,
+            places,
+            until,
+        };
+        self.line.insert(number, absent);
+        self.next = self.next.max(number + 1);
+        self.wanted += places;
+        self.first_late = Some(self.first_late.map_or(until, |late| late.min(until)));
     }
 
     /// A request got its places.
     pub(crate) fn served(&mut self, turn: &Turn) {
-        self.line.retain(|one| one.turn != *turn);
+        if let Some(number) = self.number(Some(turn)) {
+            self.remove(number);
+        }
     }
 }
 
