@@ -90,8 +90,9 @@ impl ModelFiles {
             }
         }
         specs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        // Both in the order of names, and a name is there once.
-        Ok(base_hash(specs.iter().zip(digests.values())))
+        let hashed = specs.iter();
+        let hashed = hashed.filter_map(|spec| Some((spec, digests.get(&spec.name)?)));
+        Ok(base_hash(hashed))
     }
 
     /// The directory of the tokenizer and all other files.
