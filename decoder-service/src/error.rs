@@ -24,8 +24,11 @@ pub enum Error {
     /// A request names a table that is not served.
     #[error("there is no table {0:?} here")]
     UnknownTable(String),
-    /// As many sequences run and wait as may.
-    #[error("{running_and_waiting} sequences run and wait, which is the limit; try again later")]
+    /// As many sequences run and wait as may, or what is left is kept for those who were refused before.
+    #[error(
+        "no place is free: {running_and_waiting} sequences run and wait at most, and those who were \
+         refused before go first; try again later"
+    )]
     QueueFull {
         /// `max_batch + max_queue`.
         running_and_waiting: usize,

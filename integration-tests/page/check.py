@@ -382,6 +382,22 @@ class Check:
         b.type("[name=stop_token_ids]", "")
         self.done("a refusal names its field; Ctrl+Enter generates")
 
+    def stop_strings(self):
+        b = self.browser
+        said = "return tokens.filter(t => !t.prompt && !t.span.matches('.cut')).map(t => t.text).join('')"
+        self.fields(temperature=0, max_tokens=20, stop="")
+        b.click("#go")
+        self.generated()
+        whole = b.run(said)
+        end = whole[len(whole) // 2 :].replace("\n", " ").split(" ")[1]
+        self.fields(stop=f"never said\n{end}")
+        b.click("#go")
+        self.generated()
+        text = b.run(said)
+        assert text.rstrip() == whole[: whole.index(end)].rstrip(), (text, whole, end)
+        b.type("[name=stop]", "")
+        self.done("any of several stop strings ends a text")
+
     def readable(self, name):
         lowest = self.browser.run(CONTRAST)[0]
         assert lowest[0] >= 4.5, f"{name}: contrast {lowest}"
@@ -471,6 +487,7 @@ def main():
                 check.chats()
             check.themes()
             check.refusals()
+            check.stop_strings()
             check.phone()
             check.restart()
             check.stopping()

@@ -151,7 +151,8 @@ function request() {
   for (const name of NUMBERS) {
     if (fields[name].value !== "") body[name] = Number(fields[name].value);
   }
-  if (fields.stop.value) body.stop = fields.stop.value;
+  const stops = fields.stop.value.split("\n").filter(Boolean);
+  if (stops.length) body.stop = stops;
   if (fields.stop_token_ids.value) body.stop_token_ids = listed(fields.stop_token_ids.value);
   if (fields.logit_bias.value) body.logit_bias = biases(fields.logit_bias.value);
   if (fields.ignore_eos.checked) body.ignore_eos = true;
@@ -176,7 +177,7 @@ async function generate() {
   running = new AbortController();
   const { signal } = running;
   byId("go").disabled = true;
-  byId("stop").disabled = false;
+  byId("end").disabled = false;
   showError("");
   clearText();
   const figures = new Figures();
@@ -201,7 +202,7 @@ async function generate() {
   }
   running = null;
   byId("go").disabled = false;
-  byId("stop").disabled = true;
+  byId("end").disabled = true;
 }
 
 // The columns beside the first, one for each other table that was chosen.
@@ -545,7 +546,7 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   generate();
 });
-byId("stop").addEventListener("click", () => running?.abort());
+byId("end").addEventListener("click", () => running?.abort());
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") running?.abort();
   if (event.key === "Enter" && event.ctrlKey) form.requestSubmit();
