@@ -40,5 +40,5 @@ fn the_page_generates_shades_explains_and_outlives_its_server() {
     let mut command = Command::new("python3");
     command.arg(script).args(["--server", &server]);
     let said = run("page", command).success();
-    assert_eq!(said.matches("ok: ").count(), 14, "{said}");
+    assert_eq!(said.matches("ok: ").count(), 15, "{said}");
 }
