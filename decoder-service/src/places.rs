@@ -173,8 +173,14 @@ impl Places {
         let now = Instant::now();
         turns.forget_late(now);
         let in_time = self.pace.within(self.limits.max_queue_time);
-        let kept = turns.kept_from(turn, in_time.min(self.limits.max_queue));
-        let all = self.taken() + wanted + kept;
+        let taken = self.taken();
+        // Where nobody waits nothing is kept: those in line may have left for good, and everybody who comes
+        // would be refused for their sake while places lie idle.
+        let kept = match taken > self.limits.max_batch {
+            true => turns.kept_from(turn, in_time.min(self.limits.max_queue)),
+            false => 0,
+        };
+        let all = taken + wanted + kept;
         let late = all.saturating_sub(self.limits.max_batch.saturating_add(in_time));
         if late == 0
             && all <= self.limits.capacity()
@@ -368,6 +374,19 @@ mod tests {
         // Three of the four that may wait are kept.
         let _held: Vec<_> = (0..3).map(|_| take(&places, 1, None).unwrap()).collect();
         take(&places, 1, None).unwrap_err();
+    }
+
+    /// As a client that opens a connection for each try: it does not come back as who it was.
+    #[test]
+    fn who_left_keeps_nobody_from_places_for_which_nobody_waits() {
+        let places = places(2, 4, 6);
+        let held = take(&places, 6, None).unwrap();
+        let (client, turn) = somebody(10);
+        places.take(4, client, turn.as_ref()).unwrap_err();
+        drop(held);
+        let _batch = take(&places, 2, None).unwrap();
+        let (client, turn) = somebody(11);
+        places.take(4, client, turn.as_ref()).unwrap();
     }
 
     #[test]
