@@ -386,7 +386,7 @@ mod tests {
         drop(held);
         let _batch = take(&places, 2, None).unwrap();
         let (client, turn) = somebody(11);
-        places.take(4, client, turn.as_ref()).unwrap();
+        let _waiting = places.take(4, client, turn.as_ref()).unwrap();
     }
 
     #[test]
