@@ -1,7 +1,7 @@
 //! What tokens of a prompt add to a step in which streams decode:
-//! `cargo run --release -p scone-model --example step_speed -- MODEL [TYPE]...`.
+//! `cargo run --release -p scone-model --example step_speed -- MODEL [POSITIONS] [TYPE]...`.
 //!
-//! Eight streams with 200 positions each, and a prompt of which 512 positions are there. Prints one
+//! Eight streams with so many positions each (200 if not given), and a prompt of which 512 positions are there. Prints one
 //! JSON object for each type of weights and number of prompt tokens: the time that a quarter of the
 //! steps stay below (a busy machine spoils others), and the same in ordinary steps.
 
@@ -13,7 +13,6 @@ use std::time::Instant;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const STREAMS: usize = 8;
-const HELD: usize = 200;
 const PROMPT_HELD: usize = 512;
 const PROMPT_TOKENS: [usize; 11] = [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
 const ROUNDS: usize = 40;
@@ -22,20 +21,23 @@ fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let model = arguments
         .next()
-        .ok_or("usage: step_speed MODEL [TYPE]...")?;
-    let only: Vec<String> = arguments.collect();
+        .ok_or("usage: step_speed MODEL [POSITIONS] [TYPE]...")?;
+    let mut only: Vec<String> = arguments.collect();
+    let held = only.first().and_then(|first| first.parse().ok());
+    only.drain(..usize::from(held.is_some()));
+    let held = held.unwrap_or(200);
     for kind in WeightType::ALL {
         if only.is_empty() || only.contains(&kind.to_string()) {
-            rayon::scope(|_| measure(Path::new(&model), kind))?;
+            rayon::scope(|_| measure(Path::new(&model), held, kind))?;
         }
     }
     Ok(())
 }
 
-fn measure(model: &Path, kind: WeightType) -> Result<()> {
+fn measure(model: &Path, held: usize, kind: WeightType) -> Result<()> {
     let decoder = load_packed_model(&ModelFiles::open(model)?, kind)?.decoder;
     let blocks_of = |positions: usize| positions.div_ceil(KV_BLOCK_POSITIONS);
-    let each = blocks_of(HELD + 1);
+    let each = blocks_of(held + 1);
     let prompt_blocks = blocks_of(PROMPT_HELD + 32);
     let mut pool = decoder.new_pool(KvDtype::F16, STREAMS * each + prompt_blocks)?;
     let streams: Vec<Vec<u32>> = (0..STREAMS)
@@ -44,8 +46,10 @@ fn measure(model: &Path, kind: WeightType) -> Result<()> {
     let prompt: Vec<u32> = (0..prompt_blocks)
         .map(|b| (STREAMS * each + b) as u32)
         .collect();
-    let ids: Vec<u32> = (0..PROMPT_HELD as u32).map(|i| 7 + i % 200).collect();
-    let rows = vec![None; PROMPT_HELD];
+    let ids: Vec<u32> = (0..held.max(PROMPT_HELD) as u32)
+        .map(|i| 7 + i % 200)
+        .collect();
+    let rows = vec![None; ids.len()];
     let mut fill = |blocks: &[u32], tokens: usize| {
         let segment = Segment {
             blocks,
@@ -57,13 +61,19 @@ fn measure(model: &Path, kind: WeightType) -> Result<()> {
         decoder.step(&mut pool, &[segment])
     };
     for blocks in &streams {
-        fill(blocks, HELD)?;
+        fill(blocks, held)?;
     }
     fill(&prompt, PROMPT_HELD)?;
     let mut times = vec![Vec::new(); PROMPT_TOKENS.len()];
     for _ in 0..ROUNDS {
         for (tokens, times) in PROMPT_TOKENS.into_iter().zip(&mut times) {
-            times.push(step(&decoder, &mut pool, &streams, &prompt, tokens)?);
+            times.push(step(
+                &decoder,
+                &mut pool,
+                (&streams, held),
+                &prompt,
+                tokens,
+            )?);
         }
     }
     let quarter = |times: &mut Vec<f64>| {
@@ -85,7 +95,7 @@ fn measure(model: &Path, kind: WeightType) -> Result<()> {
 fn step(
     decoder: &Decoder,
     pool: &mut KvPool,
-    streams: &[Vec<u32>],
+    (streams, held): (&[Vec<u32>], usize),
     prompt: &[u32],
     tokens: usize,
 ) -> Result<f64> {
@@ -94,7 +104,7 @@ fn step(
         .iter()
         .map(|blocks| Segment {
             blocks,
-            held: HELD,
+            held,
             token_ids: &ids[..1],
             rows: &[None],
             samples: true,
