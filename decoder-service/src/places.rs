@@ -148,7 +148,7 @@ impl Places {
             taken: Arc::new(Semaphore::new(limits.capacity())),
             stalled: Arc::new(Semaphore::new(limits.capacity())),
             clients: Arc::default(),
-            turns: Arc::default(),
+            turns: Arc::new(Mutex::new(Turns::new(limits.per_client))),
             ending: Arc::default(),
             pace: Arc::default(),
             limits,
@@ -197,7 +197,7 @@ impl Places {
         let before = turns.wanted_before(turn) + wanted;
         let retry_after = self.pace.retry_after(before.max(late));
         if let Some(turn) = turn {
-            turns.refused(turn, wanted, now + patience(retry_after));
+            turns.refused(turn, client, wanted, now + patience(retry_after));
         }
         Err(match late {
             0 => NoPlace::Full { retry_after },
@@ -206,10 +206,16 @@ impl Places {
     }
 
     /// A request that had its places waited longer than it may, and is told to come back: it has a turn.
-    pub(crate) fn waited_too_long(&self, n: u32, turn: &Turn, retry_after: Duration) {
+    pub(crate) fn waited_too_long(
+        &self,
+        n: u32,
+        client: Option<Client>,
+        turn: &Turn,
+        retry_after: Duration,
+    ) {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         let until = Instant::now() + patience(retry_after);
-        turns.refused(turn, n as usize, until);
+        turns.refused(turn, client, n as usize, until);
     }
 
     /// A sequence ended, so long after the one before, while others waited.

@@ -5,13 +5,15 @@
 //! and those that wait for the time they were told never find one. So requests that are refused stand in a
 //! line, known by what they will have when they come back, and places are kept for it: requests without a
 //! turn must leave most of them free, those with one the share of the head of the line. The line is bounded,
-//! and what does not come back in time loses its turn.
+//! in all and for each client, and what does not come back in time loses its turn.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     net::SocketAddr,
     time::Instant,
 };
+
+use crate::places::Client;
 
 /// Most requests in line; one more is refused without a turn.
 const MOST: usize = 1024;
@@ -45,11 +47,15 @@ impl Turn {
 
 /// Those who are to come back, in order of their first refusal. A refusal must cost little however long the
 /// line is: most of them come when there is most to do.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Turns {
     /// By their numbers, which grow.
     line: BTreeMap<u64, Absent>,
     numbers: HashMap<Turn, u64>,
+    /// Places that each client's requests in line ask for.
+    clients: HashMap<Client, usize>,
+    /// Most of these.
+    per_client: usize,
     next: u64,
     /// What all of them ask for.
     wanted: usize,
@@ -60,6 +66,7 @@ pub(crate) struct Turns {
 #[derive(Debug)]
 struct Absent {
     turn: Turn,
+    client: Option<Client>,
     /// It asks for so many.
     places: usize,
     /// It loses its turn when it is not back by then.
@@ -67,6 +74,19 @@ struct Absent {
 }
 
 impl Turns {
+    /// Nobody is in line; a client may have so many places asked for there.
+    pub(crate) fn new(per_client: usize) -> Self {
+        Self {
+            line: BTreeMap::new(),
+            numbers: HashMap::new(),
+            clients: HashMap::new(),
+            per_client,
+            next: 0,
+            wanted: 0,
+            first_late: None,
+        }
+    }
+
     /// Takes out those who did not come back in time.
     pub(crate) fn forget_late(&mut self, now: Instant) {
         if self.first_late.is_none_or(|late| late > now) {
@@ -83,7 +103,19 @@ impl Turns {
         if let Some(one) = self.line.remove(&number) {
             self.numbers.remove(&one.turn);
             self.wanted -= one.places;
+            if let Some(Entry::Occupied(mut asked)) = one.client.map(|it| self.clients.entry(it)) {
+                *asked.get_mut() -= one.places;
+                if *asked.get() == 0 {
+                    asked.remove();
+                }
+            }
         }
+    }
+
+    /// Whether a client may have a request for so many places in line beside those it has there.
+    fn has_room(&self, client: Option<Client>, places: usize) -> bool {
+        let asked = client.and_then(|client| self.clients.get(&client));
+        self.line.len() < MOST && asked.unwrap_or(&0) + places <= self.per_client
     }
 
     fn number(&self, turn: Option<&Turn>) -> Option<u64> {
@@ -120,18 +152,29 @@ impl Turns {
         }
     }
 
-    /// A request was refused and may come back until then: it keeps its turn, or gets the last one.
-    pub(crate) fn refused(&mut self, turn: &Turn, places: usize, until: Instant) {
+    /// A request was refused and may come back until then: it keeps its turn, or gets the last one. None
+    /// where the line is full, or where the client has its share of it.
+    pub(crate) fn refused(
+        &mut self,
+        turn: &Turn,
+        client: Option<Client>,
+        places: usize,
+        until: Instant,
+    ) {
         let number = match self.number(Some(turn)) {
             Some(number) => number,
-            None if self.line.len() < MOST => self.next,
+            None if self.has_room(client, places) => self.next,
             None => return,
         };
         self.remove(number);
         self.numbers.insert(turn.clone(), number);
+        if let Some(client) = client {
+            *self.clients.entry(client).or_default() += places;
+        }
         let turn = turn.clone();
         let absent = Absent {
             turn,
+            client,
             places,
             until,
         };
@@ -162,9 +205,9 @@ mod tests {
     }
 
     fn line(places: &[usize]) -> (Turns, Instant) {
-        let (mut turns, later) = (Turns::default(), Instant::now() + Duration::from_secs(9));
+        let (mut turns, later) = (Turns::new(8), Instant::now() + Duration::from_secs(9));
         for (number, &places) in places.iter().enumerate() {
-            turns.refused(&turn(number as u16), places, later);
+            turns.refused(&turn(number as u16), None, places, later);
         }
         (turns, later)
     }
@@ -197,7 +240,7 @@ mod tests {
     #[test]
     fn a_turn_is_kept_by_coming_back_and_ends_with_a_place_or_by_staying_away() {
         let (mut turns, later) = line(&[1; 3]);
-        turns.refused(&turn(0), 1, later + Duration::from_secs(1));
+        turns.refused(&turn(0), None, 1, later + Duration::from_secs(1));
         assert_eq!(turns.wanted_before(Some(&turn(1))), 1, "still the first");
         turns.served(&turn(1));
         assert_eq!(turns.wanted_before(Some(&turn(2))), 1);
@@ -208,8 +251,28 @@ mod tests {
     #[test]
     fn the_line_is_bounded() {
         let (mut turns, later) = line(&vec![1; MOST]);
-        turns.refused(&turn(60_000), 1, later);
+        turns.refused(&turn(60_000), None, 1, later);
         assert_eq!(turns.wanted_before(None), MOST);
+    }
+
+    /// As one connection that sends a thousand requests, each with an id of its own.
+    #[test]
+    fn a_client_has_its_share_of_the_line_and_no_more() {
+        let (mut turns, later) = line(&[]);
+        let (one, other) = (Some(Client::Key(1)), Some(Client::Key(2)));
+        for number in 0..100 {
+            turns.refused(&turn(number), one, 1, later);
+        }
+        assert_eq!(turns.wanted_before(None), 8);
+        turns.refused(&turn(100), other, 3, later);
+        assert_eq!(turns.wanted_before(None), 11, "others have theirs");
+        turns.refused(&turn(3), one, 1, later);
+        assert_eq!(turns.wanted_before(Some(&turn(4))), 4, "keeps its turn");
+        turns.served(&turn(0));
+        turns.refused(&turn(50), one, 1, later);
+        assert_eq!(turns.wanted_before(Some(&turn(50))), 10);
+        turns.forget_late(later);
+        assert!(turns.clients.is_empty());
     }
 
     #[test]

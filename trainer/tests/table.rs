@@ -132,6 +132,14 @@ fn every_token_is_scored_once_and_more_context_is_no_worse() {
     assert_eq!(far.by_match_length, [tokens]);
     assert!(far.nats < near.nats, "{} and {}", far.nats, near.nats);
     assert!((far.bits_per_byte() * far.bytes as f64 * 2f64.ln() - far.nats).abs() < 1e-6);
+    let text = std::fs::read_to_string(fixture.path("valid.jsonl")).unwrap();
+    let documents = text.lines().map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["text"].as_str().unwrap().split_whitespace().count()
+    });
+    assert_eq!(far.words, documents.sum::<usize>() as u64);
+    let word_perplexity = (far.nats / far.words as f64).exp();
+    assert!((far.word_perplexity() / word_perplexity - 1.0).abs() < 1e-9);
 }
 
 #[test]

@@ -214,7 +214,7 @@ impl Worker {
                     if let (Error::QueueTooLong { retry_after, .. }, Some(turn)) =
                         (&error, &request.turn)
                     {
-                        places.waited_too_long(request.n, turn, *retry_after);
+                        places.waited_too_long(request.n, request.client, turn, *retry_after);
                     }
                     ended.push((id, error));
                 }

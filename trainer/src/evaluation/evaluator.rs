@@ -83,6 +83,7 @@ impl<'a> Evaluator<'a> {
     pub fn run(&mut self, text: &HeldOut, mut progress: impl FnMut(u64)) -> Result<Totals> {
         let mut totals = Totals {
             bytes: text.bytes,
+            words: text.words,
             ..Totals::default()
         };
         let HeldOut {

@@ -26,6 +26,8 @@ pub struct HeldOut {
     pub pieces: Vec<Piece>,
     /// UTF-8 bytes of the scored text.
     pub bytes: u64,
+    /// Words of it, separated by white space.
+    pub words: u64,
 }
 
 impl HeldOut {
@@ -59,19 +61,23 @@ impl HeldOut {
         let documents: Vec<Document> = corpus.documents().map(|ids| Document { ids }).collect();
         let pieces = sample(&documents, max_tokens);
         let scored: u64 = pieces.iter().map(|p| p.range.len() as u64).sum();
-        let mut bytes = corpus.text_bytes();
-        if scored < corpus.total_tokens() {
-            bytes = 0;
-            for piece in &pieces {
-                let ids = &documents[piece.document].ids[piece.range.clone()];
-                bytes += tokenizer.decode(ids)?.len() as u64;
-            }
+        let (mut bytes, mut words) = (0, 0);
+        for piece in &pieces {
+            let ids = &documents[piece.document].ids[piece.range.clone()];
+            let text = tokenizer.decode(ids)?;
+            bytes += text.len() as u64;
+            words += text.split_whitespace().count() as u64;
+        }
+        if scored == corpus.total_tokens() {
+            // Also where decoding does not give all of them back.
+            bytes = corpus.text_bytes();
         }
         Ok(Self {
             name: name.to_owned(),
             documents,
             pieces,
             bytes,
+            words,
         })
     }
 

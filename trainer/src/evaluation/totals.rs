@@ -9,6 +9,8 @@ pub struct Totals {
     pub tokens: u64,
     /// UTF-8 bytes of them.
     pub bytes: u64,
+    /// Words of them, separated by white space.
+    pub words: u64,
     /// Sum of their negative log-probabilities, nats.
     pub nats: f64,
     /// Tokens scored, by the match length of the token itself; entry 0: no f-gram ends there.
@@ -29,6 +31,12 @@ impl Totals {
     /// Bits for each byte of the UTF-8 text.
     pub fn bits_per_byte(&self) -> f64 {
         self.nats / std::f64::consts::LN_2 / self.bytes.max(1) as f64
+    }
+
+    /// Perplexity a word, as language models with a vocabulary of words report it: the nats of all tokens,
+    /// the spaces and line ends between words included, over the words alone.
+    pub fn word_perplexity(&self) -> f64 {
+        (self.nats / self.words.max(1) as f64).exp()
     }
 
     /// Share of tokens at which an f-gram ends.
@@ -53,6 +61,7 @@ impl Totals {
     pub fn add(&mut self, other: &Self) {
         self.tokens += other.tokens;
         self.bytes += other.bytes;
+        self.words += other.words;
         self.nats += other.nats;
         let longest = self.by_match_length.len().max(other.by_match_length.len());
         self.by_match_length.resize(longest, 0);
