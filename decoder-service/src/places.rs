@@ -88,15 +88,17 @@ pub(crate) struct Places {
 /// How fast places come free.
 #[derive(Debug, Default)]
 struct Pace {
-    /// Recent mean time between two ends of sequences while the queue was not empty, in us.
+    /// Mean time between two places that come free while a queue stands, in us; 0 while nothing is known.
     place_us: AtomicU64,
 }
 
 impl Pace {
-    fn place_freed(&self, since_last: Duration) {
-        let new = since_last.as_micros().min(60_000_000) as u64;
+    /// A sequence had a slot so long, among so many. Times between ends would not do: sequences that began
+    /// together end together, so that most of these times are nothing and some a sequence's whole.
+    fn slot_freed(&self, after: Duration, among: usize) {
+        let new = (after.as_micros() / among.max(1) as u128).clamp(1, 60_000_000) as u64;
         let old = self.place_us.load(Ordering::Relaxed);
-        let mean = if old == 0 { new } else { (old * 7 + new) / 8 };
+        let mean = if old == 0 { new } else { (old * 15 + new) / 16 };
         self.place_us.store(mean, Ordering::Relaxed);
     }
 
@@ -218,9 +220,9 @@ impl Places {
         turns.refused(turn, client, n as usize, until);
     }
 
-    /// A sequence ended, so long after the one before, while others waited.
-    pub(crate) fn freed(&self, since_last: Duration) {
-        self.pace.place_freed(since_last);
+    /// A sequence ended that had a slot so long, among so many as can have one.
+    pub(crate) fn slot_freed(&self, after: Duration, among: usize) {
+        self.pace.slot_freed(after, among);
     }
 
     fn of_client(&self) -> NoPlace {
@@ -398,7 +400,7 @@ mod tests {
     #[test]
     fn a_request_that_would_wait_too_long_is_told_when_it_would_not() {
         let places = places(1, 100, 101);
-        places.freed(Duration::from_secs(1));
+        places.slot_freed(Duration::from_secs(1), 1);
         let _ten = take(&places, 11, None).unwrap();
         let (client, turn) = somebody(1);
         let refused = places.take(3, client, turn.as_ref()).unwrap_err();
@@ -430,13 +432,17 @@ mod tests {
         let pace = Pace::default();
         assert_eq!(pace.retry_after(1), Duration::from_millis(100));
         assert_eq!(pace.within(Duration::from_secs(1)), usize::MAX);
-        for _ in 0..100 {
-            pace.place_freed(Duration::from_secs(2));
+        for _ in 0..200 {
+            pace.slot_freed(Duration::from_secs(2), 1);
         }
         assert!(pace.retry_after(1) > Duration::from_millis(1900));
         assert_eq!(pace.within(Duration::from_secs(9)), 4);
-        for _ in 0..100 {
-            pace.place_freed(Duration::from_secs(3600));
+        for _ in 0..200 {
+            pace.slot_freed(Duration::from_secs(2), 16);
+        }
+        assert_eq!(pace.within(Duration::from_secs(9)), 72, "sixteen at a time");
+        for _ in 0..200 {
+            pace.slot_freed(Duration::from_secs(3600), 1);
         }
         assert_eq!(pace.retry_after(1), Duration::from_secs(10));
     }

@@ -72,6 +72,11 @@ impl Place {
         }
     }
 
+    /// Whether its client let it wait so long that it does not count among those that run or wait.
+    pub(super) fn is_beside(&self) -> bool {
+        self.beside
+    }
+
     /// Counts the sequence no more among those that run or wait; `false` when too many stand beside
     /// these.
     pub(super) fn step_aside(&mut self, places: &Places) -> bool {

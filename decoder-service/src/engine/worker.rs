@@ -60,7 +60,8 @@ pub(super) struct Worker {
     places: Places,
     /// End everything: the drain took too long.
     gave_up: Arc<AtomicBool>,
-    last_end: Option<Instant>,
+    /// Sequences that had a slot when the last step was planned.
+    ran: usize,
 }
 
 impl Worker {
@@ -88,7 +89,7 @@ impl Worker {
             next_id: 0,
             places,
             gave_up,
-            last_end: None,
+            ran: 0,
         }
     }
 
@@ -321,7 +322,10 @@ impl Worker {
             }
             match self.scheduler.youngest() {
                 Some(youngest) if short => self.preempt(youngest),
-                _ => return plan,
+                _ => {
+                    self.ran = self.scheduler.running();
+                    return plan;
+                }
             }
         }
     }
@@ -486,10 +490,15 @@ impl Worker {
                 "generation ended"
             );
         });
-        // Between ends of a queue that stands, not of one that waits for requests.
-        let last = self.last_end.replace(now);
-        if let Some(last) = last.filter(|_| self.scheduler.waiting() > 0) {
-            self.places.freed(now.saturating_duration_since(last));
+        let (started, _) = live.sequence.begun();
+        if let Some(started) = started.filter(|_| !live.place.is_beside()) {
+            // Fewer than the batch has slots for where KV blocks are what is short.
+            let among = match self.scheduler.waiting() {
+                0 => self.config.limits.max_batch,
+                _ => self.ran,
+            };
+            let after = now.saturating_duration_since(started);
+            self.places.slot_freed(after, among);
         }
         if live.mailbox.flush(now) == State::Blocked {
             self.closing.push(Closing {

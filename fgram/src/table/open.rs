@@ -106,6 +106,7 @@ impl Table {
                 .map(|(&(_, row), index)| RowRequest { row, index })
                 .collect();
             rows.resize(batch.len() * row_bytes, 0);
+            self.store().read_soon(&batch);
             self.store().get_many(&batch, &mut rows)?;
             for (request, row) in batch.iter().zip(rows.chunks_exact(row_bytes)) {
                 self.hot_set.insert(request.row, row);

@@ -80,7 +80,7 @@ impl MappedStore {
     }
 
     /// Asks for some rows that [`MappedStore::verify_rows`] will read.
-    pub(crate) fn read_soon(&self, rows: Range<u32>) {
+    pub(crate) fn read_run_soon(&self, rows: Range<u32>) {
         let bytes = self.range_of(rows);
         self.file.map().read_soon(bytes.start, bytes.len());
     }
@@ -177,12 +177,14 @@ impl RowStore for MappedStore {
         }
     }
 
-    fn get_many(&self, rows: &[RowRequest], out: &mut [u8]) -> Result<()> {
-        // All reads are under way before the first is waited for: disks like deep queues.
+    fn read_soon(&self, rows: &[RowRequest]) {
         for request in rows {
             let range = self.range(request.row);
             self.file.map().read_soon(range.start, range.len());
         }
+    }
+
+    fn get_many(&self, rows: &[RowRequest], out: &mut [u8]) -> Result<()> {
         for request in rows {
             let out = &mut out[request.range(self.row_bytes)];
             let read = self.file.map().read_at(self.range(request.row).start, out);

@@ -24,6 +24,10 @@ pub trait RowStore: Send + Sync {
     /// When it is damaged.
     fn check(&self, row: u32, bytes: &[u8]) -> Result<()>;
 
+    /// Asks the disk for rows that [`RowStore::get_many`] is to read next, all of them before it waits for
+    /// the first: disks like deep queues. Not for one row alone, which costs more than it saves.
+    fn read_soon(&self, _rows: &[RowRequest]) {}
+
     /// Copies each row to its index in `out`, which holds rows of `row_bytes`.
     /// Checks each row; may block on the disk.
     ///

@@ -128,7 +128,7 @@ impl Table {
 
     fn read_soon(&self, rows: Range<u32>) {
         if let Some(mapped) = self.store.mapped() {
-            mapped.read_soon(rows);
+            mapped.read_run_soon(rows);
         }
     }
 
