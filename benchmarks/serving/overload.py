@@ -8,8 +8,9 @@ Starts the service, with the flags behind `--`, and measures in three phases:
 capacity  as many requests at once as fit into a batch, each followed by the next: requests a second,
           and how long one takes in a full batch. Before and after the overload, as a machine that others
           share may be another one then; the mean counts
-overload  --factor times as many requests a second for --seconds, evenly spaced and each on a connection
-          of its own, whatever becomes of those before. Of those that end in the second half or later:
+overload  --factor times as many requests a second for --seconds, evenly spaced, whatever becomes of
+          those before; each on a connection of its own, or with --keep, as a gateway sends them, on one
+          that waits for another request, if there is one. Of those that end in the second half or later:
           the share of the capacity that is served, how long refusals take, and how long those that
           were admitted take, beside 2 times a full batch's time and --max-queue-time
 
@@ -54,25 +55,29 @@ class Service:
 
 
 class Call:
-    """One request on a connection of its own."""
+    """One request."""
 
-    def __init__(self, service: Service, body: dict) -> None:
+    def __init__(self, service: Service, body: dict, kept: socket.socket | None, keep: bool) -> None:
         data = json.dumps(body).encode()
         head = f"POST /v1/completions HTTP/1.1\r\nHost: {service.host}\r\nContent-Type: application/json\r\n"
-        head += f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+        head += f"Content-Length: {len(data)}\r\nConnection: {'keep-alive' if keep else 'close'}\r\n\r\n"
         self.unsent, self.answer = head.encode() + data, b""
         self.sent = time.perf_counter()
-        self.socket = socket.socket()
-        self.socket.setblocking(False)
-        self.socket.connect_ex((service.host, service.port))
+        self.socket = kept
+        if not kept:
+            self.socket = socket.socket()
+            self.socket.setblocking(False)
+            self.socket.connect_ex((service.host, service.port))
 
     def go_on(self) -> bool:
-        """Sends and reads what can be; whether that was all."""
+        """Sends and reads what can be; whether the answer is there, or none will come."""
         try:
             if self.unsent:
                 self.unsent = self.unsent[self.socket.send(self.unsent) :]
             while read := self.socket.recv(65536):
                 self.answer += read
+                if self.is_whole():
+                    return True
         except BlockingIOError:
             return False
         except OSError:
@@ -80,45 +85,69 @@ class Call:
             pass
         return True
 
+    def body(self) -> bytes | None:
+        end = self.answer.find(b"\r\n\r\n")
+        return None if end < 0 else self.answer[end + 4 :]
+
+    def is_whole(self) -> bool:
+        body, head = self.body(), self.answer.lower()
+        if body is None:
+            return False
+        start = head.index(b"content-length:") + 15
+        return len(body) >= int(head[start : head.index(b"\r", start)])
+
     def done(self) -> Done:
         status, tokens = 0, 0
-        self.socket.close()
         if self.answer.startswith(b"HTTP/1.1 "):
             status = int(self.answer[9:12])
         if status == 200:
-            body = self.answer[self.answer.index(b"\r\n\r\n") :]
-            tokens = json.loads(body)["usage"]["completion_tokens"]
+            tokens = json.loads(self.body())["usage"]["completion_tokens"]
         return Done(self.sent, time.perf_counter(), status, tokens)
 
 
 class Calls:
-    """Those that have not ended. On bare sockets, as asyncio takes four times as much of the processors for
+    """Those that have not ended. On bare sockets, as asyncio takes several times as much of the processors for
     each, which the service then lacks."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
+    def __init__(self, service: Service, keep: bool) -> None:
+        self.service, self.keep = service, keep
         self.poll = select.epoll()
         self.open: dict[int, Call] = {}
+        # Connections that wait for another request.
+        self.idle: dict[int, socket.socket] = {}
 
     def begin(self, body: dict) -> None:
-        call = Call(self.service, body)
+        kept = self.idle.popitem()[1] if self.idle else None
+        call = Call(self.service, body, kept, self.keep)
         self.open[call.socket.fileno()] = call
         call.go_on()
-        self.poll.register(call.socket, select.EPOLLIN | (select.EPOLLOUT if call.unsent else 0))
+        if not kept:
+            self.poll.register(call.socket, select.EPOLLIN | (select.EPOLLOUT if call.unsent else 0))
 
     def ended_by(self, until: float) -> list[Done]:
         """Waits for answers until then at most; what ended, without a status where that took too long."""
         done = []
         for file, _ in self.poll.poll(max(until - time.perf_counter(), 0)):
+            if file in self.idle:
+                self.idle.pop(file).close()
+                continue
             call = self.open[file]
             if call.go_on():
-                del self.open[file]
-                done.append(call.done())
+                done.append(self.end(file))
             elif not call.unsent:
                 self.poll.modify(file, select.EPOLLIN)
         # The oldest comes first.
         while self.open and next(iter(self.open.values())).sent < time.perf_counter() - PATIENCE:
-            done.append(self.open.pop(next(iter(self.open))).done())
+            done.append(self.end(next(iter(self.open))))
+        return done
+
+    def end(self, file: int) -> Done:
+        call = self.open.pop(file)
+        done = call.done()
+        if self.keep and done.status:
+            self.idle[file] = call.socket
+        else:
+            call.socket.close()
         return done
 
 
@@ -131,7 +160,7 @@ def capacity(service: Service, args) -> tuple[float, float]:
     """Requests a second, and the median time of one in a full batch."""
     begin = time.perf_counter() + args.warm_up
     end = begin + args.capacity_seconds
-    calls, done, number = Calls(service), [], 0
+    calls, done, number = Calls(service, args.keep), [], 0
     while time.perf_counter() < end or calls.open:
         while len(calls.open) < args.batch and time.perf_counter() < end:
             calls.begin(request(args, number))
@@ -148,7 +177,7 @@ def capacity(service: Service, args) -> tuple[float, float]:
 
 
 def overload(service: Service, args, rate: float) -> list[Done]:
-    calls, done, begin = Calls(service), [], time.perf_counter()
+    calls, done, begin = Calls(service, args.keep), [], time.perf_counter()
     for number in range(int(rate * args.seconds)):
         due = begin + number / rate
         # Late ones go out at once, but never without a look at the answers.
@@ -231,6 +260,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=240, help="of each request")
     parser.add_argument("--batch", type=int, default=16, help="--max-batch of the service")
     parser.add_argument("--queue-time", type=float, default=10, help="--max-queue-time of the service, in seconds")
+    parser.add_argument("--keep", action="store_true", help="use connections again")
     parser.add_argument("--check", action="store_true", help="fail when an aim is missed")
     parser.add_argument("flags", nargs="*", help="more flags of the service")
     args = parser.parse_args()
