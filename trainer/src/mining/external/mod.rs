@@ -33,7 +33,7 @@ const MAX_RUNS: usize = 128;
 /// What an external scan may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
-    /// Pairs counted at a time.
+    /// Pairs counted at a time; as many labels are held until then.
     pub(super) pairs: usize,
     /// K: no labels are written that nobody reads.
     pub(super) max_n: u8,
