@@ -150,6 +150,19 @@ impl TokenizedCorpus {
         part.first_token + start..part.first_token + part.tokens.end(own)
     }
 
+    /// The document that the token at `position` belongs to; the number of documents behind the last.
+    pub fn document_at(&self, position: usize) -> usize {
+        let (mut low, mut high) = (0, self.documents);
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.document_range(middle).end <= position {
+                true => low = middle + 1,
+                false => high = middle,
+            }
+        }
+        low
+    }
+
     fn part_of_document(&self, index: usize) -> &Part {
         let behind = |part: &Part| part.first_document <= index;
         &self.parts[self.parts.partition_point(behind) - 1]

@@ -37,9 +37,9 @@ pub(super) trait Scanner {
     fn count(&mut self, needed: u64, limit: usize) -> Result<Counted>;
 
     /// Makes the pairs just counted that are in `survivors` the ids of the next scan: the one at each
-    /// position, by its place in the list.
+    /// position, by its place in the list. They are sorted and come with their counts.
     ///
     /// # Errors
     /// When something cannot be read or written.
-    fn advance(&mut self, survivors: Vec<u64>) -> Result<()>;
+    fn advance(&mut self, survivors: Vec<(u64, u64)>) -> Result<()>;
 }

@@ -16,9 +16,9 @@ const BASE: u64 = 48 << 20;
 /// For each f-gram of the set: n-grams with counts, their pairs and the index of survivors while
 /// scans run; then the set, its matcher and its file.
 const BYTES_PER_FGRAM: u64 = 200;
-/// The least for sorting; with less, runs are so short that merging them takes over.
+/// The least for labels and their pairs; with less, runs are so short that merging them takes over.
 const LEAST_SORT: u64 = 2 << 20;
-/// Bytes of a pair.
+/// Bytes of a label that waits to be counted and of its pair.
 const PAIR: u64 = 8;
 
 /// How to mine within `bounded.memory_bytes`; `None`: in memory, it is enough.

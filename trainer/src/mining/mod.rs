@@ -2,23 +2,26 @@
 //!
 //! SCONE paper section 3.1 (arXiv 2502.01637): one scan a length. The scan for length n knows for
 //! every position the surviving (n-1)-gram that starts there, by a u32 id; an n-gram is then the pair
-//! of ids at i and i+1, one u64. A scan counts pairs in memory (`in_memory`) or, where that is bounded,
-//! by sorted runs on disk (`external`); both give the same set, bit for bit.
+//! of ids at i and i+1, one u64. A scan counts pairs in buckets (`buckets`): all of them in memory
+//! (`in_memory`) or, where that is bounded, piece by piece into sorted runs on disk (`external`); both
+//! give the same set, bit for bit.
 //!
 //! Only the best S n-grams of all lengths together are wanted, so once S are known, an n-gram that is
 //! not more frequent than the S-th of them is out, and so is every longer one that contains it
 //! (ties go to the shorter one). Later scans drop such positions, which changes no result and makes
 //! them fast.
 
-mod count;
+mod buckets;
 mod counted;
 mod counts;
 mod external;
 mod in_memory;
 mod memory;
 mod pair_index;
+mod pairs;
 mod recount;
 mod tag;
+mod tally;
 
 use std::cmp::Reverse;
 use std::path::Path;
@@ -203,7 +206,7 @@ fn most_frequent(scanner: &mut dyn Scanner, options: &MiningOptions) -> Result<F
                 .iter()
                 .map(|&(pair, _)| join(pair, survivors.as_deref()));
             survivors = Some(grams.collect::<Result<_>>()?);
-            scanner.advance(pairs.into_iter().map(|(pair, _)| pair).collect())?;
+            scanner.advance(pairs)?;
         }
         progress.add(1);
     }
@@ -213,7 +216,7 @@ fn most_frequent(scanner: &mut dyn Scanner, options: &MiningOptions) -> Result<F
 
 /// The n-gram of a pair of survivors, which share all but their first and last ids.
 fn join(pair: u64, survivors: Option<&[NGram]>) -> Result<NGram> {
-    let (left, right) = count::split(pair);
+    let (left, right) = pairs::split(pair);
     let joined = match survivors {
         None => NGram::from_slice(&[left, right]),
         Some(grams) => {

@@ -1,26 +1,32 @@
 //! From a packed pair to its index in a sorted list, in one or two memory accesses.
 
-/// Marks a free slot; no pair has the id `u32::MAX` in it, which stands for no n-gram.
-const FREE: u64 = u64::MAX;
+use std::cmp::Reverse;
+
+use super::pairs::{NO_PAIR, NONE};
 
 /// Open addressing over at most half-full slots.
 pub(super) struct PairIndex {
+    /// [`NO_PAIR`] in free slots.
     pairs: Vec<u64>,
+    /// [`NONE`] in free slots.
     indices: Vec<u32>,
     shift: u32,
 }
 
 impl PairIndex {
-    /// Indexes distinct pairs by their order in `pairs`.
-    pub(super) fn new(pairs: &[u64]) -> Self {
-        let slots = (pairs.len() * 2).next_power_of_two().max(2);
-        let shift = 64 - slots.trailing_zeros();
+    /// Indexes distinct pairs, which come with their counts, by their order in `counted`.
+    pub(super) fn new(counted: &[(u64, u64)]) -> Self {
+        let slots = (counted.len() * 2).next_power_of_two().max(2);
         let mut index = Self {
-            pairs: vec![FREE; slots],
-            indices: vec![0; slots],
-            shift,
+            pairs: vec![NO_PAIR; slots],
+            indices: vec![NONE; slots],
+            shift: 64 - slots.trailing_zeros(),
         };
-        for (&pair, number) in pairs.iter().zip(0..) {
+        // The most frequent first, so that they are where they are looked for first.
+        let mut order: Vec<u32> = (0..).take(counted.len()).collect();
+        order.sort_unstable_by_key(|&number| Reverse(counted[number as usize].1));
+        for number in order {
+            let (pair, _) = counted[number as usize];
             let slot = index.slot(pair);
             index.pairs[slot] = pair;
             index.indices[slot] = number;
@@ -28,17 +34,18 @@ impl PairIndex {
         index
     }
 
-    /// The index of `pair`.
-    pub(super) fn get(&self, pair: u64) -> Option<u32> {
-        let slot = self.slot(pair);
-        (self.pairs[slot] == pair).then(|| self.indices[slot])
+    /// The index of `pair`, or [`NONE`].
+    #[inline]
+    pub(super) fn get(&self, pair: u64) -> u32 {
+        self.indices[self.slot(pair)]
     }
 
     /// Where `pair` is, or the free slot where it would go.
+    #[inline]
     fn slot(&self, pair: u64) -> usize {
         // Multiplicative hashing (Knuth, TAOCP vol. 3, 6.4): the high bits are the good ones.
         let mut slot = (pair.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> self.shift) as usize;
-        while self.pairs[slot] != FREE && self.pairs[slot] != pair {
+        while self.pairs[slot] != NO_PAIR && self.pairs[slot] != pair {
             slot = (slot + 1) & (self.pairs.len() - 1);
         }
         slot
@@ -52,12 +59,13 @@ mod tests {
     #[test]
     fn finds_what_it_holds_and_nothing_else() {
         for count in [0, 1, 2, 3, 1000] {
-            let pairs: Vec<u64> = (0..count).map(|i| i * 3).collect();
+            let pairs: Vec<(u64, u64)> = (0..count).map(|i| (i * 3, i % 7)).collect();
             let index = PairIndex::new(&pairs);
             for i in 0..count * 3 {
-                let expected = (i % 3 == 0).then_some((i / 3) as u32);
+                let expected = if i % 3 == 0 { (i / 3) as u32 } else { NONE };
                 assert_eq!(index.get(i), expected, "{i} of {count}");
             }
+            assert_eq!(index.get(NO_PAIR), NONE, "{count}");
         }
     }
 }

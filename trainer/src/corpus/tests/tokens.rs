@@ -20,6 +20,8 @@ fn a_corpus_keeps_documents_and_their_borders() {
             (4, 2, 10)
         );
         assert_eq!(corpus.document_range(1), 3..4);
+        let documents = [0, 2, 3, 4].map(|position| corpus.document_at(position));
+        assert_eq!(documents, [0, 0, 1, 2]);
         let mut ids = Vec::new();
         corpus.copy_ids(1..4, &mut ids);
         assert_eq!(ids, [2, 65_535, 3]);

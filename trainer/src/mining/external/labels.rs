@@ -1,5 +1,5 @@
 //! The ids of a scan as a stream: one for each position, [`NONE`] between documents and where no
-//! surviving n-gram starts. Several [`NONE`] in a row are one: only neighbours matter.
+//! surviving n-gram starts. Several [`NONE`] in a row may be one: only neighbours matter.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read as _, Write as _};
@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::corpus::TokenizedCorpus;
-use crate::mining::count::NONE;
+use crate::mining::pairs::NONE;
 
 /// Labels in memory at a time.
 pub(super) const CHUNK: usize = 1 << 18;
@@ -128,7 +128,6 @@ pub(super) struct LabelsWriter {
     file: BufWriter<File>,
     sum: crc32fast::Hasher,
     labels: u64,
-    last: u32,
     bytes: Vec<u8>,
 }
 
@@ -140,20 +139,16 @@ impl LabelsWriter {
             file: BufWriter::with_capacity(1 << 16, file),
             sum: crc32fast::Hasher::new(),
             labels: 0,
-            last: NONE,
             bytes: Vec::new(),
         })
     }
 
     pub(super) fn write(&mut self, labels: &[u32]) -> Result<()> {
-        self.bytes.clear();
-        for &label in labels {
-            if label != NONE || self.last != NONE {
-                self.bytes.extend(label.to_le_bytes());
-            }
-            self.last = label;
+        self.bytes.resize(4 * labels.len(), 0);
+        for (bytes, label) in self.bytes.as_chunks_mut().0.iter_mut().zip(labels) {
+            *bytes = label.to_le_bytes();
         }
-        self.labels += self.bytes.len() as u64 / 4;
+        self.labels += labels.len() as u64;
         self.sum.update(&self.bytes);
         self.file
             .write_all(&self.bytes)

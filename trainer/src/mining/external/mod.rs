@@ -1,9 +1,9 @@
 //! Counting pairs in bounded memory: sorted runs spill to disk and are merged.
 //!
 //! Each scan reads the ids of the scan before as a stream, replaces each pair that survived by its
-//! own id, writes these for the next scan, and collects their pairs. When the buffer for pairs is full,
-//! each thread sorts a share of it, counts equal ones and writes the rest as a run. The runs are merged
-//! by ranges of pairs, and the best kept. What a scan found is written down, so that a run that was
+//! own id, writes these for the next scan, and collects them. When the buffer is full, its pairs are
+//! counted in buckets, and each thread writes those of a share of the buckets as a run. The runs are
+//! merged by ranges of pairs, and the best kept. What a scan found is written down, so that a run that was
 //! killed goes on with the next scan.
 
 mod labels;
@@ -19,9 +19,10 @@ use rayon::prelude::*;
 use self::labels::{Labels, LabelsSum, LabelsWriter};
 use self::run_file::{Run, RunWriter};
 use self::work_dir::{ScanResult, WorkDir};
-use super::count::{NONE, pack};
+use super::buckets::Buckets;
 use super::counted::{Counted, Scanner};
 use super::pair_index::PairIndex;
+use super::pairs::{NONE, id_limit, relabel};
 use crate::corpus::TokenizedCorpus;
 
 /// Labels that one thread looks up at a time.
@@ -32,7 +33,7 @@ const MAX_RUNS: usize = 128;
 /// What an external scan may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
-    /// Pairs sorted at a time.
+    /// Pairs counted at a time; as many labels are held until then.
     pub(super) pairs: usize,
     /// K: no labels are written that nobody reads.
     pub(super) max_n: u8,
@@ -46,7 +47,7 @@ pub(super) struct ExternalScan<'a> {
     /// The length to be counted next.
     n: u8,
     /// Of the scan before the next one.
-    survivors: Vec<u64>,
+    survivors: Vec<(u64, u64)>,
     /// The labels that the next scan reads, if a file has them.
     labels: LabelsSum,
 }
@@ -87,21 +88,27 @@ impl<'a> ExternalScan<'a> {
             _ => Some(LabelsWriter::create(&self.dir.labels(n - 1))?),
         };
         let mut spill = Spill::new(&self.dir, self.limits.pairs);
-        // The last label of a chunk is the first of the next.
-        let (mut read, mut own) = (vec![NONE], vec![NONE]);
-        while source.read(&mut read)? {
-            match &index {
-                None => {
-                    own.extend_from_slice(&read[1..]);
+        // At once one chunk is read, the one before it relabelled, and the one before that written.
+        let (mut next, mut read, mut own) = (vec![NONE], Vec::new(), Vec::new());
+        loop {
+            let mut write = || -> Result<()> {
+                if let Some(writer) = &mut writer {
+                    writer.write(&own)?;
                 }
-                Some(index) => relabel(&read, index, &mut own),
+                spill.add(&own)
+            };
+            let (more, (relabelled, written)) = rayon::join(
+                || source.read(&mut next),
+                || rayon::join(|| relabelled(&read, index.as_ref()), &mut write),
+            );
+            written?;
+            own = relabelled;
+            if !more? && own.is_empty() {
+                break;
             }
-            if let Some(writer) = &mut writer {
-                writer.write(&own[1..])?;
-            }
-            spill.add(&own)?;
-            keep_last(&mut read);
-            keep_last(&mut own);
+            // The last label of a chunk is the first of the next.
+            let last = next.last().copied().unwrap_or(NONE);
+            read = std::mem::replace(&mut next, vec![last]);
         }
         let written = match writer {
             None => LabelsSum::default(),
@@ -134,40 +141,38 @@ impl Scanner for ExternalScan<'_> {
         Ok(result.counted)
     }
 
-    fn advance(&mut self, survivors: Vec<u64>) -> Result<()> {
+    fn advance(&mut self, survivors: Vec<(u64, u64)>) -> Result<()> {
         self.survivors = survivors;
         self.n += 1;
         Ok(())
     }
 }
 
-fn keep_last(labels: &mut Vec<u32>) {
-    let last = labels.last().copied().unwrap_or(NONE);
-    labels.clear();
-    labels.push(last);
-}
-
-/// Appends the id of the pair at each position of `labels` but the last.
-fn relabel(labels: &[u32], index: &PairIndex, out: &mut Vec<u32>) {
-    let start = out.len();
-    out.resize(start + labels.len() - 1, NONE);
-    let parts = out[start..].par_chunks_mut(TASK).enumerate();
-    parts.for_each(|(part, out)| {
-        let labels = &labels[part * TASK..];
-        for (out, pair) in out.iter_mut().zip(labels.windows(2)) {
-            *out = match (pair[0], pair[1]) {
-                (NONE, _) | (_, NONE) => NONE,
-                (left, right) => index.get(pack(left, right)).unwrap_or(NONE),
-            };
-        }
+/// The ids of the pairs at each position of `labels` but the last; without an index the labels behind
+/// the first.
+fn relabelled(labels: &[u32], index: Option<&PairIndex>) -> Vec<u32> {
+    let Some(index) = index else {
+        return labels.get(1..).unwrap_or_default().to_vec();
+    };
+    let firsts: Vec<usize> = (0..labels.len().saturating_sub(1)).step_by(TASK).collect();
+    let parts = firsts.into_par_iter().with_max_len(1).map(|first| {
+        // A part ends with the first label of the next.
+        let mut part = labels[first..labels.len().min(first + TASK + 1)].to_vec();
+        relabel(&mut part, index);
+        part
     });
+    parts.collect::<Vec<_>>().concat()
 }
 
-/// Collects pairs and writes them as sorted runs.
+/// Collects labels and writes their pairs as sorted runs.
 struct Spill<'a> {
     dir: &'a WorkDir,
-    pairs: Vec<u64>,
+    /// Those whose pairs are not yet in a run.
+    labels: Vec<u32>,
+    /// Labels held at a time.
     capacity: usize,
+    /// For their pairs.
+    room: Vec<u32>,
     runs: Vec<Run>,
     /// Runs created so far.
     created: usize,
@@ -175,56 +180,56 @@ struct Spill<'a> {
 
 impl<'a> Spill<'a> {
     fn new(dir: &'a WorkDir, capacity: usize) -> Self {
+        // A pair at least.
+        let capacity = capacity.max(2);
         Self {
             dir,
-            pairs: Vec::with_capacity(capacity),
+            labels: Vec::with_capacity(capacity),
             capacity,
+            room: Vec::new(),
             runs: Vec::new(),
             created: 0,
         }
     }
 
-    fn add(&mut self, labels: &[u32]) -> Result<()> {
-        let parts = labels.len().div_ceil(self.capacity);
-        for part in 0..parts {
-            let start = part * self.capacity;
-            // A part ends with the first label of the next.
-            let end = (start + self.capacity + 1).min(labels.len());
-            let labels = &labels[start..end];
-            if self.pairs.len() + labels.len() > self.capacity {
+    fn add(&mut self, mut labels: &[u32]) -> Result<()> {
+        while !labels.is_empty() {
+            if self.labels.len() == self.capacity {
                 self.flush()?;
             }
-            let pairs = labels
-                .windows(2)
-                .filter(|pair| pair[0] != NONE && pair[1] != NONE);
-            self.pairs.extend(pairs.map(|pair| pack(pair[0], pair[1])));
+            let space = self.capacity - self.labels.len();
+            let (own, behind) = labels.split_at(space.min(labels.len()));
+            self.labels.extend_from_slice(own);
+            labels = behind;
         }
         Ok(())
     }
 
-    /// Each thread sorts a share of the pairs and writes it as a run.
+    /// Counts the pairs of the labels; each thread writes a share as a run.
     fn flush(&mut self) -> Result<()> {
-        if self.pairs.is_empty() {
+        let Some(&last) = self.labels.last() else {
             return Ok(());
-        }
-        let share = self.pairs.len().div_ceil(rayon::current_num_threads());
+        };
+        let threads = rayon::current_num_threads();
+        let share = self.labels.len().div_ceil(threads);
+        let parts: Vec<&[u32]> = (0..self.labels.len())
+            .step_by(share)
+            .map(|first| &self.labels[first..self.labels.len().min(first + share + 1)])
+            .collect();
+        let buckets = Buckets::fill(&parts, id_limit(&parts), &mut self.room);
         let (dir, first) = (self.dir, self.created);
-        let runs = self
-            .pairs
-            .par_chunks_mut(share)
-            .enumerate()
-            .map(|(at, pairs)| {
-                pairs.sort_unstable();
-                let mut writer = RunWriter::create(&dir.run(first + at))?;
-                for same in pairs.chunk_by(|a, b| a == b) {
-                    writer.push((same[0], same.len() as u64))?;
-                }
-                writer.finish()
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let shares = buckets.shares(threads).into_par_iter().with_max_len(1);
+        let runs = shares.enumerate().map(|(at, range)| {
+            let mut writer = RunWriter::create(&dir.run(first + at))?;
+            buckets.count(range, 1, |pair, count| writer.push((pair, count)))?;
+            writer.finish()
+        });
+        let runs = runs.collect::<Result<Vec<_>>>()?;
         self.created += runs.len();
         self.runs.extend(runs);
-        self.pairs.clear();
+        // The last label is the first of the next pair.
+        self.labels.clear();
+        self.labels.push(last);
         if self.runs.len() > MAX_RUNS {
             let joined = merge::join(&self.runs, &self.dir.run(self.created))?;
             self.created += 1;

@@ -133,7 +133,7 @@ fn a_later_run_goes_on_behind_the_last_finished_scan() {
                 self.1 -= 1;
                 self.0.count(needed, limit)
             }
-            fn advance(&mut self, survivors: Vec<u64>) -> Result<()> {
+            fn advance(&mut self, survivors: Vec<(u64, u64)>) -> Result<()> {
                 self.0.advance(survivors)
             }
         }
