@@ -115,19 +115,24 @@ class Calls:
         self.open: dict[int, Call] = {}
         # Connections that wait for another request.
         self.idle: dict[int, socket.socket] = {}
+        # Ended when they had just begun: the service may run before this does again.
+        self.early: list[Done] = []
 
     def begin(self, body: dict) -> None:
         kept = self.idle.popitem()[1] if self.idle else None
         call = Call(self.service, body, kept, self.keep)
-        self.open[call.socket.fileno()] = call
-        call.go_on()
+        file = call.socket.fileno()
+        self.open[file] = call
+        ended = call.go_on()
         if not kept:
-            self.poll.register(call.socket, select.EPOLLIN | (select.EPOLLOUT if call.unsent else 0))
+            self.poll.register(file, select.EPOLLIN | (select.EPOLLOUT if call.unsent else 0))
+        if ended:
+            self.early.append(self.end(file))
 
     def ended_by(self, until: float) -> list[Done]:
         """Waits for answers until then at most; what ended, without a status where that took too long."""
-        done = []
-        for file, _ in self.poll.poll(max(until - time.perf_counter(), 0)):
+        done, self.early = self.early, []
+        for file, _ in self.poll.poll(0 if done else max(until - time.perf_counter(), 0)):
             if file in self.idle:
                 self.idle.pop(file).close()
                 continue
