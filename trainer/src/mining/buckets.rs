@@ -70,10 +70,10 @@ impl<'a> Buckets<'a> {
     ) -> Self {
         let layout = Layout::new(ids);
         let buckets = layout.bucket(ids.saturating_sub(1) as u32) + 1;
-        let of_parts = parts.par_iter().with_max_len(1);
-        let sizes: Vec<Vec<usize>> = of_parts
+        let groups = parts.par_chunks(group_len(parts, buckets)).with_max_len(1);
+        let sizes: Vec<Vec<usize>> = groups
             .clone()
-            .map(|labels| sizes(labels.as_ref(), layout, buckets))
+            .map(|group| sizes(group, layout, buckets))
             .collect();
         let total = sizes.iter().flatten().sum();
         if room.len() < total {
@@ -83,7 +83,7 @@ impl<'a> Buckets<'a> {
         }
         let mut rest = &mut room[..total];
         let mut slots: Vec<Vec<IterMut<'_, u32>>> = Vec::new();
-        slots.resize_with(parts.len(), || Vec::with_capacity(buckets));
+        slots.resize_with(sizes.len(), || Vec::with_capacity(buckets));
         let mut ends = Vec::with_capacity(buckets);
         for bucket in 0..buckets {
             for (sizes, slots) in sizes.iter().zip(&mut slots) {
@@ -93,9 +93,9 @@ impl<'a> Buckets<'a> {
             }
             ends.push(total - rest.len());
         }
-        of_parts
+        groups
             .zip(slots)
-            .for_each(|(labels, slots)| scatter(labels.as_ref(), layout, slots));
+            .for_each(|(group, slots)| scatter(group, layout, slots));
         Self {
             layout,
             keys: &room[..total],
@@ -146,20 +146,34 @@ impl<'a> Buckets<'a> {
     }
 }
 
-/// How many pairs of `labels` each bucket gets.
-fn sizes(labels: &[u32], layout: Layout, buckets: usize) -> Vec<usize> {
+/// How many parts are put into buckets by one thread after the other. With hundreds of millions of ids there
+/// are millions of buckets, and what each group keeps of them must not outgrow the pairs themselves.
+fn group_len(parts: &[impl AsRef<[u32]>], buckets: usize) -> usize {
+    let labels: usize = parts.iter().map(|labels| labels.as_ref().len()).sum();
+    let of_group = buckets * (size_of::<usize>() + size_of::<IterMut<'_, u32>>());
+    let groups = (size_of::<u32>() * labels / of_group).clamp(1, parts.len().max(1));
+    parts.len().div_ceil(groups).max(1)
+}
+
+/// How many pairs of the labels of `group` each bucket gets.
+fn sizes(group: &[impl AsRef<[u32]>], layout: Layout, buckets: usize) -> Vec<usize> {
     let mut sizes = vec![0; buckets];
-    for (left, _) in pairs(labels) {
-        sizes[layout.bucket(left)] += 1;
+    // A loop in a loop: one over chained parts is not compiled as well.
+    for labels in group {
+        for (left, _) in pairs(labels.as_ref()) {
+            sizes[layout.bucket(left)] += 1;
+        }
     }
     sizes
 }
 
-/// Puts the pairs of `labels` where their buckets have room for them.
-fn scatter(labels: &[u32], layout: Layout, mut slots: Vec<IterMut<'_, u32>>) {
-    for (left, right) in pairs(labels) {
-        if let Some(slot) = slots[layout.bucket(left)].next() {
-            *slot = layout.key(left, right);
+/// Puts the pairs of the labels of `group` where their buckets have room for them.
+fn scatter(group: &[impl AsRef<[u32]>], layout: Layout, mut slots: Vec<IterMut<'_, u32>>) {
+    for labels in group {
+        for (left, right) in pairs(labels.as_ref()) {
+            if let Some(slot) = slots[layout.bucket(left)].next() {
+                *slot = layout.key(left, right);
+            }
         }
     }
 }
@@ -201,6 +215,16 @@ mod tests {
     }
 
     #[test]
+    fn many_buckets_take_no_more_memory_than_the_pairs() {
+        let parts = vec![vec![0; 1000]; 64];
+        assert_eq!(group_len(&parts, 16), 1);
+        // 24 bytes a bucket and group, 4 a label.
+        assert_eq!(group_len(&parts, 64_000 / 24), 16);
+        assert_eq!(group_len(&parts, 1 << 30), 64);
+        assert_eq!(group_len(&[[0; 0]; 0], 1), 1);
+    }
+
+    #[test]
     fn equals_a_map_whatever_the_parts_and_shares() {
         let ids = 3000;
         let label = |i: u64| match (i * i) % 11 {
@@ -213,9 +237,15 @@ mod tests {
             *expected.entry(pack(left, right)).or_default() += 1;
         }
         let mut room = Vec::new();
-        for (needed, at, shares) in [(1, 1, 1), (1, 7000, 5), (2, 19_999, 5000)] {
+        for (needed, at, shares, ids) in [
+            (1, 1, 1, ids as usize),
+            (1, 7000, 5, ids as usize),
+            (2, 19_999, 5000, ids as usize),
+            // More buckets than labels: all parts are one group.
+            (1, 7000, 5, 1 << 24),
+        ] {
             let parts = [&labels[..=at], &labels[at..]];
-            let buckets = Buckets::fill(&parts, ids as usize, &mut room);
+            let buckets = Buckets::fill(&parts, ids, &mut room);
             let mut found = Vec::new();
             let mut distinct = 0;
             for range in buckets.shares(shares) {
