@@ -90,15 +90,24 @@ pub(crate) struct Places {
 struct Pace {
     /// Mean time between two places that come free while a queue stands, in us; 0 while nothing is known.
     place_us: AtomicU64,
+    /// Sequences that count for it, [`Pace::RECENT`] at most.
+    counted: AtomicU64,
 }
 
 impl Pace {
+    /// The first sequences count alike, so that one alone does not say for long what all take; then one counts a
+    /// part of so many.
+    const RECENT: u64 = 16;
+
     /// A sequence had a slot so long, among so many. Times between ends would not do: sequences that began
     /// together end together, so that most of these times are nothing and some a sequence's whole.
     fn slot_freed(&self, after: Duration, among: usize) {
         let new = (after.as_micros() / among.max(1) as u128).clamp(1, 60_000_000) as u64;
         let old = self.place_us.load(Ordering::Relaxed);
-        let mean = if old == 0 { new } else { (old * 15 + new) / 16 };
+        // The engine's thread alone writes.
+        let counted = (self.counted.load(Ordering::Relaxed) + 1).min(Self::RECENT);
+        let mean = (old * (counted - 1) + new) / counted;
+        self.counted.store(counted, Ordering::Relaxed);
         self.place_us.store(mean, Ordering::Relaxed);
     }
 
@@ -432,6 +441,10 @@ mod tests {
         let pace = Pace::default();
         assert_eq!(pace.retry_after(1), Duration::from_millis(100));
         assert_eq!(pace.within(Duration::from_secs(1)), usize::MAX);
+        pace.slot_freed(Duration::from_secs(60), 1);
+        assert_eq!(pace.within(Duration::from_secs(60)), 1);
+        pace.slot_freed(Duration::ZERO, 1);
+        assert_eq!(pace.within(Duration::from_secs(60)), 2, "count alike");
         for _ in 0..200 {
             pace.slot_freed(Duration::from_secs(2), 1);
         }

@@ -439,12 +439,18 @@ fn nobody_waits_longer_than_the_queue_may_be() {
     let error = waits.blocking_recv().unwrap().unwrap_err();
     assert!(matches!(error, Error::QueueTooLong { .. }), "{error}");
     assert_eq!(collect(&mut long).ids.len(), 60, "what runs goes on");
+}
 
-    // Ends of a queue that stands teach how long others would wait.
-    let mut known: Vec<_> = (0..2)
-        .map(|_| engine.submit(greedy("the fox", 15)))
-        .collect();
-    known.iter_mut().for_each(|one| drop(collect(one)));
+/// A sequence that has ended teaches how long others would wait, though none has waited yet.
+#[test]
+fn who_would_wait_too_long_is_told_at_once() {
+    let fixture = fixture();
+    let mut config = engine_config(limits(1, 8, 64));
+    config.max_queue_time = Duration::from_millis(200);
+    let engine = engine_with(&fixture, config, slow(Duration::from_millis(10)));
+    // The first has been counted when the second ends.
+    engine.run(greedy("the fox", 15));
+    engine.run(greedy("the fox", 15));
     let mut refused = None;
     let mut taken = Vec::new();
     for _ in 0..9 {
