@@ -106,8 +106,8 @@ class Call:
 
 
 class Calls:
-    """Those that have not ended. On bare sockets, as asyncio takes several times as much of the processors for
-    each, which the service then lacks."""
+    """Those that have not ended. On bare sockets, as asyncio takes more of the processors for each, which the
+    service then lacks."""
 
     def __init__(self, service: Service, keep: bool) -> None:
         self.service, self.keep = service, keep
