@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::buckets::Buckets;
 use super::counted::{Counted, Scanner};
 use super::pair_index::PairIndex;
-use super::pairs::{NONE, id_limit, relabel};
+use super::pairs::{NONE, id_limit};
 use crate::corpus::TokenizedCorpus;
 
 /// Bytes of memory for each token, pairs found included.
@@ -115,7 +115,7 @@ impl Scanner for MemoryScan {
     fn advance(&mut self, survivors: Vec<(u64, u64)>) -> Result<()> {
         let index = PairIndex::new(&survivors);
         let parts = self.parts.par_iter_mut().with_max_len(1);
-        parts.for_each(|labels| relabel(labels, &index));
+        parts.for_each(|labels| index.relabel(labels));
         join(&mut self.parts);
         self.ids = survivors.len();
         Ok(())

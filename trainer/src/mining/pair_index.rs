@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::pairs::{NO_PAIR, NONE};
+use super::pairs::{NO_PAIR, NONE, pack};
 
 /// Open addressing over at most half-full slots.
 pub(super) struct PairIndex {
@@ -32,6 +32,25 @@ impl PairIndex {
             index.indices[slot] = number;
         }
         index
+    }
+
+    /// Replaces the id at each position but the last by the number of the pair that starts there, or
+    /// [`NONE`], and drops the last. Several [`NONE`] in a row become one: only neighbours matter. The first
+    /// label stays that of the first position.
+    pub(super) fn relabel(&self, labels: &mut Vec<u32>) {
+        // Not NONE, so that the first label is kept whatever it is.
+        let (mut kept, mut before) = (0, 0);
+        for i in 1..labels.len() {
+            let pair = match (labels[i - 1], labels[i]) {
+                (NONE, _) | (_, NONE) => NO_PAIR,
+                (left, right) => pack(left, right),
+            };
+            let label = self.get(pair);
+            labels[kept] = label;
+            kept += usize::from((label != NONE) | (before != NONE));
+            before = label;
+        }
+        labels.truncate(kept);
     }
 
     /// The index of `pair`, or [`NONE`].

@@ -1,8 +1,6 @@
-//! Pairs of neighbouring labels, and labels for pairs.
+//! Pairs of neighbouring labels.
 
 use rayon::prelude::*;
-
-use super::pair_index::PairIndex;
 
 /// Stands between documents and where no surviving n-gram starts. Not an id: a set has fewer than
 /// 2^31 f-grams, a tokenizer fewer than 2^32 - 1 tokens.
@@ -38,23 +36,4 @@ pub(super) fn id_limit(parts: &[impl AsRef<[u32]> + Sync]) -> usize {
         .filter_map(|labels| largest(labels.as_ref()))
         .max()
         .unwrap_or(0) as usize
-}
-
-/// Replaces the id at each position but the last by the number of the pair that starts there, or
-/// [`NONE`], and drops the last. Several [`NONE`] in a row become one: only neighbours matter. The first
-/// label stays that of the first position.
-pub(super) fn relabel(labels: &mut Vec<u32>, index: &PairIndex) {
-    // Not NONE, so that the first label is kept whatever it is.
-    let (mut kept, mut before) = (0, 0);
-    for i in 1..labels.len() {
-        let pair = match (labels[i - 1], labels[i]) {
-            (NONE, _) | (_, NONE) => NO_PAIR,
-            (left, right) => pack(left, right),
-        };
-        let label = index.get(pair);
-        labels[kept] = label;
-        kept += usize::from((label != NONE) | (before != NONE));
-        before = label;
-    }
-    labels.truncate(kept);
 }

@@ -22,7 +22,7 @@ use self::work_dir::{ScanResult, WorkDir};
 use super::buckets::Buckets;
 use super::counted::{Counted, Scanner};
 use super::pair_index::PairIndex;
-use super::pairs::{NONE, id_limit, relabel};
+use super::pairs::{NONE, id_limit};
 use crate::corpus::TokenizedCorpus;
 
 /// Labels that one thread looks up at a time.
@@ -158,7 +158,7 @@ fn relabelled(labels: &[u32], index: Option<&PairIndex>) -> Vec<u32> {
     let parts = firsts.into_par_iter().with_max_len(1).map(|first| {
         // A part ends with the first label of the next.
         let mut part = labels[first..labels.len().min(first + TASK + 1)].to_vec();
-        relabel(&mut part, index);
+        index.relabel(&mut part);
         part
     });
     parts.collect::<Vec<_>>().concat()
