@@ -18,13 +18,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, debug, info_span};
 
 use crate::{
+    client::Client,
     engine::{EngineConfig, EngineHandle, Message},
     error::Error,
     freed_memory,
     keys::Admitted,
     metrics::Metrics,
     model::ModelInfo,
-    places::Client,
     ranks::Ranks,
     request::{Draft, MAX_N, Request, TableChoice},
     sequence::Delta,

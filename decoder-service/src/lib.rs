@@ -27,6 +27,7 @@
 //! users.
 
 pub mod chat;
+pub mod client;
 pub mod config;
 pub mod embed_tier;
 pub mod engine;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -12,16 +11,10 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::turns::{Turn, Turns};
-
-/// Who asks, for its share of the places.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Client {
-    /// All that comes over one connection, by its far end.
-    Connection(SocketAddr),
-    /// All calls with one API key.
-    Key(u64),
-}
+use crate::{
+    client::Client,
+    turns::{Turn, Turns},
+};
 
 /// Why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -299,6 +292,8 @@ impl Drop for Ending<'_> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::net::SocketAddr;
+
     use super::*;
 
     fn places(max_batch: usize, max_queue: usize, per_client: usize) -> Places {

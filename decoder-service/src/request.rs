@@ -6,8 +6,8 @@ use scone_model::sampling::SamplingParams;
 use scone_proto::TraceContext;
 
 use crate::{
-    chat::Conversation, embed_tier::TableName, error::Error, keys::Key, model::ModelInfo,
-    places::Client, traces::RequestTrace, turns::Turn,
+    chat::Conversation, client::Client, embed_tier::TableName, error::Error, keys::Key,
+    model::ModelInfo, traces::RequestTrace, turns::Turn,
 };
 
 /// Most stop strings of a request.

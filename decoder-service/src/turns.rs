@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use crate::places::Client;
+use crate::client::Client;
 
 /// Most requests in line; one more is refused without a turn.
 const MOST: usize = 1024;

@@ -19,11 +19,11 @@ use common::{
 };
 use decoder_service::{
     Error,
+    client::Client,
     embed_tier::{Answers, EmbedTier, Lookup, LookupBatch, LookupError, TableFacts, TableName},
     engine::{Message, OnLookupFailure},
     metrics::Outcome,
     model::ServedModel,
-    places::Client,
     request::{Draft, Prompt},
     sequence::FinishReason,
 };
@@ -427,12 +427,17 @@ fn a_client_takes_no_more_than_its_share() {
     });
 }
 
+/// Steps of 10 ms, for which the others wait 200 ms at most.
+fn one_at_a_time(fixture: &common::Fixture) -> TestEngine {
+    let mut config = engine_config(limits(1, 8, 64));
+    config.max_queue_time = Duration::from_millis(200);
+    engine_with(fixture, config, slow(Duration::from_millis(10)))
+}
+
 #[test]
 fn nobody_waits_longer_than_the_queue_may_be() {
     let fixture = fixture();
-    let mut config = engine_config(limits(1, 8, 64));
-    config.max_queue_time = Duration::from_millis(200);
-    let engine = engine_with(&fixture, config, slow(Duration::from_millis(10)));
+    let engine = one_at_a_time(&fixture);
     // Nothing is known of how long sequences take: it waits, and then it has waited too long.
     let mut long = engine.submit(greedy("the fox", 60));
     let mut waits = engine.submit(greedy("x", 1));
@@ -445,9 +450,7 @@ fn nobody_waits_longer_than_the_queue_may_be() {
 #[test]
 fn who_would_wait_too_long_is_told_at_once() {
     let fixture = fixture();
-    let mut config = engine_config(limits(1, 8, 64));
-    config.max_queue_time = Duration::from_millis(200);
-    let engine = engine_with(&fixture, config, slow(Duration::from_millis(10)));
+    let engine = one_at_a_time(&fixture);
     // The first has been counted when the second ends.
     engine.run(greedy("the fox", 15));
     engine.run(greedy("the fox", 15));

@@ -11,7 +11,7 @@ use scone_proto::{TRACEPARENT, TraceContext};
 use scone_service::connections::far_end;
 
 use super::Shared;
-use crate::{keys::Key, places::Client, request::Draft};
+use crate::{client::Client, keys::Key, request::Draft};
 
 /// A client's own name of a request, for logs; the answer has it too.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 pub use self::file::KeysError;
 use self::usage::Usage;
-use crate::{error::Error, places::Client};
+use crate::{client::Client, error::Error};
 
 /// How often the file is looked at.
 const INTERVAL: Duration = Duration::from_secs(2);

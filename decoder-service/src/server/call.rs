@@ -9,7 +9,7 @@ use scone_proto::{TRACEPARENT, TraceContext};
 use scone_service::connections::far_end;
 use tonic::{Request, metadata::MetadataMap};
 
-use crate::{keys::Key, places::Client, request::Draft};
+use crate::{client::Client, keys::Key, request::Draft};
 
 /// What is beside the message of a call.
 pub(super) struct Call {
